@@ -1,0 +1,34 @@
+//! What a transfer is about, as values: names, versions, relations, chunks, sizes.
+//!
+//! Invariant: nothing in here does I/O, and nothing in here imports another room of the crate.
+
+mod chunk;
+mod name;
+mod relation;
+mod size;
+mod version;
+
+pub use chunk::{BlockNumber, Chunk, ChunkId, CtidRange};
+pub use name::{QualifiedName, quote_ident, quote_literal};
+pub use relation::{Column, CopyFormat, Oid, Relation, RelationKind, TextReason};
+pub use size::{Bytes, format_bytes, format_duration_ms, format_rate, parse_bytes};
+pub use version::{Lsn, ServerVersion};
+
+use serde::{Deserialize, Serialize};
+
+/// Which of the two servers something happened on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    Source,
+    Target,
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Source => "source",
+            Self::Target => "target",
+        })
+    }
+}
