@@ -26,6 +26,7 @@ impl EventSink {
         Self::new(|_| {})
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "events are made for this call")]
     pub fn send(&self, event: Event) {
         (self.0)(&event);
     }

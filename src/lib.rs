@@ -12,13 +12,14 @@
 //! | [`schema`] | pg_dump's table of contents |
 //! | [`archive`] | the directory on disk; knows no PostgreSQL |
 //! | `flow` | source, sink, pump |
-//! | `ops` | copy, dump, restore, verify, preflight |
+//! | [`ops`] | copy, dump, restore, verify, preflight |
 //! | [`lab`] | throw-away servers and sample data, for the demo, the bench and the tests |
 
 pub mod archive;
 pub mod event;
 pub mod lab;
 pub mod model;
+pub mod ops;
 pub mod pg;
 pub mod plan;
 pub mod report;

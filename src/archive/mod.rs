@@ -1,1 +1,5 @@
-//! archive
+//! The archive directory: manifest, segments, checksums. Knows no PostgreSQL.
+
+mod error;
+
+pub use error::{Error, Result};

@@ -78,3 +78,87 @@ pub struct JobReport {
     pub object: String,
     pub elapsed_ms: u64,
 }
+
+/// What a comparison found.
+#[derive(Clone, Debug, Serialize)]
+pub struct VerifyReport {
+    pub elapsed_ms: u64,
+    pub servers: Vec<ServerInfo>,
+    pub archive: Option<String>,
+    /// Every table compared, those that differ first.
+    pub tables: Vec<TableComparison>,
+    /// Tables that one side lacks, with the side that has them.
+    pub missing: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+impl VerifyReport {
+    #[must_use]
+    pub fn is_equal(&self) -> bool {
+        self.missing.is_empty() && self.tables.iter().all(TableComparison::is_equal)
+    }
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct TableComparison {
+    pub name: QualifiedName,
+    pub reference_rows: u64,
+    pub target_rows: u64,
+    /// Order-independent hash of every row, hexadecimal.
+    pub reference_hash: String,
+    pub target_hash: String,
+    pub format: CopyFormat,
+}
+
+impl TableComparison {
+    #[must_use]
+    pub fn is_equal(&self) -> bool {
+        self.reference_rows == self.target_rows && self.reference_hash == self.target_hash
+    }
+}
+
+/// What reading every byte of an archive found.
+#[derive(Clone, Debug, Serialize)]
+pub struct CheckReport {
+    pub archive: String,
+    pub elapsed_ms: u64,
+    pub segments: u64,
+    pub rows: u64,
+    pub stored_bytes: u64,
+    pub raw_bytes: u64,
+    /// Damage, each with segment, block and table. Empty: the archive is sound.
+    pub damage: Vec<String>,
+}
+
+/// One thing that preflight looked at.
+#[derive(Clone, Debug, Serialize)]
+pub struct PreflightFinding {
+    pub level: FindingLevel,
+    pub side: Option<crate::model::Side>,
+    /// What was looked at and found, one sentence.
+    pub message: String,
+    /// The way out.
+    pub hint: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FindingLevel {
+    Ok,
+    Warning,
+    /// The run is refused.
+    Refusal,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct PreflightReport {
+    pub servers: Vec<ServerInfo>,
+    pub findings: Vec<PreflightFinding>,
+}
+
+impl PreflightReport {
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.findings.iter().any(|f| f.level == FindingLevel::Refusal)
+    }
+}

@@ -1,0 +1,126 @@
+use std::path::PathBuf;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::event::EventSink;
+
+/// What every operation is handed: where to say what happens, and how it is told to stop.
+#[derive(Clone)]
+pub struct Run {
+    pub events: EventSink,
+    pub cancel: CancellationToken,
+}
+
+/// How a server is to be found: what the user gave, before libpq's conventions fill in the rest.
+#[derive(Clone, Debug, Default)]
+pub struct ServerArgs {
+    /// A URI or a keyword/value string. `None`: PGCONVOY_SOURCE or PGCONVOY_TARGET, then the PG* variables.
+    pub conninfo: Option<String>,
+}
+
+/// Which objects take part: patterns as in pg_dump. Empty means everything.
+#[derive(Clone, Debug, Default)]
+pub struct Filters {
+    pub include_schemas: Vec<String>,
+    pub exclude_schemas: Vec<String>,
+    pub include_tables: Vec<String>,
+    pub exclude_tables: Vec<String>,
+    pub exclude_table_data: Vec<String>,
+}
+
+impl Filters {
+    pub fn is_empty(&self) -> bool {
+        let Self { include_schemas, exclude_schemas, include_tables, exclude_tables, exclude_table_data } = self;
+        [include_schemas, exclude_schemas, include_tables, exclude_tables, exclude_table_data]
+            .iter()
+            .all(|patterns| patterns.is_empty())
+    }
+}
+
+/// Which halves of the database move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Contents {
+    #[default]
+    Everything,
+    SchemaOnly,
+    DataOnly,
+}
+
+/// How rows are read at the source.
+#[derive(Clone, Debug)]
+pub struct SourceOptions {
+    pub server: ServerArgs,
+    /// Nobody writes: do without an exported snapshot where the server cannot make one.
+    pub frozen_source: bool,
+    /// Bytes of heap and TOAST per chunk, `None` for the planner's choice.
+    pub chunk_bytes: Option<u64>,
+    pub filters: Filters,
+    /// A pg_dump to use instead of the newest one found.
+    pub pg_dump: Option<PathBuf>,
+}
+
+/// How a target is filled.
+#[derive(Clone, Debug)]
+pub struct TargetOptions {
+    pub server: ServerArgs,
+    /// Drop what stands in the way. Never by default.
+    pub drop_target_objects: bool,
+    pub no_owner: bool,
+    pub no_privileges: bool,
+    /// Run ANALYZE, or carry statistics over, when the rows are in.
+    pub analyze: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct CopyOptions {
+    pub source: SourceOptions,
+    pub target: TargetOptions,
+    pub jobs: u32,
+    pub contents: Contents,
+}
+
+#[derive(Clone, Debug)]
+pub struct DumpOptions {
+    pub source: SourceOptions,
+    pub archive: PathBuf,
+    pub jobs: u32,
+    pub contents: Contents,
+    pub zstd_level: i32,
+}
+
+#[derive(Clone, Debug)]
+pub struct RestoreOptions {
+    pub archive: PathBuf,
+    pub target: TargetOptions,
+    pub jobs: u32,
+    pub contents: Contents,
+}
+
+/// What a target is compared with.
+#[derive(Clone, Debug)]
+pub enum VerifyAgainst {
+    Server(ServerArgs),
+    Archive(PathBuf),
+}
+
+#[derive(Clone, Debug)]
+pub struct VerifyOptions {
+    pub reference: VerifyAgainst,
+    pub target: ServerArgs,
+    pub jobs: u32,
+    pub filters: Filters,
+}
+
+#[derive(Clone, Debug)]
+pub struct CheckOptions {
+    pub archive: PathBuf,
+    pub jobs: u32,
+}
+
+#[derive(Clone, Debug)]
+pub struct PreflightOptions {
+    pub source: Option<SourceOptions>,
+    pub target: Option<TargetOptions>,
+    pub jobs: u32,
+    pub contents: Contents,
+}
