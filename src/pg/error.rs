@@ -24,11 +24,12 @@ pub enum ErrorKind {
     Config { message: String, hint: Option<String> },
     /// No server could be reached at any of the addresses.
     #[error("could not connect to {address}: {source}")]
-    Connect { address: String, source: io::Error },
+    Connect { address: String, source: io::Error, hint: Option<String> },
     #[error("TLS with {address} failed: {message}")]
     Tls { address: String, message: String, hint: Option<String> },
+    /// The server answered, but did not let us in.
     #[error("{address} refused the login: {message}")]
-    Auth { address: String, message: String, hint: Option<String> },
+    Auth { address: String, message: String, sqlstate: Option<String>, hint: Option<String> },
     /// The server answered with an error.
     #[error("{0}")]
     Server(ServerError),
@@ -70,6 +71,19 @@ impl std::fmt::Display for ServerError {
 
 impl std::error::Error for ServerError {}
 
+impl From<&tokio_postgres::error::DbError> for ServerError {
+    fn from(db: &tokio_postgres::error::DbError) -> Self {
+        Self {
+            severity: db.severity().to_owned(),
+            sqlstate: db.code().code().to_owned(),
+            message: db.message().to_owned(),
+            detail: db.detail().map(Into::into),
+            hint: db.hint().map(Into::into),
+            context: db.where_().map(Into::into),
+        }
+    }
+}
+
 impl Error {
     pub fn new(side: Side, kind: ErrorKind) -> Self {
         Self { side, kind: Box::new(kind), statement: None }
@@ -96,14 +110,7 @@ impl Error {
     /// An error of the control plane. `statement` is what was being run.
     pub fn control(side: Side, error: &tokio_postgres::Error, statement: Option<&str>) -> Self {
         let kind = match error.as_db_error() {
-            Some(db) => ErrorKind::Server(ServerError {
-                severity: db.severity().to_owned(),
-                sqlstate: db.code().code().to_owned(),
-                message: db.message().to_owned(),
-                detail: db.detail().map(Into::into),
-                hint: db.hint().map(Into::into),
-                context: db.where_().map(Into::into),
-            }),
+            Some(db) => ErrorKind::Server(db.into()),
             None => ErrorKind::Lost(io::Error::other(root_cause(error))),
         };
         Self { side, kind: Box::new(kind), statement: statement.map(Into::into) }
@@ -113,6 +120,7 @@ impl Error {
     pub fn sqlstate(&self) -> Option<&str> {
         match &*self.kind {
             ErrorKind::Server(e) => Some(&e.sqlstate),
+            ErrorKind::Auth { sqlstate, .. } => sqlstate.as_deref(),
             _ => None,
         }
     }
@@ -121,6 +129,7 @@ impl Error {
     pub fn hint(&self) -> Option<&str> {
         match &*self.kind {
             ErrorKind::Config { hint, .. }
+            | ErrorKind::Connect { hint, .. }
             | ErrorKind::Tls { hint, .. }
             | ErrorKind::Auth { hint, .. }
             | ErrorKind::Unsupported { hint, .. } => hint.as_deref(),

@@ -5,6 +5,12 @@
 //!
 //! Invariant: nothing in here imports `archive`, `flow` or `ops`.
 
+pub mod conninfo;
+pub mod control;
 mod error;
+mod tls;
+pub mod wire;
 
+pub use conninfo::ConnInfo;
+pub use control::Control;
 pub use error::{Error, ErrorKind, Result, ServerError};
