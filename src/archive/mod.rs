@@ -1,5 +1,35 @@
 //! The archive directory: manifest, segments, checksums. Knows no PostgreSQL.
+//!
+//! `docs/FORMAT.md` specifies every byte. A dump writes through [`ArchiveWriter`], a restore reads through
+//! [`Archive`]; [`check`] proves a whole archive, [`inspect`] describes one.
+//!
+//! Invariants:
+//! - A record stands in the manifest only after what it speaks of is durable.
+//! - An archive is complete if and only if its manifest ends with a `sealed` record that matches.
+//! - Nothing read from an archive is trusted: no path comes from it, no length of it is allocated unchecked,
+//!   nothing unhashed is decompressed.
 
+mod check;
+mod coverage;
 mod error;
+mod inspect;
+mod layout;
+mod ledger;
+mod log;
+mod manifest;
+mod reader;
+mod record;
+mod segment;
+mod writer;
 
-pub use error::{Error, Result};
+pub use check::{CheckProgress, check};
+pub use error::{Error, Misuse, Result, SegmentDamage, WriteProgress};
+pub use inspect::{ArchiveState, Inspection, TableInspection, inspect};
+pub use ledger::Contradiction;
+pub use reader::Archive;
+pub use record::{
+    ArchiveContents, ArchiveSource, FORMAT_VERSION, LARGE_OBJECTS, ManifestHeader, Record, SchemaRecord, Sealed,
+    SegmentRecord, Totals,
+};
+pub use segment::{SegmentReader, SegmentWriter};
+pub use writer::{ArchiveWriter, SegmentSpec};

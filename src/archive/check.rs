@@ -1,0 +1,182 @@
+//! Reading every byte of an archive.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use rayon::prelude::*;
+use rustix::fs::FileType;
+use tokio_util::sync::CancellationToken;
+
+use super::error::{Error, Result};
+use super::layout::{DATA, Directory, MANIFEST, SCHEMA, segment_path};
+use super::reader::Archive;
+use super::record::SegmentRecord;
+use crate::report::CheckReport;
+
+/// How far a check is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckProgress {
+    /// Bytes of segment files read.
+    pub checked_bytes: u64,
+    pub total_bytes: u64,
+}
+
+/// More damage than this is not listed: the archive is lost anyway.
+const MAX_DAMAGE: usize = 1000;
+
+/// Reads every byte of a sealed archive with `jobs` threads: hashes and decompresses every block, compares
+/// every footer with the manifest, looks for files that are missing and files that do not belong.
+///
+/// `progress` is called by the threads, once per block. Blocks until done.
+///
+/// # Errors
+/// What [`Archive::open`] refuses, damage of the manifest among it; [`Error::Cancelled`]. Damage behind the
+/// manifest is no error: it is in the report.
+pub fn check(
+    path: &Path,
+    jobs: u32,
+    progress: &(dyn Fn(CheckProgress) + Sync),
+    cancel: &CancellationToken,
+) -> Result<CheckReport> {
+    let started = Instant::now();
+    let archive = open(path)?;
+    let mut segments: Vec<_> = archive.segments().iter().collect();
+    segments.sort_by_key(|segment| std::cmp::Reverse(segment.stored_bytes));
+    let totals = archive.totals();
+    let run = Run {
+        archive: &archive,
+        progress,
+        cancel,
+        checked_bytes: AtomicU64::new(0),
+        total_bytes: totals.stored_bytes,
+        damage: Mutex::new(Vec::new()),
+    };
+    let threads = usize::try_from(jobs.max(1)).unwrap_or(1).min(segments.len().max(1));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let pool = pool.map_err(|e| Error::io(path, std::io::Error::other(e)))?;
+    pool.install(|| segments.par_iter().with_max_len(1).try_for_each(|segment| run.check_segment(segment)))?;
+    let mut damage = run.damage.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    damage.sort();
+    let mut damage: Vec<_> = damage.into_iter().map(|(_, _, what)| what).collect();
+    if archive.schema().is_some()
+        && let Err(e) = archive.verify_schema()
+    {
+        damage.push(e.to_string());
+    }
+    damage.extend(strangers(&archive)?);
+    Ok(CheckReport {
+        archive: path.display().to_string(),
+        elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        segments: totals.segments,
+        rows: totals.rows,
+        stored_bytes: totals.stored_bytes,
+        raw_bytes: totals.raw_bytes,
+        damage,
+    })
+}
+
+/// Opens a sealed archive; what is wrong with its `schema.dump` is left for the report.
+fn open(path: &Path) -> Result<Archive> {
+    match Archive::open(path) {
+        Err(Error::DamagedSchema { .. }) => Archive::open_unsealed(path),
+        opened => opened,
+    }
+}
+
+struct Run<'a> {
+    archive: &'a Archive,
+    progress: &'a (dyn Fn(CheckProgress) + Sync),
+    cancel: &'a CancellationToken,
+    checked_bytes: AtomicU64,
+    total_bytes: u64,
+    /// Segment, offset, words: in this order they are listed.
+    damage: Mutex<Vec<(String, u64, String)>>,
+}
+
+impl Run<'_> {
+    fn check_segment(&self, segment: &SegmentRecord) -> Result<()> {
+        let mut reader = match self.archive.segment_reader(segment) {
+            Ok(reader) => reader,
+            Err(e) => return self.note(e),
+        };
+        let mut block = Vec::new();
+        loop {
+            if self.cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let before = reader.offset_bytes();
+            match reader.next_block(&mut block) {
+                Ok(true) => self.advance(reader.offset_bytes() - before),
+                Ok(false) => return Ok(()),
+                Err(e) => {
+                    self.note(e)?;
+                    if !reader.resume_after_damage() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn advance(&self, bytes: u64) {
+        let checked_bytes = self.checked_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        (self.progress)(CheckProgress { checked_bytes, total_bytes: self.total_bytes });
+    }
+
+    /// Keeps damage for the report; any other error ends the check.
+    fn note(&self, error: Error) -> Result<()> {
+        let Error::DamagedSegment(at) = &error else { return Err(error) };
+        let mut damage = self.damage.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if damage.len() < MAX_DAMAGE {
+            damage.push((at.segment.clone(), at.offset_bytes, error.to_string()));
+        }
+        Ok(())
+    }
+}
+
+/// Files and directories that no archive has, or this one does not list.
+fn strangers(archive: &Archive) -> Result<Vec<String>> {
+    let listed: HashSet<String> = archive.segments().iter().map(|s| segment_path(s.chunk.id)).collect();
+    let root = &archive.root;
+    let mut strange = Vec::new();
+    for entry in root.entries()? {
+        let expected = match entry.name.as_str() {
+            MANIFEST => entry.kind == FileType::RegularFile,
+            SCHEMA => entry.kind == FileType::RegularFile && archive.schema().is_some(),
+            DATA => entry.kind == FileType::Directory,
+            _ => false,
+        };
+        if !expected {
+            strange.push(entry.name);
+        } else if entry.name == DATA {
+            walk_data(root, &listed, &mut strange)?;
+        }
+    }
+    strange.sort();
+    strange.truncate(MAX_DAMAGE);
+    Ok(strange.into_iter().map(|name| format!("{} does not belong to the archive", name.escape_debug())).collect())
+}
+
+fn walk_data(root: &Directory, listed: &HashSet<String>, strange: &mut Vec<String>) -> Result<()> {
+    let opened = |directory: &Directory, name: &str| {
+        directory.open_directory(name).map_err(|e| Error::io(&directory.path.join(name), e))
+    };
+    let data = opened(root, DATA)?;
+    for fan in data.entries()? {
+        let is_fan = fan.name.len() == 2 && fan.name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if !is_fan || fan.kind != FileType::Directory {
+            strange.push(format!("{DATA}/{}", fan.name));
+            continue;
+        }
+        for file in opened(&data, &fan.name)?.entries()? {
+            let name = format!("{DATA}/{}/{}", fan.name, file.name);
+            if file.kind != FileType::RegularFile || !listed.contains(&name) {
+                strange.push(name);
+            }
+        }
+    }
+    Ok(())
+}

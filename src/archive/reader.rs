@@ -1,0 +1,217 @@
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use sha2::{Digest, Sha256};
+
+use super::error::{Error, Result};
+use super::layout::{Directory, MANIFEST, SCHEMA};
+use super::manifest::{Manifest, hex};
+use super::record::{LARGE_OBJECTS, ManifestHeader, Record, SchemaRecord, SegmentRecord, Totals};
+use super::segment::{Expected, SegmentReader};
+use super::writer::is_locked;
+use crate::model::{Oid, QualifiedName, Relation};
+
+/// An archive that is read. What its manifest says is consistent; what its files hold is proven as it is read.
+#[derive(Debug)]
+pub struct Archive {
+    pub(super) root: Directory,
+    pub(super) manifest: Manifest,
+}
+
+impl Archive {
+    /// Opens a finished archive.
+    ///
+    /// # Errors
+    /// [`Error::Unsealed`] when the dump was killed, [`Error::Locked`] while it still runs,
+    /// [`Error::NotAnArchive`], [`Error::NewerFormat`], [`Error::UnknownRecord`], [`Error::DamagedManifest`],
+    /// [`Error::DamagedSchema`] when `schema.dump` is missing or of another size, [`Error::Io`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let archive = Self::open_unsealed(path)?;
+        if !archive.is_sealed() {
+            let path = path.to_owned();
+            return Err(if archive.is_being_written() { Error::Locked { path } } else { Error::Unsealed { path } });
+        }
+        if archive.manifest.schema.is_some() {
+            archive.check_schema_file()?;
+        }
+        Ok(archive)
+    }
+
+    /// Opens an archive whether or not it is finished, to look at it or to save what is there. Every segment
+    /// listed is complete; the relations may lack some.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), without `Unsealed`, `Locked` and `DamagedSchema`.
+    pub fn open_unsealed(path: &Path) -> Result<Self> {
+        let foreign = |why: String| Error::NotAnArchive { path: path.to_owned(), why };
+        let root = Directory::open_root(path).map_err(|e| match e {
+            Errno::NOTDIR => Error::NotADirectory { path: path.to_owned() },
+            _ => Error::io(path, e),
+        })?;
+        let (file, _) = root.open_file(MANIFEST).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => foreign("it has no manifest".into()),
+            io::ErrorKind::Other => foreign(format!("its manifest {e}")),
+            _ => Error::io(&path.join(MANIFEST), e),
+        })?;
+        let manifest = Manifest::read(path, file)?;
+        Ok(Self { root, manifest })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.root.path
+    }
+
+    pub fn is_sealed(&self) -> bool {
+        self.manifest.sealed
+    }
+
+    /// Whether a living process is writing it.
+    pub fn is_being_written(&self) -> bool {
+        is_locked(&self.root)
+    }
+
+    pub fn header(&self) -> &ManifestHeader {
+        &self.manifest.header
+    }
+
+    /// In the order they were recorded.
+    pub fn relations(&self) -> &[Relation] {
+        &self.manifest.relations
+    }
+
+    pub fn relation(&self, oid: Oid) -> Option<&Relation> {
+        self.manifest.relation(oid)
+    }
+
+    /// In the order they were finished.
+    pub fn segments(&self) -> &[SegmentRecord] {
+        &self.manifest.segments
+    }
+
+    /// A relation's segments in the order of its chunks; of the large objects, with [`LARGE_OBJECTS`].
+    pub fn segments_of(&self, relation: Oid) -> impl ExactSizeIterator<Item = &SegmentRecord> {
+        self.manifest.segments_of(relation)
+    }
+
+    /// Why a relation's rows were left out on purpose, if they were.
+    pub fn excluded(&self, relation: Oid) -> Option<&str> {
+        self.manifest.excluded.get(&relation).map(String::as_str)
+    }
+
+    /// Whether the archive holds all rows of a relation, or is not to hold any.
+    pub fn is_complete(&self, relation: Oid) -> bool {
+        let ledger = &self.manifest.ledger;
+        !ledger.wants_rows(relation) || ledger.coverage(relation).is_complete()
+    }
+
+    /// Sums over all segments.
+    pub fn totals(&self) -> Totals {
+        self.manifest.ledger.totals()
+    }
+
+    /// Every record that has no accessor of its own, in the order they were written: sequences, large
+    /// objects, catalog, notes.
+    pub fn records(&self) -> &[Record] {
+        &self.manifest.others
+    }
+
+    /// Each sequence's name, `last_value` and `is_called`.
+    pub fn sequences(&self) -> impl Iterator<Item = (&QualifiedName, i64, bool)> {
+        self.records().iter().filter_map(|record| match record {
+            Record::Sequence { name, last_value, is_called } => Some((name, *last_value, *is_called)),
+            _ => None,
+        })
+    }
+
+    /// Each large object's OID, owner and bytes.
+    pub fn large_objects(&self) -> impl Iterator<Item = (Oid, Option<&str>, u64)> {
+        self.records().iter().filter_map(|record| match record {
+            Record::LargeObject { oid, owner, bytes } => Some((*oid, owner.as_deref(), *bytes)),
+            _ => None,
+        })
+    }
+
+    /// The opaque records of the rooms above.
+    pub fn catalog(&self) -> impl Iterator<Item = &serde_json::Value> {
+        self.records().iter().filter_map(|record| match record {
+            Record::Catalog { json } => Some(json),
+            _ => None,
+        })
+    }
+
+    /// Size and hash of `schema.dump`; `None` where the archive has none.
+    pub fn schema(&self) -> Option<&SchemaRecord> {
+        self.manifest.schema.as_ref()
+    }
+
+    /// Where pg_dump's file is, for `pg_restore` and for us, after its hash was verified.
+    ///
+    /// # Errors
+    /// [`Error::NoSchema`], [`Error::DamagedSchema`].
+    pub fn schema_path(&self) -> Result<PathBuf> {
+        self.verify_schema()?;
+        Ok(self.path().join(SCHEMA))
+    }
+
+    /// Whether `schema.dump` is there, with the size recorded.
+    pub(super) fn check_schema_file(&self) -> Result<()> {
+        self.open_schema().map(|_| ())
+    }
+
+    /// Reads `schema.dump` and compares its hash.
+    pub(super) fn verify_schema(&self) -> Result<()> {
+        let (mut file, expected) = self.open_schema()?;
+        let (mut buffer, mut sha256) = (vec![0; 64 << 10], Sha256::new());
+        loop {
+            let read = file.read(&mut buffer).map_err(|e| self.damaged_schema(e.to_string()))?;
+            if read == 0 {
+                break;
+            }
+            sha256.update(&buffer[..read]);
+        }
+        if hex(&sha256.finalize()) == expected.sha256 {
+            Ok(())
+        } else {
+            Err(self.damaged_schema("its hash is not the one recorded".into()))
+        }
+    }
+
+    fn open_schema(&self) -> Result<(File, &SchemaRecord)> {
+        let expected = self.schema().ok_or_else(|| Error::NoSchema { path: self.path().to_owned() })?;
+        let (file, length) = self.root.open_file(SCHEMA).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => self.damaged_schema("the file is missing".into()),
+            _ => self.damaged_schema(e.to_string()),
+        })?;
+        if length == expected.size_bytes {
+            Ok((file, expected))
+        } else {
+            let what = format!("the file has {length} bytes, the manifest says {}", expected.size_bytes);
+            Err(self.damaged_schema(what))
+        }
+    }
+
+    fn damaged_schema(&self, what: String) -> Error {
+        Error::DamagedSchema { path: self.path().to_owned(), what }
+    }
+
+    /// Opens a segment; its header is verified here, its blocks as they are read.
+    ///
+    /// # Errors
+    /// [`Error::DamagedSegment`].
+    pub fn segment_reader(&self, record: &SegmentRecord) -> Result<SegmentReader> {
+        let chunk = record.chunk.id;
+        let expected = Expected { record, archive_id: self.manifest.archive_id, table: self.table_of(chunk.relation) };
+        SegmentReader::start(expected, self.root.open_segment(chunk))
+    }
+
+    /// Whose rows a relation's segments hold, for people.
+    pub(super) fn table_of(&self, relation: Oid) -> String {
+        match self.relation(relation) {
+            Some(relation) => relation.name.to_string(),
+            None if relation == LARGE_OBJECTS => "large objects".into(),
+            None => format!("unknown relation {relation}"),
+        }
+    }
+}

@@ -1,0 +1,245 @@
+use std::fs::File;
+use std::io::{self, Read};
+
+use xxhash_rust::xxh3::Xxh3;
+use zstd::bulk::Decompressor;
+
+use super::format::{
+    BLOCK_HEADER_BYTES, BlockHeader, Codec, FOOTER_BYTES, Footer, HEADER_BYTES, MIN_FILE_BYTES, SegmentHeader,
+    ZSTD_MAGIC,
+};
+use crate::archive::error::{Error, Result, SegmentDamage};
+use crate::archive::layout;
+use crate::archive::record::SegmentRecord;
+
+/// Reads one segment and believes nothing: every length is held against its limit before memory is taken
+/// for it, every block is hashed before it is decompressed.
+///
+/// Holds at most one stored block (16 MiB; 512 KiB in what pgconvoy writes) beside the caller's buffer.
+pub struct SegmentReader {
+    file: File,
+    record: SegmentRecord,
+    table: String,
+    seed: u64,
+    /// Where in the file the next byte is read.
+    offset_bytes: u64,
+    /// The next block's number.
+    next: u32,
+    chain: Xxh3,
+    raw_bytes: u64,
+    block: Vec<u8>,
+    decompressor: Decompressor<'static>,
+    state: State,
+    /// Damage was skipped: the sums over all blocks no longer mean anything.
+    incomplete: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Reading,
+    /// A block of this length was damaged; the next one can still be looked for behind it.
+    Skippable(u64),
+    Done,
+    Failed,
+}
+
+/// What the manifest knows about a segment that is to be read.
+pub(in crate::archive) struct Expected<'a> {
+    pub(in crate::archive) record: &'a SegmentRecord,
+    pub(in crate::archive) archive_id: [u8; 16],
+    /// Whose rows, for people.
+    pub(in crate::archive) table: String,
+}
+
+impl SegmentReader {
+    /// `opened` is the file with its length.
+    pub(in crate::archive) fn start(expected: Expected<'_>, opened: io::Result<(File, u64)>) -> Result<Self> {
+        let Expected { record, archive_id, table } = expected;
+        let header =
+            SegmentHeader { chunk: record.chunk.id, range: record.chunk.range, format: record.format, archive_id };
+        let damage = |what: String| {
+            let segment = layout::segment_path(record.chunk.id);
+            Error::DamagedSegment(Box::new(SegmentDamage {
+                segment,
+                table: table.clone(),
+                block: None,
+                offset_bytes: 0,
+                what,
+            }))
+        };
+        let (mut file, length) = opened.map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => damage("the file is missing".into()),
+            _ => damage(e.to_string()),
+        })?;
+        if length != record.stored_bytes || length < MIN_FILE_BYTES {
+            return Err(damage(format!("the file has {length} bytes, the manifest says {}", record.stored_bytes)));
+        }
+        let mut bytes = [0; HEADER_BYTES];
+        file.read_exact(&mut bytes).map_err(|e| damage(e.to_string()))?;
+        if let Some(what) = header.difference(&bytes) {
+            return Err(damage(what.into()));
+        }
+        let (_, seed) = header.encode();
+        let decompressor = Decompressor::new().map_err(|e| damage(e.to_string()))?;
+        Ok(Self {
+            file,
+            record: record.clone(),
+            seed,
+            offset_bytes: HEADER_BYTES as u64,
+            next: 0,
+            chain: Xxh3::with_seed(seed),
+            raw_bytes: 0,
+            block: Vec::new(),
+            decompressor,
+            state: State::Reading,
+            incomplete: false,
+            table,
+        })
+    }
+
+    /// The manifest's record of this segment.
+    pub fn record(&self) -> &SegmentRecord {
+        &self.record
+    }
+
+    /// How far in the file the blocks read so far reach.
+    pub(in crate::archive) fn offset_bytes(&self) -> u64 {
+        self.offset_bytes
+    }
+
+    /// Fills `out` with the next raw block. False at the end, when footer and manifest agree with what was
+    /// read; `out` is empty then.
+    ///
+    /// # Errors
+    /// [`Error::DamagedSegment`] with the place. `out` is empty then, and there is no way on.
+    pub fn next_block(&mut self, out: &mut Vec<u8>) -> Result<bool> {
+        out.clear();
+        let read = match self.state {
+            State::Done => return Ok(false),
+            State::Reading => self.step(out),
+            State::Skippable(_) | State::Failed => Err((None, "an earlier part of it is damaged".into())),
+        };
+        read.map_err(|(block, what)| {
+            out.clear();
+            if self.state == State::Reading {
+                self.state = State::Failed;
+            }
+            self.damage(block, what)
+        })
+    }
+
+    /// After damage: whether the next block can be looked at. Nothing after it counts as proven.
+    pub(in crate::archive) fn resume_after_damage(&mut self) -> bool {
+        let State::Skippable(length) = self.state else { return false };
+        self.state = State::Reading;
+        self.incomplete = true;
+        self.next += 1;
+        self.offset_bytes += length;
+        true
+    }
+
+    fn damage(&self, block: Option<u32>, what: String) -> Error {
+        Error::DamagedSegment(Box::new(SegmentDamage {
+            segment: layout::segment_path(self.record.chunk.id),
+            table: self.table.clone(),
+            block,
+            offset_bytes: self.offset_bytes,
+            what,
+        }))
+    }
+
+    fn blocks_end(&self) -> u64 {
+        self.record.stored_bytes - FOOTER_BYTES as u64
+    }
+
+    fn step(&mut self, out: &mut Vec<u8>) -> Result<bool, (Option<u32>, String)> {
+        if self.offset_bytes == self.blocks_end() {
+            return self.read_footer().map(|()| false).map_err(|what| (None, what));
+        }
+        let index = self.next;
+        let header = self.read_block(index).map_err(|what| (Some(index), what))?;
+        let length = self.block.len() as u64;
+        if let Err(what) = self.decode_block(&header, out) {
+            self.state = State::Skippable(length);
+            return Err((Some(index), what));
+        }
+        self.chain.update(&header.checksum.to_le_bytes());
+        self.raw_bytes += u64::from(header.raw_bytes);
+        self.next += 1;
+        self.offset_bytes += length;
+        Ok(true)
+    }
+
+    /// Reads a block into the buffer, header and stored bytes.
+    fn read_block(&mut self, index: u32) -> Result<BlockHeader, String> {
+        let left = self.blocks_end() - self.offset_bytes;
+        let mut bytes = [0; BLOCK_HEADER_BYTES];
+        if left < BLOCK_HEADER_BYTES as u64 {
+            return Err("the file ends inside a block".into());
+        }
+        self.file.read_exact(&mut bytes).map_err(|e| e.to_string())?;
+        let header = BlockHeader::decode(&bytes, index)?;
+        let length = BLOCK_HEADER_BYTES + header.stored_bytes as usize;
+        if length as u64 > left {
+            return Err("the file ends inside a block".into());
+        }
+        self.block.resize(length, 0);
+        self.block[..BLOCK_HEADER_BYTES].copy_from_slice(&bytes);
+        self.file.read_exact(&mut self.block[BLOCK_HEADER_BYTES..]).map_err(|e| e.to_string())?;
+        Ok(header)
+    }
+
+    fn decode_block(&mut self, header: &BlockHeader, out: &mut Vec<u8>) -> Result<(), String> {
+        if !header.matches(&self.block, self.seed) {
+            return Err("the checksum does not match".into());
+        }
+        let stored = &self.block[BLOCK_HEADER_BYTES..];
+        match header.codec {
+            Codec::Raw => out.extend_from_slice(stored),
+            Codec::Zstd => {
+                // One frame of today's zstd and nothing behind it; the decoder would also take others.
+                let one_frame = stored.starts_with(&ZSTD_MAGIC)
+                    && zstd::zstd_safe::find_frame_compressed_size(stored) == Ok(stored.len());
+                if !one_frame {
+                    return Err("the block is not one zstd frame".into());
+                }
+                out.reserve_exact(header.raw_bytes as usize);
+                self.decompressor.decompress_to_buffer(stored, out).map_err(|e| format!("zstd: {e}"))?;
+            }
+        }
+        if out.len() == header.raw_bytes as usize {
+            Ok(())
+        } else {
+            Err(format!("the block holds {} bytes, its header says {}", out.len(), header.raw_bytes))
+        }
+    }
+
+    fn read_footer(&mut self) -> Result<(), String> {
+        let mut bytes = [0; FOOTER_BYTES];
+        self.file.read_exact(&mut bytes).map_err(|e| e.to_string())?;
+        let footer = Footer::decode(&bytes, self.seed)?;
+        if self.incomplete {
+            self.state = State::Done;
+            return Ok(());
+        }
+        let content = self.chain.digest();
+        let read = Footer { rows: footer.rows, raw_bytes: self.raw_bytes, blocks: self.next, content };
+        if footer != read {
+            return Err("the footer does not count what the blocks hold".into());
+        }
+        let Footer { rows, raw_bytes, blocks, content } = footer;
+        let record = &self.record;
+        let recorded = (record.rows, record.raw_bytes, record.blocks, record.checksum.as_str());
+        if recorded != (rows, raw_bytes, blocks, format!("{content:016x}").as_str()) {
+            return Err("footer and manifest differ".into());
+        }
+        self.state = State::Done;
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for SegmentReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SegmentReader").field("record", &self.record).finish_non_exhaustive()
+    }
+}

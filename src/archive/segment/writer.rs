@@ -1,0 +1,197 @@
+use std::fs::File;
+use std::io::{self, Write};
+
+use xxhash_rust::xxh3::Xxh3;
+use zstd::bulk::Compressor;
+
+use super::format::{BLOCK_HEADER_BYTES, BlockHeader, Codec, Footer, SegmentHeader};
+use crate::archive::error::{Error, Misuse, Result};
+use crate::archive::record::SegmentRecord;
+
+/// Small writes are gathered until a block is this long.
+const BLOCK_BYTES: usize = 256 << 10;
+/// A write this long becomes a block of its own, without being copied.
+const DIRECT_MIN_BYTES: usize = 128 << 10;
+/// A longer write is cut into blocks of [`BLOCK_BYTES`].
+const DIRECT_MAX_BYTES: usize = 512 << 10;
+
+/// Whether zstd knows this compression level.
+pub(in crate::archive) fn is_valid_level(level: i32) -> bool {
+    zstd::compression_level_range().contains(&level)
+}
+
+/// Where a segment's bytes go and who is told: the archive, seen from one segment.
+pub(in crate::archive) trait Destination: Send {
+    /// An error of the segment's file.
+    fn failed(&self, source: io::Error) -> Error;
+    /// Bytes that reached the file, and the COPY bytes these stand for.
+    fn advanced(&self, stored_bytes: u64, raw_bytes: u64);
+    /// Makes the complete file durable under its final name and tells the manifest.
+    fn publish(&mut self, file: &File, record: &SegmentRecord) -> Result<()>;
+}
+
+/// Writes one segment. One thread at a time; dropped before [`finish`](Self::finish), it leaves nothing.
+///
+/// Holds one zstd context and two buffers: under 1.5 MiB at the levels up to 3, whatever is written.
+pub struct SegmentWriter {
+    /// Declared before `destination`: the file is closed, then its temporary name is removed.
+    file: File,
+    encoder: Encoder,
+    pending: Vec<u8>,
+    chain: Xxh3,
+    seed: u64,
+    /// What will be recorded; rows, hash and checksum come last.
+    record: SegmentRecord,
+    /// A write failed: what is in the file is not known.
+    failed: bool,
+    destination: Box<dyn Destination>,
+}
+
+impl SegmentWriter {
+    pub(in crate::archive) fn start(
+        mut file: File,
+        header: &SegmentHeader,
+        record: SegmentRecord,
+        zstd_level: i32,
+        destination: Box<dyn Destination>,
+    ) -> Result<Self> {
+        let (bytes, seed) = header.encode();
+        let started = Compressor::new(zstd_level).and_then(|c| file.write_all(&bytes).map(|()| c));
+        let compressor = started.map_err(|e| destination.failed(e))?;
+        let mut writer = Self {
+            file,
+            encoder: Encoder { compressor, block: Vec::new() },
+            pending: Vec::new(),
+            chain: Xxh3::with_seed(seed),
+            seed,
+            record,
+            failed: false,
+            destination,
+        };
+        writer.wrote(bytes.len(), 0);
+        Ok(writer)
+    }
+
+    /// Takes the next bytes of the COPY stream, as many as there are.
+    ///
+    /// Writes of 128 to 512 KiB are compressed where they lie and become one block each; smaller ones are
+    /// gathered.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::Io`]. The segment cannot be finished after one.
+    pub fn write(&mut self, raw: &[u8]) -> Result<()> {
+        let written = self.cut(raw);
+        self.failed |= written.is_err();
+        written
+    }
+
+    /// Completes the segment: footer, fsync, rename, fsync of the directory, then its record in the manifest.
+    ///
+    /// `rows` are the source's `COPY n`; `row_hash` is the caller's hash over them, if it made one.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write); nothing of the segment stays then.
+    pub fn finish(mut self, rows: u64, row_hash: Option<String>) -> Result<SegmentRecord> {
+        if self.failed {
+            return Err(Misuse::FailedSegment.into());
+        }
+        self.flush()?;
+        let content = self.chain.digest();
+        let footer = Footer { rows, raw_bytes: self.record.raw_bytes, blocks: self.record.blocks, content };
+        let bytes = footer.encode(self.seed);
+        self.file.write_all(&bytes).map_err(|e| self.destination.failed(e))?;
+        self.wrote(bytes.len(), 0);
+        self.record.rows = rows;
+        self.record.row_hash = row_hash;
+        self.record.checksum = format!("{content:016x}");
+        self.destination.publish(&self.file, &self.record)?;
+        Ok(self.record.clone())
+    }
+
+    /// COPY stream bytes taken so far.
+    pub fn raw_bytes(&self) -> u64 {
+        self.record.raw_bytes + self.pending.len() as u64
+    }
+
+    fn cut(&mut self, mut raw: &[u8]) -> Result<()> {
+        while !raw.is_empty() {
+            let taken = if raw.len() >= DIRECT_MIN_BYTES {
+                self.flush()?;
+                let taken = if raw.len() <= DIRECT_MAX_BYTES { raw.len() } else { BLOCK_BYTES };
+                self.put_block(&raw[..taken])?;
+                taken
+            } else {
+                let taken = raw.len().min(BLOCK_BYTES - self.pending.len());
+                self.pending.extend_from_slice(&raw[..taken]);
+                if self.pending.len() == BLOCK_BYTES {
+                    self.flush()?;
+                }
+                taken
+            };
+            raw = &raw[taken..];
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let mut pending = std::mem::take(&mut self.pending);
+        let put = self.put_block(&pending);
+        pending.clear();
+        self.pending = pending;
+        put
+    }
+
+    fn put_block(&mut self, raw: &[u8]) -> Result<()> {
+        let encoded = self.encoder.encode(raw, self.record.blocks, self.seed);
+        let (block, checksum) = encoded.map_err(|e| self.destination.failed(e))?;
+        self.file.write_all(block).map_err(|e| self.destination.failed(e))?;
+        let stored_bytes = block.len();
+        self.chain.update(&checksum.to_le_bytes());
+        self.record.blocks += 1;
+        self.wrote(stored_bytes, raw.len());
+        Ok(())
+    }
+
+    fn wrote(&mut self, stored_bytes: usize, raw_bytes: usize) {
+        self.record.stored_bytes += stored_bytes as u64;
+        self.record.raw_bytes += raw_bytes as u64;
+        self.destination.advanced(stored_bytes as u64, raw_bytes as u64);
+    }
+}
+
+impl std::fmt::Debug for SegmentWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SegmentWriter").field("record", &self.record).finish_non_exhaustive()
+    }
+}
+
+/// Makes blocks, in one buffer that is used again for each.
+struct Encoder {
+    compressor: Compressor<'static>,
+    block: Vec<u8>,
+}
+
+impl Encoder {
+    /// The block with its header, and its checksum.
+    fn encode(&mut self, raw: &[u8], index: u32, seed: u64) -> io::Result<(&[u8], u64)> {
+        let room = BLOCK_HEADER_BYTES + zstd::zstd_safe::compress_bound(raw.len());
+        if self.block.len() < room {
+            self.block.resize(room, 0);
+        }
+        let payload = &mut self.block[BLOCK_HEADER_BYTES..];
+        let compressed = self.compressor.compress_to_buffer(raw, payload)?;
+        let (stored, codec) = if compressed < raw.len() {
+            (compressed, Codec::Zstd)
+        } else {
+            payload[..raw.len()].copy_from_slice(raw);
+            (raw.len(), Codec::Raw)
+        };
+        let block = &mut self.block[..BLOCK_HEADER_BYTES + stored];
+        let raw_bytes = u32::try_from(raw.len()).map_err(io::Error::other)?;
+        let checksum = BlockHeader::encode_into(block, (raw_bytes, index), codec, seed);
+        Ok((block, checksum))
+    }
+}

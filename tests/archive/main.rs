@@ -1,0 +1,4 @@
+//! The archive: written, read, damaged, refused.
+
+mod build;
+mod round_trip;
