@@ -6,5 +6,7 @@
 //! Invariant: nothing in here imports `archive`, `flow` or `ops`.
 
 mod error;
+mod facts;
 
 pub use error::{Error, ErrorKind, Result, ServerError};
+pub use facts::read_catalog_facts;

@@ -273,7 +273,8 @@ mod tests {
         fn quoted_texts_survive_whole(texts in proptest::collection::vec("[a-c;'\"$ \n-]{0,12}", 1..6)) {
             let statements: Vec<_> =
                 texts.iter().map(|t| format!("SELECT {}", crate::model::quote_literal(t))).collect();
-            prop_assert_eq!(split(&statements.join(";\n")), statements);
+            let sql = statements.join(";\n");
+            prop_assert_eq!(split(&sql), statements);
         }
     }
 }
