@@ -8,9 +8,11 @@
 pub mod conninfo;
 pub mod control;
 mod error;
+mod facts;
 mod tls;
 pub mod wire;
 
 pub use conninfo::ConnInfo;
 pub use control::Control;
 pub use error::{Error, ErrorKind, Result, ServerError};
+pub use facts::read_catalog_facts;

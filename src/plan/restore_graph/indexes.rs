@@ -1,0 +1,286 @@
+//! Indexes, and the constraints that are indexes.
+
+use crate::event::JobKind;
+use crate::model::{ConstraintFact, ConstraintKind, IndexFact, Oid, QualifiedName, quote_ident};
+use crate::plan::locks::LockMode;
+use crate::schema::{TocEntry, entry_sql, with_storage};
+
+use super::JobId;
+use super::builder::{Builder, NewJob};
+
+impl Builder<'_> {
+    /// `CREATE INDEX` is the job; what else the entry holds (CLUSTER ON, REPLICA IDENTITY, SET STATISTICS) takes
+    /// stronger locks and goes to the job that attaches the table's keys.
+    pub(super) fn index(&mut self, entry: &TocEntry) {
+        let mut statements = entry_sql(self.input.toc, entry, self.input.options).statements;
+        let fact = self.index_of(entry);
+        let table = fact.map(|f| f.table_oid).or_else(|| self.tables_of(entry).first().copied());
+        let create = statements.iter().position(|s| s.starts_with("CREATE "));
+        let tail = match (table, create) {
+            (Some(_), Some(create)) => self.tail(entry, create, &mut statements),
+            _ => Vec::new(),
+        };
+        let object = self.object_on(&entry.name(), table);
+        let id = self.add_index(entry, IndexJob { object, statements, table, fact }, true);
+        if let (Some(table), false) = (table, tail.is_empty()) {
+            let attach = self.attach_job(entry, table);
+            self.graph.jobs[attach as usize].statements.extend(tail);
+            self.graph.jobs[attach as usize].depends_on.push(id);
+        }
+    }
+
+    /// Cuts what follows `CREATE INDEX` from an entry's statements; settings around it stay.
+    fn tail(&self, entry: &TocEntry, create: usize, statements: &mut Vec<String>) -> Vec<String> {
+        let mut tail = Vec::new();
+        let mut index = create + 1;
+        while index < statements.len() {
+            if statements[index].starts_with("ALTER ") {
+                tail.push(statements.remove(index));
+            } else {
+                index += 1;
+            }
+        }
+        if self.input.toc.has_search_path {
+            return tail;
+        }
+        with_storage(self.input.toc, entry, self.input.options, tail)
+    }
+
+    fn add_index(&mut self, entry: &TocEntry, job: IndexJob<'_>, complete: bool) -> JobId {
+        let IndexJob { object, statements, table, fact } = job;
+        let new = NewJob {
+            kind: JobKind::Index,
+            object,
+            statements,
+            after_rows_of: table.map(|t| self.rows_of(&[t])).unwrap_or_default(),
+            locks: table.map(|t| (t, LockMode::Share)).into_iter().collect(),
+            cost_bytes: self.index_cost(table, fact),
+            optional: false,
+        };
+        let id = self.add(new, entry, complete);
+        if let Some(table) = table {
+            self.index_jobs.entry(table).or_default().push(id);
+        }
+        id
+    }
+
+    /// Reading the table, then sorting and writing the index.
+    fn index_cost(&self, table: Option<Oid>, index: Option<&IndexFact>) -> u64 {
+        if index.is_some_and(|i| i.is_partitioned) {
+            return 0;
+        }
+        let index_bytes = index.map_or(0, |i| i.size_bytes);
+        table.map_or(0, |t| self.size_of(t)).saturating_add(index_bytes.saturating_mul(2))
+    }
+
+    /// A primary key or unique constraint becomes an index job and a place in its table's attaching job, where that
+    /// is possible; everything else runs as pg_dump wrote it.
+    pub(super) fn constraint(&mut self, entry: &TocEntry) {
+        let fact = self.constraints.get(&entry.catalog.1).copied();
+        match fact {
+            Some(fact) if fact.can_use_index && !self.is_partitioned(fact.table_oid) => match attach(fact) {
+                Some(attach) => self.key(entry, fact, attach),
+                None => self.constraint_as_written(entry, Some(fact)),
+            },
+            _ => self.constraint_as_written(entry, fact),
+        }
+    }
+
+    fn key(&mut self, entry: &TocEntry, fact: &ConstraintFact, attach: Attach) {
+        let table = fact.table_oid;
+        let index = fact.index_oid.and_then(|oid| self.indexes.get(&oid)).copied();
+        let object = self.object_on(&fact.name, Some(table));
+        let create = with_storage(self.input.toc, entry, self.input.options, vec![attach.create_index]);
+        let job = IndexJob { object, statements: create, table: Some(table), fact: index };
+        let build = self.add_index(entry, job, false);
+        // The first adds the constraint; what may follow is CLUSTER ON, REPLICA IDENTITY, SET STATISTICS.
+        let written = entry_sql(self.input.toc, entry, self.input.options).statements;
+        let rest: Vec<String> = written.into_iter().filter(|s| s.starts_with("ALTER ")).skip(1).collect();
+        let rest = if self.input.toc.has_search_path {
+            rest
+        } else {
+            with_storage(self.input.toc, entry, self.input.options, rest)
+        };
+        let id = self.attach_job(entry, table);
+        self.complete(entry, id);
+        let job = &mut self.graph.jobs[id as usize];
+        job.statements.push(attach.add_constraint);
+        job.statements.extend(rest);
+        job.depends_on.push(build);
+    }
+
+    /// The job that attaches a table's keys to their indexes: one, so that the table is locked against everybody once.
+    /// It comes after all index builds of the table, which its lock would stop.
+    fn attach_job(&mut self, entry: &TocEntry, table: Oid) -> JobId {
+        let wanted = self.dependencies(entry);
+        if let Some(&id) = self.attach_job.get(&table) {
+            self.wants[id as usize].entries.extend(wanted);
+            return id;
+        }
+        let object = format!("keys of {}", self.table_name(table));
+        let job = NewJob {
+            kind: JobKind::Constraint,
+            object,
+            statements: Vec::new(),
+            after_rows_of: self.rows_of(&[table]),
+            locks: vec![(table, LockMode::AccessExclusive)],
+            cost_bytes: 0,
+            optional: false,
+        };
+        let id = self.add(job, entry, false);
+        self.attach_job.insert(table, id);
+        id
+    }
+
+    fn constraint_as_written(&mut self, entry: &TocEntry, fact: Option<&ConstraintFact>) {
+        let table = fact.map(|f| f.table_oid).or_else(|| self.tables_of(entry).first().copied());
+        let index = self.index_of(entry);
+        let name = fact.map_or_else(|| entry.name(), |f| f.name.clone());
+        let locked = table.map(|t| self.with_partitions(t)).unwrap_or_default();
+        let job = NewJob {
+            kind: JobKind::Constraint,
+            object: self.object_on(&name, table),
+            statements: entry_sql(self.input.toc, entry, self.input.options).statements,
+            after_rows_of: table.map(|t| self.rows_of(&[t])).unwrap_or_default(),
+            // On 18 a primary key of a partitioned table looks at its partitions' NOT NULLs.
+            locks: locked.into_iter().map(|t| (t, LockMode::AccessExclusive)).collect(),
+            cost_bytes: self.index_cost(table, index),
+            optional: false,
+        };
+        self.add(job, entry, true);
+    }
+
+    /// `ALTER INDEX … ATTACH PARTITION …`: after both indexes. The entry names the partition's index.
+    pub(super) fn index_attach(&mut self, entry: &TocEntry) {
+        let child = entry
+            .namespace
+            .as_ref()
+            .and_then(|schema| self.indexes_by_name.get(&QualifiedName::new(schema, &entry.tag)))
+            .copied();
+        let parent = child.and_then(|c| c.parent_oid).and_then(|oid| self.indexes.get(&oid)).copied();
+        let mut locks = Vec::new();
+        locks.extend(parent.map(|p| (p.oid, LockMode::ShareUpdateExclusive)));
+        locks.extend(child.map(|c| (c.oid, LockMode::AccessExclusive)));
+        locks.extend(child.iter().chain(&parent).map(|i| (i.table_oid, LockMode::AccessShare)));
+        let made_by: Vec<_> =
+            child.iter().chain(&parent).filter_map(|i| self.index_entry.get(&i.oid)).copied().collect();
+        let job = NewJob {
+            kind: JobKind::Constraint,
+            object: format!("attach {}", entry.name()),
+            statements: entry_sql(self.input.toc, entry, self.input.options).statements,
+            after_rows_of: Vec::new(),
+            locks,
+            cost_bytes: 0,
+            optional: false,
+        };
+        let id = self.add(job, entry, true);
+        self.wants[id as usize].entries.extend(made_by);
+    }
+
+    pub(super) fn object_on(&self, name: &str, table: Option<Oid>) -> String {
+        match table {
+            Some(table) => format!("{name} on {}", self.table_name(table)),
+            None => name.to_owned(),
+        }
+    }
+
+    pub(super) fn table_name(&self, table: Oid) -> String {
+        let named = self.tables.get(&table).map(|t| &t.name);
+        let named = named.or_else(|| self.matviews.get(&table).map(|m| &m.name));
+        named.map_or_else(|| format!("relation {table}"), ToString::to_string)
+    }
+}
+
+struct IndexJob<'a> {
+    object: String,
+    statements: Vec<String>,
+    table: Option<Oid>,
+    fact: Option<&'a IndexFact>,
+}
+
+/// A key in two statements.
+struct Attach {
+    create_index: String,
+    add_constraint: String,
+}
+
+/// The index is made under its own name and takes the constraint's when it is attached, as it did at the source.
+/// The columns of a primary key are NOT NULL in `CREATE TABLE` already, so attaching it scans nothing.
+fn attach(fact: &ConstraintFact) -> Option<Attach> {
+    let definition = fact.index_definition.as_ref()?;
+    let after_name = definition.strip_prefix("CREATE UNIQUE INDEX ")?;
+    let from_on = &after_name[end_of_identifier(after_name)..];
+    let kind = match fact.kind {
+        ConstraintKind::Primary => "PRIMARY KEY",
+        ConstraintKind::Unique => "UNIQUE",
+        ConstraintKind::Exclusion | ConstraintKind::Foreign => return None,
+    };
+    let timing = match (fact.deferrable, fact.deferred) {
+        (false, _) => "",
+        (true, false) => " DEFERRABLE",
+        (true, true) => " DEFERRABLE INITIALLY DEFERRED",
+    };
+    let name = quote_ident(&fact.name);
+    Some(Attach {
+        create_index: format!("CREATE UNIQUE INDEX {name}{from_on}"),
+        add_constraint: format!(
+            "ALTER TABLE ONLY {} ADD CONSTRAINT {name} {kind} USING INDEX {name}{timing}",
+            fact.table.to_sql()
+        ),
+    })
+}
+
+/// Where the identifier at the beginning of the text ends, quoted or not.
+fn end_of_identifier(text: &str) -> usize {
+    let Some(quoted) = text.strip_prefix('"') else {
+        return text.find(' ').unwrap_or(text.len());
+    };
+    let bytes = quoted.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        match (bytes[at], bytes.get(at + 1)) {
+            (b'"', Some(b'"')) => at += 2,
+            (b'"', _) => return at + 2,
+            _ => at += 1,
+        }
+    }
+    text.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_under_the_constraints_name() {
+        let fact = ConstraintFact {
+            oid: 1,
+            kind: ConstraintKind::Unique,
+            table_oid: 2,
+            table: QualifiedName::new("s", "t"),
+            name: "k\"ey".into(),
+            index_oid: Some(3),
+            index_definition: Some(
+                "CREATE UNIQUE INDEX \"i \"\"x ON\" ON s.t USING btree (a) INCLUDE (b) NULLS NOT DISTINCT".into(),
+            ),
+            can_use_index: true,
+            deferrable: true,
+            deferred: true,
+            referenced_table_oid: None,
+            validated: true,
+            enforced: true,
+            parent_oid: None,
+        };
+        let made = attach(&fact).unwrap();
+        assert_eq!(
+            made.create_index,
+            "CREATE UNIQUE INDEX \"k\"\"ey\" ON s.t USING btree (a) INCLUDE (b) NULLS NOT DISTINCT"
+        );
+        assert_eq!(
+            made.add_constraint,
+            "ALTER TABLE ONLY \"s\".\"t\" ADD CONSTRAINT \"k\"\"ey\" UNIQUE USING INDEX \"k\"\"ey\" \
+             DEFERRABLE INITIALLY DEFERRED"
+        );
+        assert_eq!(end_of_identifier("plain ON s.t"), 5);
+    }
+}

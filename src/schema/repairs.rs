@@ -1,0 +1,82 @@
+//! Statements that are right at the source and that a target would refuse.
+
+use super::TocEntry;
+
+/// Rewrites one statement of an entry's definition, or leaves it out (`None`).
+///
+/// - `CREATE SCHEMA s` becomes `CREATE SCHEMA IF NOT EXISTS s` (9.3+): `public` exists everywhere, and providers put
+///   empty schemas of their own into new databases.
+/// - The column option `pg_attver` is taken out. It is the bookkeeping of servers that store it and says nothing about
+///   the column; a server that does not know it refuses the statement, one that does sets it anew by itself. Which
+///   minors know it cannot be told from a version number, so it always goes.
+#[must_use]
+pub fn repair(entry: &TocEntry, statement: &str) -> Option<String> {
+    if entry.desc == "SCHEMA" {
+        return Some(create_if_not_exists(statement));
+    }
+    if statement.starts_with("ALTER ") && statement.contains("pg_attver") {
+        return without_option(statement, "pg_attver");
+    }
+    Some(statement.to_owned())
+}
+
+/// Whether a target may refuse the entry without anything being lost: it ends in a warning.
+///
+/// Comments on extensions and on `public` need to own what a provider owns (pg_restore ignores those errors, like all);
+/// the language plpgsql is there already; planner statistics can be gathered anew.
+#[must_use]
+pub fn is_optional(entry: &TocEntry) -> bool {
+    let tag = entry.tag.as_str();
+    match entry.desc.as_str() {
+        "COMMENT" => {
+            entry.tag_is("EXTENSION")
+                || matches!(tag, "SCHEMA public" | "LANGUAGE plpgsql" | "PROCEDURAL LANGUAGE plpgsql")
+        }
+        "SCHEMA" => tag == "public",
+        "PROCEDURAL LANGUAGE" => tag == "plpgsql",
+        "STATISTICS DATA" => true,
+        _ => false,
+    }
+}
+
+fn create_if_not_exists(statement: &str) -> String {
+    match statement.strip_prefix("CREATE SCHEMA ") {
+        Some(rest) if !rest.starts_with("IF NOT EXISTS ") => format!("CREATE SCHEMA IF NOT EXISTS {rest}"),
+        _ => statement.to_owned(),
+    }
+}
+
+/// Takes one option out of the list of `… SET (a=1, b='x')` at a statement's end; without options left there is no
+/// statement.
+fn without_option(statement: &str, option: &str) -> Option<String> {
+    let Some((before, list)) = statement.strip_suffix(')').and_then(|s| s.rsplit_once(" SET (")) else {
+        return Some(statement.to_owned());
+    };
+    let mut quoted = false;
+    let parts = list.split(|c: char| {
+        quoted ^= c == '\'';
+        c == ',' && !quoted
+    });
+    let kept: Vec<_> =
+        parts.map(str::trim).filter(|part| part.split('=').next().map(str::trim) != Some(option)).collect();
+    (!kept.is_empty()).then(|| format!("{before} SET ({})", kept.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_option_goes_and_the_others_stay() {
+        let alter = "ALTER TABLE ONLY public.t ALTER COLUMN \"SET (\" SET (";
+        for (list, left) in [
+            ("pg_attver=3", None),
+            ("n_distinct=5, pg_attver='3'", Some("n_distinct=5")),
+            ("pg_attver='a,b', n_distinct='-0.5'", Some("n_distinct='-0.5'")),
+            ("n_distinct=5", Some("n_distinct=5")),
+        ] {
+            let expected = left.map(|left| format!("{alter}{left})"));
+            assert_eq!(without_option(&format!("{alter}{list})"), "pg_attver"), expected);
+        }
+    }
+}
