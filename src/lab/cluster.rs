@@ -217,18 +217,20 @@ impl Cluster {
         // Stopped first, so that it neither forks nor notices while its children are listed.
         kill(postmaster, Signal::STOP)?;
         let children: Vec<Pid> = processes().into_iter().filter(|p| p.parent == postmaster).map(|p| p.pid).collect();
-        kill(postmaster, Signal::KILL)?;
-        for &child in &children {
-            kill(child, Signal::KILL)?;
+        for &process in children.iter().chain([&postmaster]) {
+            kill(process, Signal::KILL)?;
         }
         let deadline = Instant::now() + Duration::from_secs(10);
         while children.iter().chain([&postmaster]).any(|&pid| is_running(pid)) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
-        // The dead stay in the process table until init has seen them, and a new postmaster takes the pid in this
-        // file for a running server until then (CreateLockFile in miscinit.c).
-        let lock = self.data_dir().join("postmaster.pid");
-        fs::remove_file(&lock).map_err(Error::io(&lock))
+        // The dead stay in the process table until init has seen them, and a new postmaster takes the pid in these
+        // files for a running server until then (CreateLockFile in miscinit.c).
+        let socket_lock = self.socket_dir().join(format!(".s.PGSQL.{}.lock", self.port));
+        for lock in [self.data_dir().join("postmaster.pid"), socket_lock] {
+            fs::remove_file(&lock).map_err(Error::io(&lock))?;
+        }
+        Ok(())
     }
 
     /// The postmaster, while one runs.
