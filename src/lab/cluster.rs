@@ -19,7 +19,7 @@ const LONGEST_SOCKET_DIR: usize = 107 - 15;
 /// How much a server cares for its data when the machine fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
-    /// Nothing is flushed: quick, for tests.
+    /// Nothing is flushed: quick, for tests. What was committed outlives [`Cluster::kill9`], but not the machine.
     #[default]
     None,
     /// PostgreSQL's defaults: for measurements.
@@ -160,7 +160,7 @@ impl Cluster {
             wal,
         ];
         if spec.durability == Durability::None {
-            settings.extend([("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off")]);
+            settings.extend([("fsync", "off"), ("full_page_writes", "off")]);
         }
         settings.extend(spec.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         settings
