@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pgconvoy::lab::{Cluster, ClusterSpec, Major, Progress, StopMode};
+use pgconvoy::lab::sample::{self, Flights, Scale};
+use pgconvoy::lab::{Cluster, ClusterSpec, Major, Progress, StopMode, shapes};
 use tokio_postgres::NoTls;
 
 fn spec(major: Major) -> ClusterSpec {
@@ -132,4 +133,69 @@ fn servers_do_not_outlive_a_killed_process() {
     holder.kill().unwrap();
     holder.wait().unwrap();
     assert_gone(pid, Path::new(base));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sample_is_the_same_whole_database_on_old_and_new_servers() {
+    let mut sums = Vec::new();
+    for major in [Major::V9_6, Major::V17] {
+        let cluster = Cluster::start(spec(major), &progress()).await.unwrap();
+        cluster.create_database("air").await.unwrap();
+        let begun = Instant::now();
+        sample::fill(&cluster.config("air"), Scale::Small, Flights::RealIfPossible, &progress()).await.unwrap();
+        let size = cluster.query_one("air", "SELECT pg_size_pretty(pg_database_size('air'))").await.unwrap();
+        say(&format!("sample on {major}: {size} in {:.1?}", begun.elapsed()));
+        let sizes = "SELECT relname, pg_size_pretty(pg_total_relation_size(oid)) FROM pg_class
+            WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY pg_total_relation_size(oid) DESC LIMIT 5";
+        say(&format!("{:?}", cluster.query_text("air", sizes).await.unwrap()));
+        let one = async |sql: &str| cluster.query_one("air", sql).await.unwrap();
+        assert_eq!(one("SELECT count(*) FROM flights").await, "336776");
+        assert_eq!(one("SELECT count(*) FROM tickets").await, "150000");
+        assert_eq!(one("SELECT count(*) FROM worst_carriers").await, "3");
+        assert_eq!(one("SELECT count(*) FROM pg_largeobject_metadata").await, "2");
+        assert_eq!(one("SELECT count(*) FROM pg_constraint WHERE contype = 'f'").await, "8");
+        assert_eq!(one("SELECT pg_table_size('documents') > 15000000").await, "t");
+        let scans = one("SELECT count(*) FROM boarding_scans").await.parse::<u64>().unwrap();
+        assert!(scans > 10_000, "{scans}");
+        let hash =
+            "SELECT sum(('x' || left(md5(concat_ws('|', ticket_id, passenger, fare, status, extras, meals, bags_kg,
+            issued_at AT TIME ZONE 'UTC', updated_at)), 8))::bit(32)::bigint) FROM tickets";
+        let body = "SELECT sum(length(body)) || ' ' || sum(length(scan)) || ' ' || min(title) FROM documents";
+        sums.push((one(hash).await, one(body).await));
+    }
+    assert_eq!(sums[0], sums[1], "the sample differs between versions");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invented_flights_have_the_shape_of_the_real_ones() {
+    let cluster = Cluster::start(spec(Major::V14), &progress()).await.unwrap();
+    sample::fill(&cluster.config("postgres"), Scale::Small, Flights::Invented, &progress()).await.unwrap();
+    let count =
+        "SELECT count(*), count(DISTINCT origin), count(DISTINCT carrier), count(DISTINCT dest) > 50 FROM flights";
+    assert_eq!(cluster.query_text("postgres", count).await.unwrap(), [["336776", "3", "16", "t"]]);
+    let again = sample::fill(&cluster.config("postgres"), Scale::Small, Flights::Invented, &progress()).await;
+    assert!(again.unwrap_err().to_string().contains("already exists"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mixed_shape_has_the_size_asked_for() {
+    let cluster = Cluster::start(spec(Major::V18), &progress()).await.unwrap();
+    let begun = Instant::now();
+    shapes::mixed(&cluster.config("postgres"), 300_000_000, &progress()).await.unwrap();
+    say(&format!("mixed shape of 300 MB in {:.1?}", begun.elapsed()));
+    let sizes = "SELECT CASE WHEN relname LIKE 'small%' THEN 'small' ELSE relname END, count(*)::text,
+        sum(pg_total_relation_size(c.oid))::text, sum(reltuples)::bigint::text
+        FROM pg_class c WHERE relnamespace = 'mixed'::regnamespace AND relkind = 'r' GROUP BY 1 ORDER BY 1";
+    let rows = cluster.query_text("postgres", sizes).await.unwrap();
+    say(&format!("{rows:?}"));
+    assert_eq!(
+        rows.iter().map(|r| (r[0].as_str(), r[1].as_str())).collect::<Vec<_>>(),
+        [("documents", "1"), ("narrow", "1"), ("small", "200"), ("wide", "1")]
+    );
+    for (row, share) in rows.iter().zip([0.125, 0.25, 0.125, 0.5]) {
+        let part = row[2].parse::<f64>().unwrap() / 300e6;
+        assert!((share * 0.8..share * 1.25).contains(&part), "{}: {part}", row[0]);
+    }
+    let keys = "SELECT count(*) FROM pg_constraint WHERE contype = 'f'";
+    assert_eq!(cluster.query_one("postgres", keys).await.unwrap(), "50");
 }

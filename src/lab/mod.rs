@@ -11,8 +11,11 @@ mod binaries;
 mod cluster;
 mod error;
 mod fetch;
+mod load;
 mod major;
 mod package;
+pub mod sample;
+pub mod shapes;
 mod supervisor;
 
 pub use binaries::{Binaries, ClientBinaries, ServerBinaries};
