@@ -6,20 +6,14 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pgconvoy::lab::sample::{self, Flights, Scale};
-use pgconvoy::lab::{Cluster, ClusterSpec, Major, Progress, StopMode, shapes};
+use pgconvoy::lab::{Cluster, ClusterSpec, Major, StopMode, shapes};
+use support::{TestDb, progress, say};
 use tokio_postgres::NoTls;
+
+mod support;
 
 fn spec(major: Major) -> ClusterSpec {
     ClusterSpec::new(major)
-}
-
-#[expect(clippy::print_stderr, reason = "what is fetched is shown")]
-fn progress() -> Progress {
-    Progress::new(|line| eprintln!("lab: {line}"))
-}
-
-fn say(line: &str) {
-    progress().say(line);
 }
 
 /// Whether a process is there; one that has ended and waits for init to notice is not.
@@ -43,9 +37,16 @@ fn assert_gone(pid: i32, base: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_version_starts_answers_and_is_gone() {
+    let mut ran = Vec::new();
     for major in Major::ALL {
         let begun = Instant::now();
-        let cluster = Cluster::start(spec(major), &progress()).await.unwrap();
+        let cluster = match Cluster::start(spec(major), &progress()).await {
+            Ok(cluster) => cluster,
+            Err(error) => {
+                support::say_not_tested(major, &error);
+                continue;
+            }
+        };
         let ready = begun.elapsed();
         let said = cluster.query_one("postgres", "SELECT version()").await.unwrap();
         assert!(said.starts_with(&format!("PostgreSQL {}", cluster.version())), "{said}");
@@ -57,6 +58,20 @@ async fn every_version_starts_answers_and_is_gone() {
         assert!(!is_running(pid), "{major} still runs");
         assert!(!base.exists(), "{} is left", base.display());
         say(&format!("{major}: ready after {ready:.1?}, gone after {:.1?}", begun.elapsed()));
+        ran.push(major);
+    }
+    let wanted = support::expected_versions().unwrap_or(1);
+    assert!(ran.len() >= wanted, "only {ran:?} ran, and {wanted} versions are expected");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_test_has_a_database_of_its_own_on_shared_servers() {
+    for cluster in support::clusters().await {
+        let (one, other) = (TestDb::new(&cluster, "own").await, TestDb::new(&cluster, "own").await);
+        one.execute("CREATE TABLE t (i int); INSERT INTO t VALUES (42)").await;
+        assert_eq!(one.one("SELECT i FROM t").await, "42");
+        assert_eq!(other.one("SELECT count(*) FROM pg_class WHERE relname = 't'").await, "0");
+        assert!(std::sync::Arc::ptr_eq(&cluster, &support::cluster(cluster.major()).await.unwrap()));
     }
 }
 
@@ -198,4 +213,13 @@ async fn the_mixed_shape_has_the_size_asked_for() {
     }
     let keys = "SELECT count(*) FROM pg_constraint WHERE contype = 'f'";
     assert_eq!(cluster.query_one("postgres", keys).await.unwrap(), "50");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fixture_of_docker_compose_loads() {
+    let cluster = Cluster::start(spec(Major::V13), &progress()).await.unwrap();
+    cluster.execute("postgres", include_str!("../fixtures/shop.sql")).await.unwrap();
+    let counts =
+        "SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM order_lines), count(*) FROM turnover_by_month";
+    assert_eq!(cluster.query_text("postgres", counts).await.unwrap(), [["20000", "40001", "8"]]);
 }

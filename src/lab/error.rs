@@ -56,9 +56,10 @@ impl Error {
             }
             Self::MissingProgram { hint, .. } => Some((*hint).to_owned()),
             Self::Fetch { .. } => Some("is the package registry reachable from this machine?".into()),
-            Self::Broken { .. } => {
-                Some("a shared library may be missing: on Debian, apt-get install libstdc++6 libpam0g zlib1g".into())
-            }
+            Self::Broken { .. } => Some(
+                "a shared library may be missing: on Debian, apt-get install libstdc++6 libpam0g libkeyutils1 zlib1g"
+                    .into(),
+            ),
             Self::Cache { .. } => Some("set PGCONVOY_CACHE to a directory that every user may read".into()),
             _ => None,
         }

@@ -15,7 +15,7 @@ use crate::model::ServerVersion;
 /// How much to make. The flights are always the same; tickets and documents grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scale {
-    /// About 200 MB, in seconds.
+    /// About 165 MB, in seconds.
     Small,
     /// About 1 GB.
     #[default]
@@ -39,9 +39,9 @@ impl Scale {
 
     fn documents(self) -> u64 {
         match self {
-            Self::Small => 600,
-            Self::Medium => 5_000,
-            Self::Large => 25_000,
+            Self::Small => 1_200,
+            Self::Medium => 12_000,
+            Self::Large => 60_000,
         }
     }
 }
