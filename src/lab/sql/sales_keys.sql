@@ -1,0 +1,11 @@
+ALTER TABLE bookings ADD PRIMARY KEY (booking_id);
+ALTER TABLE tickets ADD PRIMARY KEY (ticket_id);
+ALTER TABLE documents ADD PRIMARY KEY (document_id);
+ALTER TABLE bookings ADD CONSTRAINT bookings_code_key UNIQUE (code);
+CREATE INDEX bookings_booked_at ON bookings (booked_at);
+CREATE INDEX bookings_mail ON bookings ((contact ->> 'mail'));
+CREATE INDEX tickets_booking ON tickets (booking_id);
+CREATE INDEX tickets_flight ON tickets (flight_id);
+CREATE INDEX tickets_status_issued ON tickets (status, issued_at);
+CREATE INDEX documents_labels ON documents USING gin (labels);
+ALTER TABLE tickets ADD CHECK (fare > 0);
