@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::printer::indent_rest;
 use super::redact::redact;
+use super::signals::INTERRUPTED;
 use super::text::{Canvas, clean, one_line};
 
 /// Statements can be as long as a view.
@@ -28,13 +29,16 @@ pub struct Failure {
     pub hints: Vec<String>,
     /// How many others failed after this one.
     pub siblings: usize,
+    /// The message says no more than `interrupted`.
+    #[serde(skip)]
+    says_only_that_it_stopped: bool,
 }
 
 impl Failure {
     /// `interrupted`: the user has asked to stop. What breaks then breaks because of it.
     pub fn new(error: &Error, interrupted: bool) -> Self {
         let own_reason = matches!(error.cause, Cause::Difference(_) | Cause::Usage(_) | Cause::Refused { .. });
-        let exit_code = if interrupted && !own_reason { 130 } else { error.exit_code() };
+        let exit_code = if interrupted && !own_reason { INTERRUPTED } else { error.exit_code() };
         Self {
             exit_code,
             side: error.side(),
@@ -45,6 +49,7 @@ impl Failure {
             statement: error.statement().map(|s| one_line(&redact(s), MAX_STATEMENT_CHARS)).filter(|s| !s.is_empty()),
             hints: unique(error.all_hints().iter().map(|hint| redact(hint))),
             siblings: error.siblings,
+            says_only_that_it_stopped: error.is_cancelled(),
         }
     }
 
@@ -60,6 +65,7 @@ impl Failure {
             statement: None,
             hints: Vec::new(),
             siblings: 0,
+            says_only_that_it_stopped: false,
         }
     }
 
@@ -67,11 +73,16 @@ impl Failure {
     pub fn render(&self, canvas: &Canvas) -> String {
         let paint = canvas.paint;
         let headline = self.headline();
-        let first = headline.as_deref().unwrap_or(&self.message);
-        let word = if self.exit_code == 130 { paint.warning("interrupted:") } else { paint.error("error:") };
+        let interrupted = self.exit_code == INTERRUPTED;
+        let word = if interrupted { paint.warning("interrupted:") } else { paint.error("error:") };
         let side = self.side.map_or_else(String::new, |side| format!("{side}: "));
+        let first = match &headline {
+            Some(headline) => headline,
+            None if self.says_only_that_it_stopped => "the run was stopped",
+            None => &self.message,
+        };
         let mut lines = vec![format!("{word} {side}{}", indent_rest(&clean(first), "  "))];
-        if headline.is_some() {
+        if headline.is_some() && !self.says_only_that_it_stopped {
             lines.push(labelled("cause", &self.message));
         }
         if let Some(statement) = &self.statement {
@@ -87,12 +98,13 @@ impl Failure {
     /// `failed while loading rows of public.orders (blocks 1000..2000)`; `None` where nothing but the message is known.
     fn headline(&self) -> Option<String> {
         let relation = self.relation.as_ref().map(ToString::to_string);
+        let verb = if self.exit_code == INTERRUPTED { "stopped" } else { "failed" };
         let mut headline = match (&self.doing, relation) {
             (Some(doing), Some(relation)) if !doing.contains(&relation) => {
-                format!("failed while {doing} of {relation}")
+                format!("{verb} while {doing} of {relation}")
             }
-            (Some(doing), _) => format!("failed while {doing}"),
-            (None, Some(relation)) => format!("failed at {relation}"),
+            (Some(doing), _) => format!("{verb} while {doing}"),
+            (None, Some(relation)) => format!("{verb} at {relation}"),
             (None, None) => return None,
         };
         if let Some(chunk) = &self.chunk {

@@ -63,9 +63,9 @@ fn answer_usage(error: &clap::Error, environment: &Environment) -> u8 {
     let message = error.render();
     let text = redact::redact(&if canvas.paint.on { message.ansi().to_string() } else { message.to_string() });
     if error.use_stderr() {
-        printer.err(&text)
+        printer.err(&text);
     } else {
-        printer.out(&text)
+        printer.out(&text);
     }
     u8::try_from(error.exit_code()).unwrap_or(USAGE)
 }
@@ -135,7 +135,8 @@ impl Session {
         if let (true, Some(document)) = (json, &outcome.document) {
             // A transfer's engine may have said it itself, by its last event.
             if !(said_finished && outcome.event == "run_finished") {
-                self.printer.json(&render::record(self.progress.now(), &finished(outcome.event, document)));
+                self.printer
+                    .json(&render::record(self.progress.now(), &Finished { event: outcome.event, report: document }));
             }
         } else if self.display.detail > Detail::Quiet {
             self.printer.out(&outcome.text);
@@ -171,8 +172,11 @@ impl Session {
     }
 }
 
-fn finished(event: &str, report: &Value) -> Value {
-    serde_json::json!({"event": event, "report": report})
+/// The last record of a run that came to its end.
+#[derive(Serialize)]
+struct Finished<'a> {
+    event: &'static str,
+    report: &'a Value,
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use indicatif::ProgressBar;
 use rustix::termios::tcgetwinsize;
-use serde::Serialize;
 
 use super::environment::Environment;
 use super::text::{Canvas, Glyphs, Paint, clean};
@@ -91,12 +90,9 @@ impl Printer {
         self.above_bars(|| self.out.write(io::stdout().lock(), &text));
     }
 
-    /// One value as one line of JSON, to standard output.
-    pub fn json(&self, value: &impl Serialize) {
-        // A value that does not serialise is a bug of ours; the line says so and stays valid JSON.
-        let line = serde_json::to_string(value)
-            .unwrap_or_else(|e| serde_json::json!({"event": "error", "message": e.to_string()}).to_string());
-        self.out.write(io::stdout().lock(), &format!("{line}\n"));
+    /// One line of NDJSON, to standard output.
+    pub fn json(&self, line: &str) {
+        self.out.write(io::stdout().lock(), &with_line_break(line));
     }
 
     /// Lines about the run, to standard error, above the bars.

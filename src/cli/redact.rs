@@ -32,10 +32,10 @@ fn redact_userinfo(text: &str) -> String {
     out
 }
 
-/// A password may hold an unescaped `@`, `/` or `?`: the last `@` before the query ends it, or the last at all.
+/// A password may hold an unescaped `@`, `/` or `?`: only the last `@` surely comes after it. Where a parameter holds
+/// one too, more is masked than need be.
 fn mask_userinfo(token: &str) -> String {
-    let before_query = token.split('?').next().unwrap_or(token);
-    let Some(at) = before_query.rfind('@').or_else(|| token.rfind('@')) else { return token.into() };
+    let Some(at) = token.rfind('@') else { return token.into() };
     match token[..at].find(':') {
         Some(colon) if colon + 1 < at => format!("{}{MASK}{}", &token[..=colon], &token[at..]),
         _ => token.into(),
@@ -102,7 +102,7 @@ mod tests {
         for (text, shown) in [
             ("postgres://u:hunter2@h:5432/db", "postgres://u:***@h:5432/db"),
             ("postgres://u:p@ss/w?rd@h/db?sslmode=require", "postgres://u:***@h/db?sslmode=require"),
-            ("postgres://u:hunter2@h/db?application_name=a@b", "postgres://u:***@h/db?application_name=a@b"),
+            ("postgres://u:hunter2@h/db?application_name=a@b", "postgres://u:***@b"),
             ("postgresql://h/db?password=hunter2&user=u", "postgresql://h/db?password=***&user=u"),
             ("host=h password=hunter2 dbname=d", "host=h password=*** dbname=d"),
             ("host=h password = 'hunt er\\'2' dbname=d", "host=h password = '***' dbname=d"),

@@ -9,7 +9,7 @@ use super::{Conninfo, DEFAULT_JOBS, parse_chunk_size};
 #[derive(Debug, Args)]
 pub struct SourceArgs {
     /// Server to read; else PGCONVOY_SOURCE, else the PG* variables
-    #[arg(long, value_name = "URI", help_heading = "Connections")]
+    #[arg(long, value_name = "URI", help_heading = "Connections", display_order = 1)]
     pub source: Option<Conninfo>,
     /// Nobody writes to the source: go on where it cannot export a snapshot
     ///
@@ -28,7 +28,7 @@ pub struct SourceArgs {
 #[derive(Debug, Args)]
 pub struct TargetArgs {
     /// Server to fill; else PGCONVOY_TARGET, else the PG* variables
-    #[arg(long, value_name = "URI", help_heading = "Connections")]
+    #[arg(long, value_name = "URI", help_heading = "Connections", display_order = 2)]
     pub target: Option<Conninfo>,
     /// Drop what stands in the way at the target; never done by default
     #[arg(long, help_heading = "Target")]
@@ -122,15 +122,16 @@ pub struct ProgressArgs {
 #[derive(Debug, Args)]
 pub struct GeneralArgs {
     /// Append a trace to this file; it can hold values from rows, only its owner may read it
-    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output",
+          display_order = 1001)]
     pub trace: Option<PathBuf>,
     /// Only warnings and errors: no progress, no report
-    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Output")]
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Output", display_order = 1002)]
     pub quiet: bool,
     /// Every table and every job; more in the trace
-    #[arg(short, long, global = true, help_heading = "Output")]
+    #[arg(short, long, global = true, help_heading = "Output", display_order = 1003)]
     pub verbose: bool,
     /// No colours, whatever the terminal
-    #[arg(long, global = true, help_heading = "Output")]
+    #[arg(long, global = true, help_heading = "Output", display_order = 1004)]
     pub no_color: bool,
 }

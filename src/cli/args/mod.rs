@@ -29,9 +29,9 @@ Exit codes:
 `pgconvoy COMMAND --help` explains a command, with examples.";
 
 const CONNECTION_HELP: &str = "\
-URI is a connection URI or a keyword/value string, as libpq reads them. Without it, PGCONVOY_SOURCE or
-PGCONVOY_TARGET, then the PG* variables count. Arguments are visible to every user of the machine in the
-process list: keep passwords in ~/.pgpass, in PGPASSWORD or in PGCONVOY_SOURCE and PGCONVOY_TARGET.";
+URI is a connection URI or a keyword/value string, as libpq reads them. Without it, PGCONVOY_SOURCE or \
+PGCONVOY_TARGET, then the PG* variables count. Arguments are visible to every user of the machine in the \
+process list: keep passwords in ~/.pgpass, in PGPASSWORD, or in PGCONVOY_SOURCE and PGCONVOY_TARGET.";
 
 /// Move a PostgreSQL database: server to server, server to disk, disk to server.
 ///
@@ -89,7 +89,7 @@ pub struct CopyArgs {
 fn copy_help() -> String {
     format!(
         "Examples:
-  pgconvoy copy --source postgres://app@old.example.com/shop --target postgres://app@new.example.com/shop
+  pgconvoy copy --source postgres://app@old.example.com/shop --target postgres://app@new/shop
   pgconvoy copy --source service=old --target service=new -j 32 --report copy.json
   pgconvoy copy --source service=old --target service=new -n sales -T 'sales.tmp_*'
 
@@ -174,14 +174,14 @@ fn restore_help() -> String {
 #[derive(Debug, Args)]
 #[command(after_long_help = verify_help())]
 pub struct VerifyArgs {
-    /// Server to compare with
-    #[arg(long, value_name = "URI", help_heading = "Connections", conflicts_with = "archive")]
+    /// Server to compare with; else PGCONVOY_SOURCE, else the PG* variables
+    #[arg(long, value_name = "URI", help_heading = "Connections", conflicts_with = "archive", display_order = 1)]
     pub source: Option<Conninfo>,
     /// Archive to compare with, instead of a server
-    #[arg(long, value_name = "ARCHIVE", value_hint = ValueHint::DirPath, help_heading = "Connections")]
+    #[arg(long, value_name = "ARCHIVE", value_hint = ValueHint::DirPath, help_heading = "Connections", display_order = 2)]
     pub archive: Option<PathBuf>,
-    /// Server to be checked
-    #[arg(long, value_name = "URI", help_heading = "Connections")]
+    /// Server to be checked; else PGCONVOY_TARGET, else the PG* variables
+    #[arg(long, value_name = "URI", help_heading = "Connections", display_order = 3)]
     pub target: Option<Conninfo>,
     #[command(flatten)]
     pub jobs: JobsArgs,
@@ -261,7 +261,7 @@ fn preflight_help() -> String {
     )
 }
 
-/// Measure pgconvoy side by side with pg_dump/pg_restore, and pgcopydb where it is installed.
+/// Measure pgconvoy beside pg_dump and pg_restore, and pgcopydb where installed.
 ///
 /// On throw-away servers with generated data, or on servers of your own.
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pgconvoy::model::{format_bytes, format_duration_ms};
 
 use super::state::{ActiveRelation, RunState, Totals};
-use crate::cli::text::{Canvas, clean, fit, fit_end, grouped, pad_left, pad_right};
+use crate::cli::text::{Canvas, clean, fit, fit_end, grouped, pad_left, pad_right, width};
 
 /// Tables with a bar of their own, at most.
 const MAX_TABLES: usize = 8;
@@ -13,37 +13,31 @@ const MAX_TABLES: usize = 8;
 const OTHER_LINES: usize = 4;
 const MIN_BAR: usize = 8;
 const MAX_BAR: usize = 40;
+const MIN_LABEL: usize = 12;
+const GAP: &str = "  ";
 
-/// One number beside a bar. Where there is no room, the lowest rank goes first.
-struct Field {
-    text: String,
-    rank: u8,
+/// What all lines with numbers share, so that they stand below each other.
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    label: usize,
+    /// 0: no bars.
+    bar: usize,
+    rows: bool,
+    /// Without it the total stands alone: it has more to say than a table.
+    total_has_label: bool,
 }
-
-impl Field {
-    fn new(rank: u8, text: String) -> Self {
-        Self { text, rank }
-    }
-}
-
-/// The rank of the bar itself among the fields.
-const BAR_RANK: u8 = 3;
 
 pub fn frame(state: &RunState, at: Duration, canvas: &Canvas) -> Vec<String> {
-    // The last column stays empty: some terminals wrap when it is written.
-    let columns = canvas.columns.saturating_sub(1);
+    let columns = usable(canvas);
     if !state.is_planned() {
         return vec![fit(&waiting(state, at, canvas), columns, canvas.glyphs.ellipsis)];
     }
     let totals = state.totals();
     let active = state.active();
     let shown = active.len().min(MAX_TABLES).min(canvas.rows.saturating_sub(OTHER_LINES));
-    let label_columns = label_columns(&active[..shown], columns);
-    let mut lines = vec![gauge("total", label_columns, totals.fraction, total_fields(&totals, canvas), canvas)];
-    for relation in &active[..shown] {
-        let label = relation.name.to_string();
-        lines.push(gauge(&label, label_columns, relation.fraction, relation_fields(relation, canvas), canvas));
-    }
+    let layout = layout(&active[..shown], &totals, canvas);
+    let mut lines = vec![total_line(&totals, layout, canvas)];
+    lines.extend(active[..shown].iter().map(|relation| relation_line(relation, layout, canvas)));
     lines.push(fit(&rest_line(&totals, active.len() - shown, canvas), columns, canvas.glyphs.ellipsis));
     if let Some(jobs) = jobs_line(state, at) {
         lines.push(fit(&jobs, columns, canvas.glyphs.ellipsis));
@@ -52,36 +46,81 @@ pub fn frame(state: &RunState, at: Duration, canvas: &Canvas) -> Vec<String> {
     lines
 }
 
+/// The last column stays empty: some terminals wrap when it is written.
+fn usable(canvas: &Canvas) -> usize {
+    canvas.columns.saturating_sub(1)
+}
+
 /// Before the plan there is nothing to count.
 fn waiting(state: &RunState, at: Duration, canvas: &Canvas) -> String {
     let phase = state.phases.last().map_or_else(|| "starting".to_string(), ToString::to_string);
     format!("{phase} {} {}", canvas.glyphs.ellipsis, clock(at))
 }
 
-fn label_columns(shown: &[ActiveRelation], columns: usize) -> usize {
-    let longest = shown.iter().map(|r| crate::cli::text::width(&r.name.to_string())).max().unwrap_or(0);
-    longest.max("total".len()).min(columns * 2 / 5)
+/// The roomiest of a few layouts that has room for the total. Names give way first, then rows, then the bars.
+fn layout(shown: &[ActiveRelation], totals: &Totals, canvas: &Canvas) -> Layout {
+    let columns = usable(canvas);
+    let longest = shown.iter().map(|r| width(&r.name.to_string())).max().unwrap_or(0).max("total".len());
+    let roomy = longest.min(columns * 2 / 5);
+    let tight = longest.min((columns / 4).max(MIN_LABEL));
+    for (label, rows, bars) in
+        [(roomy, true, true), (tight, true, true), (tight, false, true), (tight, true, false), (tight, false, false)]
+    {
+        let used = label + fields_width(&total_fields(totals, rows, canvas)) + if bars { GAP.len() } else { 0 };
+        let room = columns.saturating_sub(used);
+        if used + if bars { MIN_BAR } else { 0 } <= columns {
+            return Layout { label, bar: if bars { room.min(MAX_BAR) } else { 0 }, rows, total_has_label: true };
+        }
+    }
+    Layout { label: longest.min(columns / 2), bar: 0, rows: false, total_has_label: false }
 }
 
-fn total_fields(totals: &Totals, canvas: &Canvas) -> Vec<Field> {
+fn fields_width(fields: &[String]) -> usize {
+    fields.iter().map(|field| width(field) + GAP.len()).sum()
+}
+
+fn total_line(totals: &Totals, layout: Layout, canvas: &Canvas) -> String {
+    let fields = total_fields(totals, layout.rows, canvas);
+    if layout.total_has_label {
+        gauge("total", totals.fraction, &fields, layout, canvas)
+    } else {
+        fit(&fields.join(GAP), usable(canvas), canvas.glyphs.ellipsis)
+    }
+}
+
+fn relation_line(relation: &ActiveRelation, layout: Layout, canvas: &Canvas) -> String {
+    let fields = amounts(relation.fraction, relation.bytes, relation.rows, layout.rows, canvas);
+    gauge(&relation.name.to_string(), relation.fraction, &fields, layout, canvas)
+}
+
+fn total_fields(totals: &Totals, with_rows: bool, canvas: &Canvas) -> Vec<String> {
     let dash = canvas.glyphs.dash;
     let rate = totals.bytes_per_s.map_or_else(|| dash.to_string(), |rate| format!("{}/s", format_bytes(rate)));
-    let left = totals.left.map_or_else(|| dash.to_string(), time_left);
-    vec![
-        Field::new(9, percent(totals.fraction, canvas)),
-        Field::new(8, pad_left(&format_bytes(totals.bytes), 7)),
-        Field::new(2, format!("{} rows", pad_left(&grouped(totals.rows), 11))),
-        Field::new(5, pad_left(&rate, 9)),
-        Field::new(6, format!("{} left", pad_left(&left, 6))),
-    ]
+    let left = totals.left.map_or_else(|| dash.to_string(), clock);
+    let mut fields = amounts(totals.fraction, totals.bytes, totals.rows, with_rows, canvas);
+    fields.extend([pad_left(&rate, 9), format!("{} left", pad_left(&left, 6))]);
+    fields
 }
 
-fn relation_fields(relation: &ActiveRelation, canvas: &Canvas) -> Vec<Field> {
-    vec![
-        Field::new(9, percent(relation.fraction, canvas)),
-        Field::new(8, pad_left(&format_bytes(relation.bytes), 7)),
-        Field::new(2, format!("{} rows", pad_left(&grouped(relation.rows), 11))),
-    ]
+fn amounts(fraction: Option<f64>, bytes: u64, rows: u64, with_rows: bool, canvas: &Canvas) -> Vec<String> {
+    let mut fields = vec![percent(fraction, canvas), pad_left(&format_bytes(bytes), 7)];
+    if with_rows {
+        fields.push(format!("{} rows", pad_left(&grouped(rows), 11)));
+    }
+    fields
+}
+
+/// A label, a bar, numbers.
+fn gauge(label: &str, fraction: Option<f64>, fields: &[String], layout: Layout, canvas: &Canvas) -> String {
+    let label = pad_right(&fit_end(label, layout.label, canvas.glyphs.ellipsis), layout.label);
+    let mut parts = vec![label];
+    if layout.bar > 0 {
+        parts.push(bar_of(fraction, layout.bar, canvas));
+    }
+    parts.extend_from_slice(fields);
+    let line = parts.join(GAP);
+    // Only where nothing has room, and nothing is painted then.
+    if width(&line) <= usable(canvas) { line } else { fit(&line, usable(canvas), canvas.glyphs.ellipsis) }
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100")]
@@ -90,43 +129,6 @@ pub fn percent(fraction: Option<f64>, canvas: &Canvas) -> String {
         Some(fraction) => format!("{:>3}%", (fraction * 100.0).floor() as u32),
         None => format!("{:>4}", canvas.glyphs.dash),
     }
-}
-
-/// A label, a bar, and as many numbers as there is room for.
-fn gauge(label: &str, label_columns: usize, fraction: Option<f64>, fields: Vec<Field>, canvas: &Canvas) -> String {
-    let columns = canvas.columns.saturating_sub(1);
-    let label = pad_right(&fit_end(label, label_columns, canvas.glyphs.ellipsis), label_columns);
-    let mut fields = fields;
-    let mut bar = true;
-    loop {
-        let numbers: usize = fields.iter().map(|f| crate::cli::text::width(&f.text) + 2).sum();
-        let used = label_columns + numbers + if bar { 2 } else { 0 };
-        let room = columns.saturating_sub(used);
-        let fits = used + if bar { MIN_BAR } else { 0 } <= columns;
-        if fits || fields.len() <= 1 && !bar {
-            let mut line = label;
-            if bar {
-                line.push_str("  ");
-                line.push_str(&bar_of(fraction, room.min(MAX_BAR), canvas));
-            }
-            for field in &fields {
-                line.push_str("  ");
-                line.push_str(&field.text);
-            }
-            return fit_painted(line, columns, canvas);
-        }
-        let lowest = fields.iter().map(|f| f.rank).min().unwrap_or(u8::MAX);
-        if bar && BAR_RANK < lowest {
-            bar = false;
-        } else {
-            fields.retain(|f| f.rank != lowest);
-        }
-    }
-}
-
-/// Very narrow terminals: what is left is cut without paint.
-fn fit_painted(line: String, columns: usize, canvas: &Canvas) -> String {
-    if crate::cli::text::width(&line) <= columns { line } else { fit(&line, columns, canvas.glyphs.ellipsis) }
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "columns")]
@@ -138,22 +140,22 @@ fn bar_of(fraction: Option<f64>, columns: usize, canvas: &Canvas) -> String {
 }
 
 fn rest_line(totals: &Totals, hidden: usize, canvas: &Canvas) -> String {
-    let done = format!("{} of {} tables done", grouped(totals.finished_tables as u64), grouped(totals.tables as u64));
+    let (done, all) = (grouped(totals.finished_tables as u64), grouped(totals.tables as u64));
+    let ellipsis = canvas.glyphs.ellipsis;
     match hidden {
-        0 => done,
-        1 => format!("{} and 1 more table; {done}", canvas.glyphs.ellipsis),
-        n => format!("{} and {} more tables; {done}", canvas.glyphs.ellipsis, grouped(n as u64)),
+        0 => format!("{done} of {all} tables done"),
+        hidden => format!("{ellipsis} and {} more; {done} of {all} tables done", grouped(hidden as u64)),
     }
 }
 
-/// `indexes and the rest: 14 of 35 done, 3 running: index public.orders_pkey 12 s, …`, longest running first.
+/// `jobs: 14 of 35 done, 3 running: index public.orders_pkey 12 s, …`, longest running first.
 pub fn jobs_line(state: &RunState, at: Duration) -> Option<String> {
     let jobs = &state.jobs;
     if jobs.running.is_empty() && jobs.finished == 0 {
         return None;
     }
     let of = jobs.planned.map_or_else(String::new, |planned| format!(" of {}", grouped(planned.into())));
-    let mut line = format!("indexes and the rest: {}{of} done", grouped(jobs.finished.into()));
+    let mut line = format!("jobs: {}{of} done", grouped(jobs.finished.into()));
     if jobs.running.is_empty() {
         return Some(line);
     }
@@ -174,8 +176,4 @@ pub fn clock(elapsed: Duration) -> String {
         seconds @ 0..=99 => format!("{seconds} s"),
         seconds => format_duration_ms(seconds * 1000),
     }
-}
-
-pub fn time_left(left: Duration) -> String {
-    clock(left)
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use pgconvoy::event::Event;
 use pgconvoy::model::QualifiedName;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::state::RunState;
 use super::{Moment, Renderer};
@@ -13,7 +12,7 @@ use super::{Moment, Renderer};
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Where the records go: standard output, or a test's vector.
-pub type Write = Box<dyn FnMut(&Value) + Send>;
+pub type Write = Box<dyn FnMut(&str) + Send>;
 
 pub struct Json {
     write: Write,
@@ -66,9 +65,10 @@ impl Json {
 }
 
 /// What could not be serialised is said in its place: the line stays valid JSON.
-pub fn record(at: Moment, payload: &impl Serialize) -> Value {
-    serde_json::to_value(Record { at: at.rfc3339(), payload })
-        .unwrap_or_else(|e| serde_json::json!({"at": at.rfc3339(), "event": "error", "message": e.to_string()}))
+pub fn record(at: Moment, payload: &impl Serialize) -> String {
+    serde_json::to_string(&Record { at: at.rfc3339(), payload }).unwrap_or_else(|e| {
+        serde_json::json!({"at": at.rfc3339(), "event": "error", "message": e.to_string()}).to_string()
+    })
 }
 
 impl Renderer for Json {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pgconvoy::event::{Event, ServerInfo};
 use pgconvoy::model::{Side, format_bytes, format_duration_ms, format_rate};
 
-use super::frame::{clock, jobs_line, percent, time_left};
+use super::frame::{clock, jobs_line, percent};
 use super::state::RunState;
 use super::{Moment, Renderer};
 use crate::cli::settings::Detail;
@@ -41,10 +41,10 @@ impl Lines {
     fn progress(&self, state: &RunState) -> String {
         let totals = state.totals();
         let dash = self.canvas.glyphs.dash;
-        let rate = totals.bytes_per_s.map_or_else(|| dash.to_string(), |rate| format!("{}/s", format_bytes(rate)));
-        let left = totals.left.map_or_else(|| dash.to_string(), time_left);
+        let rate = totals.bytes_per_s.map_or_else(String::new, |rate| format!(" {}/s,", format_bytes(rate)));
+        let left = totals.left.map_or_else(|| dash.to_string(), clock);
         let mut line = format!(
-            "{} {}, {} rows, {rate}, {left} left",
+            "{} {}, {} rows,{rate} {left} left",
             percent(totals.fraction, &self.canvas),
             format_bytes(totals.bytes),
             grouped(totals.rows),

@@ -144,7 +144,7 @@ fn renderer(display: &Display, printer: &Arc<Printer>) -> Box<dyn Renderer> {
             let canvas = printer.err_canvas();
             Box::new(lines::Lines::new(Box::new(move |line| printer.err(line)), display.detail, canvas))
         }
-        ProgressMode::Json => Box::new(json::Json::new(Box::new(move |value| printer.json(value)))),
+        ProgressMode::Json => Box::new(json::Json::new(Box::new(move |line| printer.json(line)))),
         ProgressMode::Auto | ProgressMode::None => Box::new(Nothing),
     }
 }

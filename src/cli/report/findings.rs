@@ -65,12 +65,16 @@ fn difference(table: &TableComparison, archive: bool) -> String {
         (table.target_rows - table.reference_rows, "too many at the target")
     };
     format!(
-        "{}: {reference} {} rows, target {} rows: {} {which}",
+        "{}: {reference} {}, target {}: {} {which}",
         table.name,
-        grouped(table.reference_rows),
-        grouped(table.target_rows),
+        rows(table.reference_rows),
+        rows(table.target_rows),
         grouped(more)
     )
+}
+
+fn rows(number: u64) -> String {
+    format!("{} {}", grouped(number), if number == 1 { "row" } else { "rows" })
 }
 
 /// What reading every byte of an archive found.
@@ -88,7 +92,7 @@ pub fn check(report: &CheckReport, canvas: &Canvas) -> String {
     let headline = if report.damage.is_empty() {
         format!("sound: {read}")
     } else {
-        format!("DAMAGED: {} of damage; read {read}", counted(report.damage.len(), "place"))
+        format!("DAMAGED in {}: {read}", counted(report.damage.len(), "place"))
     };
     page.line(canvas.paint.bold(&headline));
     for damage in &report.damage {

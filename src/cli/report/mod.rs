@@ -59,6 +59,7 @@ impl<'a> Page<'a> {
         for entry in entries {
             self.hanging("  - ", &clean(&redact(entry)));
         }
+        self.blank();
     }
 
     fn table(&mut self, table: &Table) {
