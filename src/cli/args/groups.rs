@@ -1,0 +1,137 @@
+use std::path::PathBuf;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, ValueEnum, ValueHint};
+
+use super::{Conninfo, DEFAULT_JOBS, parse_chunk_size};
+
+/// Where rows come from.
+#[derive(Debug, Args)]
+pub struct SourceArgs {
+    /// Server to read; else PGCONVOY_SOURCE, else the PG* variables
+    #[arg(long, value_name = "URI", help_heading = "Connections", display_order = 1)]
+    pub source: Option<Conninfo>,
+    /// Nobody writes to the source: go on where it cannot export a snapshot
+    ///
+    /// For servers before 9.2 and standbys before 10. What can be proven about it is proven.
+    #[arg(long, help_heading = "Connections")]
+    pub frozen_source: bool,
+    /// A pg_dump to use instead of the newest one found
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::ExecutablePath, help_heading = "Connections")]
+    pub pg_dump: Option<PathBuf>,
+    /// Heap and TOAST bytes per chunk, such as 256MB; chosen per table without it
+    #[arg(long, value_name = "SIZE", value_parser = parse_chunk_size, help_heading = "Speed")]
+    pub chunk_size: Option<u64>,
+}
+
+/// Where rows go.
+#[derive(Debug, Args)]
+pub struct TargetArgs {
+    /// Server to fill; else PGCONVOY_TARGET, else the PG* variables
+    #[arg(long, value_name = "URI", help_heading = "Connections", display_order = 2)]
+    pub target: Option<Conninfo>,
+    /// Drop what stands in the way at the target; never done by default
+    #[arg(long, help_heading = "Target")]
+    pub drop_target_objects: bool,
+    /// Leave every object to the role that connects
+    #[arg(short = 'O', long, help_heading = "Target")]
+    pub no_owner: bool,
+    /// Leave GRANT and REVOKE out
+    #[arg(short = 'x', long, help_heading = "Target")]
+    pub no_privileges: bool,
+    /// Neither carry planner statistics over nor run ANALYZE
+    #[arg(long, help_heading = "Target")]
+    pub no_analyze: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct JobsArgs {
+    /// Sessions per server; fewer where a server allows fewer
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        default_value_t = DEFAULT_JOBS,
+        value_parser = clap::value_parser!(u32).range(1..=512),
+        help_heading = "Speed"
+    )]
+    pub jobs: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct ContentsArgs {
+    /// Definitions without rows
+    #[arg(long, conflicts_with = "data_only", help_heading = "Choosing objects")]
+    pub schema_only: bool,
+    /// Rows without definitions; the tables must exist and be empty
+    #[arg(long, help_heading = "Choosing objects")]
+    pub data_only: bool,
+}
+
+/// Patterns as pg_dump reads them: `*` and `?`, `schema.table`, double quotes to keep case. Repeatable.
+#[derive(Debug, Args)]
+pub struct FilterArgs {
+    /// Only schemas that match; may be repeated, patterns as in pg_dump
+    #[arg(short = 'n', long, value_name = "PATTERN", value_parser = NonEmptyStringValueParser::new(),
+          help_heading = "Choosing objects")]
+    pub include_schema: Vec<String>,
+    /// No schemas that match
+    #[arg(short = 'N', long, value_name = "PATTERN", value_parser = NonEmptyStringValueParser::new(),
+          help_heading = "Choosing objects")]
+    pub exclude_schema: Vec<String>,
+    /// Only tables that match
+    #[arg(short = 't', long, value_name = "PATTERN", value_parser = NonEmptyStringValueParser::new(),
+          help_heading = "Choosing objects")]
+    pub include_table: Vec<String>,
+    /// No tables that match
+    #[arg(short = 'T', long, value_name = "PATTERN", value_parser = NonEmptyStringValueParser::new(),
+          help_heading = "Choosing objects")]
+    pub exclude_table: Vec<String>,
+    /// Definitions but no rows of tables that match
+    #[arg(long, value_name = "PATTERN", value_parser = NonEmptyStringValueParser::new(),
+          help_heading = "Choosing objects")]
+    pub exclude_table_data: Vec<String>,
+}
+
+/// How a run is shown while it goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ProgressMode {
+    /// Bars on a terminal, lines elsewhere
+    #[default]
+    Auto,
+    /// Bars on standard error
+    Bars,
+    /// A line now and then on standard error
+    Lines,
+    /// One JSON object per line on standard output, also for the result
+    Json,
+    /// Nothing but warnings and errors
+    None,
+}
+
+#[derive(Debug, Args)]
+pub struct ProgressArgs {
+    /// How to show progress
+    #[arg(long, value_name = "MODE", value_enum, default_value_t, help_heading = "Output")]
+    pub progress: ProgressMode,
+    /// Write the result as JSON to this file, atomically, also when the run fails
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    pub report: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct GeneralArgs {
+    /// Append a trace to this file; it can hold values from rows, only its owner may read it
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output",
+          display_order = 1001)]
+    pub trace: Option<PathBuf>,
+    /// Only warnings and errors: no progress, no report
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Output", display_order = 1002)]
+    pub quiet: bool,
+    /// Every table and every job; more in the trace
+    #[arg(short, long, global = true, help_heading = "Output", display_order = 1003)]
+    pub verbose: bool,
+    /// No colours, whatever the terminal
+    #[arg(long, global = true, help_heading = "Output", display_order = 1004)]
+    pub no_color: bool,
+}

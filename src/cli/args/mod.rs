@@ -1,0 +1,318 @@
+//! The arguments, as clap sees them. What they mean together is resolved once, in [`super::settings`].
+
+mod groups;
+mod values;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+
+pub use groups::{ContentsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode, SourceArgs, TargetArgs};
+pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_major, parse_scale};
+
+/// Segments are compressed at this zstd level unless `--zstd-level` says otherwise.
+pub const DEFAULT_ZSTD_LEVEL: i32 = 1;
+/// Parallel sessions per server unless `--jobs` says otherwise.
+pub const DEFAULT_JOBS: u32 = 16;
+
+const AFTER_HELP: &str = "\
+Environment:
+  PGCONVOY_SOURCE, PGCONVOY_TARGET   the servers, where --source or --target is not given
+  PGHOST, PGUSER, PGPASSWORD, ...    everything libpq reads, for what the URI leaves open;
+                                     also ~/.pgpass and the connection service file
+  NO_COLOR                           no colours
+
+Exit codes:
+  0 done   1 a check found a difference   2 usage   3 source   4 target   5 archive   6 internal
+  130 interrupted
+
+`pgconvoy COMMAND --help` explains a command, with examples.";
+
+const CONNECTION_HELP: &str = "\
+URI is a connection URI or a keyword/value string, as libpq reads them. Without it, PGCONVOY_SOURCE or \
+PGCONVOY_TARGET, then the PG* variables count. Arguments are visible to every user of the machine in the \
+process list: keep passwords in ~/.pgpass, in PGPASSWORD, or in PGCONVOY_SOURCE and PGCONVOY_TARGET.";
+
+/// Move a PostgreSQL database: server to server, server to disk, disk to server.
+///
+/// In parallel, in binary where that is safe, with every count checked on both ends.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pgconvoy",
+    version,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    after_help = AFTER_HELP
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub general: GeneralArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Copy(CopyArgs),
+    Dump(DumpArgs),
+    Restore(RestoreArgs),
+    Verify(VerifyArgs),
+    Check(CheckArgs),
+    Inspect(InspectArgs),
+    Preflight(PreflightArgs),
+    Bench(BenchArgs),
+    Demo(DemoArgs),
+}
+
+/// Move a database from server to server, without touching the disk.
+///
+/// Rows stream from many sessions that share one snapshot; indexes are built while other tables still load;
+/// foreign keys are validated in parallel. A target that is not empty is refused.
+#[derive(Debug, Args)]
+#[command(after_long_help = copy_help())]
+pub struct CopyArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    #[command(flatten)]
+    pub jobs: JobsArgs,
+    #[command(flatten)]
+    pub contents: ContentsArgs,
+    #[command(flatten)]
+    pub filters: FilterArgs,
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+fn copy_help() -> String {
+    format!(
+        "Examples:
+  pgconvoy copy --source postgres://app@old.example.com/shop --target postgres://app@new/shop
+  pgconvoy copy --source service=old --target service=new -j 32 --report copy.json
+  pgconvoy copy --source service=old --target service=new -n sales -T 'sales.tmp_*'
+
+{CONNECTION_HELP}"
+    )
+}
+
+/// Write a database to an archive directory.
+///
+/// The directory must not exist or must be empty. It holds compressed, checksummed segments and a `schema.dump`
+/// that the stock pg_restore can list. A dump that was killed is recognised as unfinished.
+#[derive(Debug, Args)]
+#[command(after_long_help = dump_help())]
+pub struct DumpArgs {
+    /// Directory to create
+    #[arg(value_name = "ARCHIVE", value_hint = ValueHint::DirPath)]
+    pub archive: PathBuf,
+    #[command(flatten)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    pub jobs: JobsArgs,
+    /// Compression of the segments: 1 is fastest, 19 is smallest
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value_t = DEFAULT_ZSTD_LEVEL,
+        value_parser = clap::value_parser!(i32).range(1..=19),
+        help_heading = "Speed"
+    )]
+    pub zstd_level: i32,
+    #[command(flatten)]
+    pub contents: ContentsArgs,
+    #[command(flatten)]
+    pub filters: FilterArgs,
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+fn dump_help() -> String {
+    format!(
+        "Examples:
+  pgconvoy dump --source postgres://app@db.example.com/shop shop.convoy
+  pgconvoy dump --source service=shop --exclude-table-data 'public.audit_*' shop.convoy
+
+{CONNECTION_HELP}"
+    )
+}
+
+/// Load an archive directory onto a server.
+///
+/// Every block is checked before it is sent, every segment's rows are counted at the target before its
+/// transaction commits. A target that is not empty is refused.
+#[derive(Debug, Args)]
+#[command(after_long_help = restore_help())]
+pub struct RestoreArgs {
+    /// Directory that `pgconvoy dump` wrote
+    #[arg(value_name = "ARCHIVE", value_hint = ValueHint::DirPath)]
+    pub archive: PathBuf,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    #[command(flatten)]
+    pub jobs: JobsArgs,
+    #[command(flatten)]
+    pub contents: ContentsArgs,
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+fn restore_help() -> String {
+    format!(
+        "Examples:
+  pgconvoy restore shop.convoy --target postgres://app@new.example.com/shop
+  pgconvoy restore shop.convoy --target service=new --no-owner --no-privileges
+
+{CONNECTION_HELP}"
+    )
+}
+
+/// Compare two databases, or an archive and a database, row for row.
+///
+/// Counts and an order-independent hash of every row. Names the tables that differ, and exits with 1 if any does.
+#[derive(Debug, Args)]
+#[command(after_long_help = verify_help())]
+pub struct VerifyArgs {
+    /// Server to compare with; else PGCONVOY_SOURCE, else the PG* variables
+    #[arg(long, value_name = "URI", help_heading = "Connections", conflicts_with = "archive", display_order = 1)]
+    pub source: Option<Conninfo>,
+    /// Archive to compare with, instead of a server
+    #[arg(long, value_name = "ARCHIVE", value_hint = ValueHint::DirPath, help_heading = "Connections", display_order = 2)]
+    pub archive: Option<PathBuf>,
+    /// Server to be checked; else PGCONVOY_TARGET, else the PG* variables
+    #[arg(long, value_name = "URI", help_heading = "Connections", display_order = 3)]
+    pub target: Option<Conninfo>,
+    #[command(flatten)]
+    pub jobs: JobsArgs,
+    #[command(flatten)]
+    pub filters: FilterArgs,
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+fn verify_help() -> String {
+    format!(
+        "Examples:
+  pgconvoy verify --source service=old --target service=new
+  pgconvoy verify --archive shop.convoy --target service=new -t public.orders
+
+{CONNECTION_HELP}"
+    )
+}
+
+/// Read every byte of an archive and verify its checksums, without a server.
+///
+/// Exits with 1 if anything is damaged or missing.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  pgconvoy check shop.convoy")]
+pub struct CheckArgs {
+    /// Directory that `pgconvoy dump` wrote
+    #[arg(value_name = "ARCHIVE", value_hint = ValueHint::DirPath)]
+    pub archive: PathBuf,
+    #[command(flatten)]
+    pub jobs: JobsArgs,
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+/// Show what an archive holds: tables, rows, sizes, where it came from.
+///
+/// Reads the manifest only; `pgconvoy check` reads the rest.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:\n  pgconvoy inspect shop.convoy\n  pgconvoy inspect shop.convoy --json")]
+pub struct InspectArgs {
+    /// Directory that `pgconvoy dump` wrote
+    #[arg(value_name = "ARCHIVE", value_hint = ValueHint::DirPath)]
+    pub archive: PathBuf,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Say before the start what cannot work.
+///
+/// Looks at both servers and changes nothing. Also run by copy, dump and restore. One side alone is looked at when
+/// only one is given. Exits with 3 or 4 when the source or the target stands in the way.
+#[derive(Debug, Args)]
+#[command(after_long_help = preflight_help())]
+pub struct PreflightArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    #[command(flatten)]
+    pub jobs: JobsArgs,
+    #[command(flatten)]
+    pub contents: ContentsArgs,
+    #[command(flatten)]
+    pub filters: FilterArgs,
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+fn preflight_help() -> String {
+    format!(
+        "Examples:
+  pgconvoy preflight --source service=old --target service=new
+  pgconvoy preflight --source service=old
+
+{CONNECTION_HELP}"
+    )
+}
+
+/// Measure pgconvoy beside pg_dump and pg_restore, and pgcopydb where installed.
+///
+/// On throw-away servers with generated data, or on servers of your own.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  pgconvoy bench --generate mixed --size 3GB
+  pgconvoy bench --source service=old --target service=scratch")]
+pub struct BenchArgs {
+    /// Server to read; a throw-away server without it
+    #[arg(long, value_name = "URI", help_heading = "Connections")]
+    pub source: Option<Conninfo>,
+    /// Server to write; a throw-away server without it
+    #[arg(long, value_name = "URI", help_heading = "Connections")]
+    pub target: Option<Conninfo>,
+    /// Fill the source with data of this shape first; `mixed` unless --source is given
+    #[arg(long, value_name = "SHAPE")]
+    pub generate: Option<String>,
+    /// How much to generate
+    #[arg(long, value_name = "SIZE", default_value = "3GB", value_parser = pgconvoy::model::parse_bytes)]
+    pub size: u64,
+    #[command(flatten)]
+    pub jobs: JobsArgs,
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+/// Show the whole job on two throw-away servers of different versions.
+///
+/// Fills the older one with sample data, copies, dumps, restores, verifies, and prints the times beside those of
+/// pg_dump and pg_restore. Leaves nothing running.
+#[derive(Debug, Args)]
+#[command(after_long_help = "Examples:
+  pgconvoy demo
+  pgconvoy demo --scale large --from 15 --to 18 --keep")]
+pub struct DemoArgs {
+    /// small, medium, large, or a factor such as 2.5
+    #[arg(long, value_name = "SCALE", default_value = "small", value_parser = parse_scale)]
+    pub scale: DemoScale,
+    /// Keep the servers' directories and say where they are
+    #[arg(long)]
+    pub keep: bool,
+    /// Major version of the source server
+    #[arg(long, value_name = "MAJOR", value_parser = parse_major)]
+    pub from: Option<String>,
+    /// Major version of the target server
+    #[arg(long, value_name = "MAJOR", value_parser = parse_major)]
+    pub to: Option<String>,
+    #[command(flatten)]
+    pub jobs: JobsArgs,
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+#[cfg(test)]
+mod tests;

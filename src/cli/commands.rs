@@ -1,0 +1,127 @@
+//! Runs a task on the engine and says what came of it.
+
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use pgconvoy::model::Side;
+use pgconvoy::ops::{self, Cause, Error, Run};
+use pgconvoy::report::{FindingLevel, PreflightReport, TransferReport};
+use serde::Serialize;
+
+use super::report;
+use super::settings::{BenchSettings, DemoSettings, Detail, Task};
+use super::text::Canvas;
+
+/// Async work is the control plane: queries and DDL. Rows have threads of their own.
+const RUNTIME_THREADS: usize = 2;
+/// Statements that were cancelled get this long to end before the process does.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// What a task leaves: text for a person, a document for a script.
+pub struct Outcome {
+    pub text: String,
+    /// The `event` that ends an NDJSON stream.
+    pub event: &'static str,
+    /// The report as JSON, `None` where the text is all there is.
+    pub document: Option<serde_json::Value>,
+    pub exit_code: u8,
+}
+
+/// How the outcome is drawn.
+#[derive(Clone, Copy)]
+pub struct Page {
+    pub detail: Detail,
+    pub canvas: Canvas,
+}
+
+pub fn run(task: &Task, run: &Run, page: Page) -> ops::Result<Outcome> {
+    let Page { detail, canvas } = page;
+    match task {
+        Task::Copy(options) => transfer(&block_on(ops::copy(options, run))?, page),
+        Task::Dump(options) => transfer(&block_on(ops::dump(options, run))?, page),
+        Task::Restore(options) => transfer(&block_on(ops::restore(options, run))?, page),
+        Task::Verify(options) => {
+            let report = block_on(ops::verify(options, run))?;
+            let text = report::verify(&report, detail, &canvas);
+            outcome("verify_finished", text, &report, u8::from(!report.is_equal()))
+        }
+        Task::Check(options) => {
+            let report = ops::check(options, run)?;
+            let text = report::check(&report, &canvas);
+            outcome("check_finished", text, &report, u8::from(!report.damage.is_empty()))
+        }
+        Task::Preflight(options) => {
+            let report = block_on(ops::preflight(options, run))?;
+            let text = report::preflight(&report, &canvas);
+            outcome("preflight_finished", text, &report, preflight_exit_code(&report))
+        }
+        Task::Inspect { archive, json } => inspect(archive, *json),
+        Task::Bench(settings) => bench(settings),
+        Task::Demo(settings) => demo(settings),
+    }
+}
+
+fn transfer(report: &TransferReport, page: Page) -> ops::Result<Outcome> {
+    let text = report::transfer(report, page.detail, &page.canvas);
+    outcome("run_finished", text, report, 0)
+}
+
+fn outcome(event: &'static str, text: String, report: &impl Serialize, exit_code: u8) -> ops::Result<Outcome> {
+    let document = serde_json::to_value(report).map_err(|e| Cause::Internal(format!("the report as JSON: {e}")))?;
+    Ok(Outcome { text, event, document: Some(document), exit_code })
+}
+
+/// The code with which copy would refuse: that of the first side that stands in the way.
+fn preflight_exit_code(report: &PreflightReport) -> u8 {
+    let refusals = || report.findings.iter().filter(|f| f.level == FindingLevel::Refusal);
+    match refusals().find_map(|f| f.side) {
+        Some(Side::Source) => 3,
+        Some(Side::Target) => 4,
+        None => u8::from(refusals().next().is_some()),
+    }
+}
+
+fn block_on<T>(operation: impl Future<Output = ops::Result<T>>) -> ops::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|e: io::Error| Cause::Internal(format!("could not start the runtime: {e}")))?;
+    let result = runtime.block_on(operation);
+    runtime.shutdown_timeout(SHUTDOWN);
+    result
+}
+
+// The place for `pgconvoy::archive::inspect`: render its tables here, or print the value itself for `--json`.
+fn inspect(_archive: &Path, _json: bool) -> ops::Result<Outcome> {
+    Err(Error::new(Cause::Internal("inspect is not wired yet".into())))
+}
+
+fn bench(_settings: &BenchSettings) -> ops::Result<Outcome> {
+    Err(Error::new(Cause::Internal("bench is not wired yet".into())))
+}
+
+fn demo(_settings: &DemoSettings) -> ops::Result<Outcome> {
+    Err(Error::new(Cause::Internal("demo is not wired yet".into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use pgconvoy::report::PreflightFinding;
+
+    use super::*;
+
+    #[test]
+    fn preflight_exits_as_copy_would() {
+        let finding = |level, side| PreflightFinding { level, side, message: String::new(), hint: None };
+        let code = |findings| preflight_exit_code(&PreflightReport { servers: Vec::new(), findings });
+        assert_eq!(code(vec![finding(FindingLevel::Warning, Some(Side::Source))]), 0);
+        assert_eq!(code(vec![finding(FindingLevel::Refusal, None)]), 1);
+        let mixed =
+            vec![finding(FindingLevel::Ok, Some(Side::Source)), finding(FindingLevel::Refusal, Some(Side::Target))];
+        assert_eq!(code(mixed), 4);
+        assert_eq!(code(vec![finding(FindingLevel::Refusal, Some(Side::Source))]), 3);
+    }
+}

@@ -1,0 +1,183 @@
+//! The command line. The engine knows nothing of it: options go in, events and reports come out.
+
+mod args;
+mod commands;
+mod environment;
+mod failure;
+mod files;
+mod panics;
+mod printer;
+mod redact;
+mod render;
+mod report;
+mod settings;
+mod signals;
+mod text;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use pgconvoy::ops::Run;
+use serde::Serialize;
+use serde_json::Value;
+
+use args::{Cli, ProgressMode};
+use commands::{Outcome, Page};
+use environment::Environment;
+use failure::Failure;
+use files::ReportFile;
+use printer::Printer;
+use render::Progress;
+use settings::{Detail, Display, Settings, Task};
+use signals::Interrupt;
+
+/// A mistake in what was asked.
+const USAGE: u8 = 2;
+/// The machine refuses something that is neither a server nor an archive.
+const INTERNAL: u8 = 6;
+
+pub fn main() -> ExitCode {
+    panics::install();
+    let environment = Environment::read();
+    let settings = match Cli::try_parse().and_then(|cli| settings::resolve(cli, &environment)) {
+        Ok(settings) => settings,
+        Err(error) => return ExitCode::from(answer_usage(&error, &environment)),
+    };
+    let printer = Arc::new(Printer::new(&environment, settings.display.colour));
+    let exit_code = match prepare(settings, &printer, &environment) {
+        Ok(session) => session.run(),
+        Err(failure) => {
+            printer.err(&failure.render(&printer.err_canvas()));
+            failure.exit_code
+        }
+    };
+    ExitCode::from(exit_code)
+}
+
+/// Help and version go to standard output; a usage error to standard error, without the passwords that a misplaced
+/// argument may hold.
+fn answer_usage(error: &clap::Error, environment: &Environment) -> u8 {
+    let printer = Printer::new(environment, !environment.no_colour);
+    let canvas = if error.use_stderr() { printer.err_canvas() } else { printer.out_canvas() };
+    let message = error.render();
+    let text = redact::redact(&if canvas.paint.on { message.ansi().to_string() } else { message.to_string() });
+    if error.use_stderr() {
+        printer.err(&text);
+    } else {
+        printer.out(&text);
+    }
+    u8::try_from(error.exit_code()).unwrap_or(USAGE)
+}
+
+/// Everything a task needs while it runs.
+struct Session {
+    task: Task,
+    display: Display,
+    printer: Arc<Printer>,
+    report_file: Option<ReportFile>,
+    interrupt: Interrupt,
+    progress: Progress,
+}
+
+fn prepare(settings: Settings, printer: &Arc<Printer>, environment: &Environment) -> Result<Session, Failure> {
+    let Settings { task, mut display, warnings } = settings;
+    display.progress = render::resolve_mode(display.progress, printer, environment);
+    let report_file = match display.report.clone() {
+        Some(path) => {
+            let shown = path.display().to_string();
+            let cannot = |e| Failure::other(USAGE, format!("cannot write the report {shown}: {e}"));
+            Some(ReportFile::prepare(path).map_err(cannot)?)
+        }
+        None => None,
+    };
+    if let Some(path) = &display.trace {
+        let cannot = |e| Failure::other(USAGE, format!("cannot write the trace {}: {e}", path.display()));
+        files::start_trace(path, display.detail).map_err(cannot)?;
+    }
+    for warning in &warnings {
+        printer.warning(warning);
+    }
+    let cannot = |e| Failure::other(INTERNAL, format!("could not start a thread: {e}"));
+    let interrupt = Interrupt::listen(Arc::clone(printer), stopping(&task)).map_err(cannot)?;
+    let progress = Progress::start(&display, printer).map_err(cannot)?;
+    Ok(Session { task, display, printer: Arc::clone(printer), report_file, interrupt, progress })
+}
+
+fn stopping(task: &Task) -> &'static str {
+    match task {
+        Task::Copy(_) => "stopping: cancelling statements on both servers",
+        Task::Dump(_) | Task::Restore(_) | Task::Verify(_) | Task::Preflight(_) => "stopping: cancelling statements",
+        Task::Check(_) | Task::Inspect { .. } | Task::Bench(_) | Task::Demo(_) => "stopping",
+    }
+}
+
+impl Session {
+    fn run(mut self) -> u8 {
+        let run = Run { events: self.progress.sink(), cancel: self.interrupt.cancel.clone() };
+        let page = Page { detail: self.display.detail, canvas: self.printer.out_canvas() };
+        let result = commands::run(&self.task, &run, page);
+        let said_finished = self.progress.finish();
+        match result {
+            Ok(outcome) => self.succeed(&outcome, said_finished),
+            Err(error) => {
+                if let pgconvoy::ops::Cause::Pg(error) = &error.cause {
+                    // With the server's DETAIL: it is not printed, but a trace is asked for and its owner's alone.
+                    tracing::error!(?error, "failed");
+                }
+                self.fail(&Failure::new(&error, self.interrupt.was_asked()))
+            }
+        }
+    }
+
+    fn succeed(&self, outcome: &Outcome, said_finished: bool) -> u8 {
+        let json = self.display.progress == ProgressMode::Json;
+        if let (true, Some(document)) = (json, &outcome.document) {
+            // A transfer's engine may have said it itself, by its last event.
+            if !(said_finished && outcome.event == "run_finished") {
+                self.printer
+                    .json(&render::record(self.progress.now(), &Finished { event: outcome.event, report: document }));
+            }
+        } else if self.display.detail > Detail::Quiet {
+            self.printer.out(&outcome.text);
+        }
+        let written = outcome.document.as_ref().map_or(Ok(()), |document| self.write_report(document));
+        match written {
+            Ok(()) => outcome.exit_code,
+            Err(failure) => self.show(&failure),
+        }
+    }
+
+    /// The report's place takes the error, so that an older report is not taken for this run's.
+    fn fail(&self, failure: &Failure) -> u8 {
+        let exit_code = self.show(failure);
+        if let Err(report) = self.write_report(failure) {
+            self.show(&report);
+        }
+        exit_code
+    }
+
+    fn show(&self, failure: &Failure) -> u8 {
+        if self.display.progress == ProgressMode::Json {
+            self.printer.json(&render::record(self.progress.now(), failure));
+        }
+        self.printer.err(&failure.render(&self.printer.err_canvas()));
+        failure.exit_code
+    }
+
+    fn write_report(&self, report: &impl Serialize) -> Result<(), Failure> {
+        let Some(file) = &self.report_file else { return Ok(()) };
+        file.write(report)
+            .map_err(|e| Failure::other(INTERNAL, format!("could not write the report {}: {e}", file.path().display())))
+    }
+}
+
+/// The last record of a run that came to its end.
+#[derive(Serialize)]
+struct Finished<'a> {
+    event: &'static str,
+    report: &'a Value,
+}
+
+#[cfg(test)]
+mod docs;

@@ -1,0 +1,255 @@
+//! Arguments and environment, resolved once into what the engine and the printer need.
+
+use std::path::PathBuf;
+
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+use pgconvoy::ops::{
+    CheckOptions, Contents, CopyOptions, DumpOptions, Filters, PreflightOptions, RestoreOptions, ServerArgs,
+    SourceOptions, TargetOptions, VerifyAgainst, VerifyOptions,
+};
+
+use super::args::{
+    BenchArgs, Cli, Command, Conninfo, ContentsArgs, DemoArgs, DemoScale, FilterArgs, GeneralArgs, ProgressArgs,
+    ProgressMode, SourceArgs, TargetArgs,
+};
+use super::environment::Environment;
+use super::redact::has_password;
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Task {
+    Copy(CopyOptions),
+    Dump(DumpOptions),
+    Restore(RestoreOptions),
+    Verify(VerifyOptions),
+    Check(CheckOptions),
+    Inspect { archive: PathBuf, json: bool },
+    Preflight(PreflightOptions),
+    Bench(BenchSettings),
+    Demo(DemoSettings),
+}
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "read when the bench is wired")]
+pub struct BenchSettings {
+    /// `None`: a throw-away server.
+    pub source: Option<ServerArgs>,
+    pub target: Option<ServerArgs>,
+    /// The shape to fill the source with; `None`: measure what is there.
+    pub generate: Option<String>,
+    pub size_bytes: u64,
+    pub jobs: u32,
+}
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "read when the demo is wired")]
+pub struct DemoSettings {
+    pub scale: DemoScale,
+    pub keep: bool,
+    pub from: Option<String>,
+    pub to: Option<String>,
+    pub jobs: u32,
+}
+
+/// How the run is shown. The mode is not yet resolved against the terminal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Display {
+    pub progress: ProgressMode,
+    pub report: Option<PathBuf>,
+    pub trace: Option<PathBuf>,
+    pub detail: Detail,
+    pub colour: bool,
+}
+
+/// How much is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Detail {
+    Quiet,
+    Normal,
+    Verbose,
+}
+
+#[derive(Debug)]
+pub struct Settings {
+    pub task: Task,
+    pub display: Display,
+    /// Said once before the run.
+    pub warnings: Vec<String>,
+}
+
+/// # Errors
+/// A combination that makes no sense, as clap's own error: exit code 2.
+pub fn resolve(cli: Cli, environment: &Environment) -> Result<Settings, clap::Error> {
+    require_servers(&cli.command, environment)?;
+    let warnings = password_warnings(&cli.command);
+    let (task, progress) = task(cli.command, environment);
+    let display = display(progress, cli.general, environment);
+    Ok(Settings { task, display, warnings })
+}
+
+fn display(progress: Option<ProgressArgs>, general: GeneralArgs, environment: &Environment) -> Display {
+    let GeneralArgs { trace, quiet, verbose, no_color } = general;
+    let (mode, report) = progress.map_or((ProgressMode::None, None), |args| (args.progress, args.report));
+    let detail = match (quiet, verbose) {
+        (true, _) => Detail::Quiet,
+        (_, true) => Detail::Verbose,
+        _ => Detail::Normal,
+    };
+    let progress = if quiet && mode == ProgressMode::Auto { ProgressMode::None } else { mode };
+    Display { progress, report, trace, detail, colour: !no_color && !environment.no_colour }
+}
+
+fn task(command: Command, environment: &Environment) -> (Task, Option<ProgressArgs>) {
+    match command {
+        Command::Copy(args) => {
+            let (source, target) = (source_options(args.source, args.filters), target_options(args.target));
+            let contents = contents(&args.contents);
+            (Task::Copy(CopyOptions { source, target, jobs: args.jobs.jobs, contents }), Some(args.progress))
+        }
+        Command::Dump(args) => {
+            let options = DumpOptions {
+                source: source_options(args.source, args.filters),
+                archive: args.archive,
+                jobs: args.jobs.jobs,
+                contents: contents(&args.contents),
+                zstd_level: args.zstd_level,
+            };
+            (Task::Dump(options), Some(args.progress))
+        }
+        Command::Restore(args) => {
+            let (archive, target) = (args.archive, target_options(args.target));
+            let contents = contents(&args.contents);
+            (Task::Restore(RestoreOptions { archive, target, jobs: args.jobs.jobs, contents }), Some(args.progress))
+        }
+        Command::Verify(args) => {
+            let reference =
+                args.archive.map_or_else(|| VerifyAgainst::Server(server(args.source)), VerifyAgainst::Archive);
+            let (target, filters) = (server(args.target), filters(args.filters));
+            (Task::Verify(VerifyOptions { reference, target, jobs: args.jobs.jobs, filters }), Some(args.progress))
+        }
+        Command::Check(args) => {
+            (Task::Check(CheckOptions { archive: args.archive, jobs: args.jobs.jobs }), Some(args.progress))
+        }
+        Command::Inspect(args) => (Task::Inspect { archive: args.archive, json: args.json }, None),
+        Command::Preflight(args) => {
+            let wants_source = args.source.source.is_some() || environment.source_is_set;
+            let wants_target = args.target.target.is_some() || environment.target_is_set;
+            let options = PreflightOptions {
+                source: wants_source.then(|| source_options(args.source, args.filters)),
+                target: wants_target.then(|| target_options(args.target)),
+                jobs: args.jobs.jobs,
+                contents: contents(&args.contents),
+            };
+            (Task::Preflight(options), Some(args.progress))
+        }
+        Command::Bench(args) => bench(args),
+        Command::Demo(args) => {
+            let DemoArgs { scale, keep, from, to, jobs, progress } = args;
+            (Task::Demo(DemoSettings { scale, keep, from, to, jobs: jobs.jobs }), Some(progress))
+        }
+    }
+}
+
+fn bench(args: BenchArgs) -> (Task, Option<ProgressArgs>) {
+    let generate = args.generate.or_else(|| args.source.is_none().then(|| "mixed".into()));
+    let settings = BenchSettings {
+        source: args.source.map(|source| server(Some(source))),
+        target: args.target.map(|target| server(Some(target))),
+        generate,
+        size_bytes: args.size,
+        jobs: args.jobs.jobs,
+    };
+    (Task::Bench(settings), Some(args.progress))
+}
+
+fn server(conninfo: Option<Conninfo>) -> ServerArgs {
+    ServerArgs { conninfo: conninfo.map(|conninfo| conninfo.0) }
+}
+
+fn source_options(args: SourceArgs, filter_args: FilterArgs) -> SourceOptions {
+    SourceOptions {
+        server: server(args.source),
+        frozen_source: args.frozen_source,
+        chunk_bytes: args.chunk_size,
+        filters: filters(filter_args),
+        pg_dump: args.pg_dump,
+    }
+}
+
+fn target_options(args: TargetArgs) -> TargetOptions {
+    TargetOptions {
+        server: server(args.target),
+        drop_target_objects: args.drop_target_objects,
+        no_owner: args.no_owner,
+        no_privileges: args.no_privileges,
+        analyze: !args.no_analyze,
+    }
+}
+
+fn filters(args: FilterArgs) -> Filters {
+    Filters {
+        include_schemas: args.include_schema,
+        exclude_schemas: args.exclude_schema,
+        include_tables: args.include_table,
+        exclude_tables: args.exclude_table,
+        exclude_table_data: args.exclude_table_data,
+    }
+}
+
+fn contents(args: &ContentsArgs) -> Contents {
+    match (args.schema_only, args.data_only) {
+        (true, _) => Contents::SchemaOnly,
+        (_, true) => Contents::DataOnly,
+        _ => Contents::Everything,
+    }
+}
+
+/// Two servers of which neither is named would both be what the PG* variables name: the same one.
+fn require_servers(command: &Command, environment: &Environment) -> Result<(), clap::Error> {
+    let (name, source, target) = match command {
+        Command::Copy(args) => ("copy", &args.source.source, &args.target.target),
+        Command::Verify(args) if args.archive.is_none() => ("verify", &args.source, &args.target),
+        Command::Preflight(args) => ("preflight", &args.source.source, &args.target.target),
+        _ => return Ok(()),
+    };
+    let named = source.is_some() || target.is_some() || environment.source_is_set || environment.target_is_set;
+    if named {
+        return Ok(());
+    }
+    let mut root = Cli::command();
+    root.build();
+    let command = root.find_subcommand_mut(name).cloned().unwrap_or(root);
+    let message = "no server is named: give --source and --target, or set PGCONVOY_SOURCE and PGCONVOY_TARGET";
+    Err(command.clone().error(ErrorKind::MissingRequiredArgument, message))
+}
+
+fn password_warnings(command: &Command) -> Vec<String> {
+    let (source, target) = match command {
+        Command::Copy(args) => (args.source.source.as_ref(), args.target.target.as_ref()),
+        Command::Dump(args) => (args.source.source.as_ref(), None),
+        Command::Restore(args) => (None, args.target.target.as_ref()),
+        Command::Verify(args) => (args.source.as_ref(), args.target.as_ref()),
+        Command::Preflight(args) => (args.source.source.as_ref(), args.target.target.as_ref()),
+        Command::Bench(args) => (args.source.as_ref(), args.target.as_ref()),
+        Command::Check(_) | Command::Inspect(_) | Command::Demo(_) => (None, None),
+    };
+    let flags: Vec<&str> = [("--source", source), ("--target", target)]
+        .into_iter()
+        .filter(|(_, conninfo)| conninfo.is_some_and(|c| has_password(&c.0)))
+        .map(|(flag, _)| flag)
+        .collect();
+    if flags.is_empty() {
+        return Vec::new();
+    }
+    let place = match flags[..] {
+        ["--source"] => "~/.pgpass or PGCONVOY_SOURCE",
+        ["--target"] => "~/.pgpass or PGCONVOY_TARGET",
+        _ => "~/.pgpass or PGCONVOY_SOURCE and PGCONVOY_TARGET",
+    };
+    let flags = flags.join(" and ");
+    vec![format!("the password in {flags} shows in the process list to every user of this machine; use {place}")]
+}
+
+#[cfg(test)]
+mod tests;
