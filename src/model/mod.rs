@@ -3,12 +3,14 @@
 //! Invariant: nothing in here does I/O, and nothing in here imports another room of the crate.
 
 mod chunk;
+mod facts;
 mod name;
 mod relation;
 mod size;
 mod version;
 
 pub use chunk::{BlockNumber, Chunk, ChunkId, CtidRange};
+pub use facts::{CatalogFacts, ConstraintFact, ConstraintKind, IndexFact, MatviewFact, TableFact};
 pub use name::{QualifiedName, quote_ident, quote_literal};
 pub use relation::{Column, CopyFormat, Oid, Relation, RelationKind, TextReason};
 pub use size::{Bytes, format_bytes, format_duration_ms, format_rate, parse_bytes};
