@@ -11,12 +11,13 @@
 //! | [`pg`] | servers: connections, snapshot, catalog, COPY frames |
 //! | [`schema`] | pg_dump's table of contents |
 //! | [`archive`] | the directory on disk; knows no PostgreSQL |
-//! | `flow` | source, sink, pump |
+//! | [`flow`] | source, sink, pump |
 //! | [`ops`] | copy, dump, restore, verify, preflight |
 //! | [`lab`] | throw-away servers and sample data, for the demo, the bench and the tests |
 
 pub mod archive;
 pub mod event;
+pub mod flow;
 pub mod lab;
 pub mod model;
 pub mod ops;

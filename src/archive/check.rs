@@ -108,6 +108,7 @@ impl Run<'_> {
                 return Err(Error::Cancelled);
             }
             let before = reader.offset_bytes();
+            block.clear();
             match reader.next_block(&mut block) {
                 Ok(true) => self.advance(reader.offset_bytes() - before),
                 Ok(false) => return Ok(()),

@@ -174,6 +174,7 @@ fn source_options(args: SourceArgs, filter_args: FilterArgs) -> SourceOptions {
         chunk_bytes: args.chunk_size,
         filters: filters(filter_args),
         pg_dump: args.pg_dump,
+        pg_dump_directories: Vec::new(),
     }
 }
 

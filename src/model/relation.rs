@@ -48,6 +48,8 @@ pub enum RelationKind {
     MaterializedView,
     /// A foreign table: its definition only.
     Foreign,
+    /// Not a relation: the large objects, as rows of (oid, byte offset, bytes). Chunks are ranges of their OIDs.
+    LargeObjects,
 }
 
 /// One column that takes part in COPY: not dropped, not generated.
@@ -81,6 +83,10 @@ pub struct Relation {
     pub load_via_root: Option<QualifiedName>,
     /// The physical order is worth keeping: a BRIN index, a CLUSTER mark. One ordered stream loads it.
     pub keep_order: bool,
+    /// Its rows have a ctid: an ordinary heap, as opposed to another table access method or a foreign table.
+    pub has_ctid: bool,
+    /// A condition on the rows: those of an extension's configuration table that are the user's.
+    pub filter: Option<String>,
 }
 
 impl Relation {

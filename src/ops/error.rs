@@ -1,5 +1,5 @@
 use crate::model::{CtidRange, QualifiedName, Side};
-use crate::{archive, pg, schema};
+use crate::{archive, flow, pg, schema};
 
 /// Result of an operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -115,6 +115,17 @@ impl Error {
 
     pub fn is_cancelled(&self) -> bool {
         self.exit_code() == 130
+    }
+}
+
+impl From<flow::Error> for Cause {
+    fn from(error: flow::Error) -> Self {
+        match error {
+            flow::Error::Pg(e) => Self::Pg(e),
+            flow::Error::Archive(e) => Self::Archive(e),
+            flow::Error::Stream(message) => Self::Internal(message),
+            flow::Error::Cancelled => Self::Cancelled,
+        }
     }
 }
 

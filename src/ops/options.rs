@@ -55,8 +55,10 @@ pub struct SourceOptions {
     /// Bytes of heap and TOAST per chunk, `None` for the planner's choice.
     pub chunk_bytes: Option<u64>,
     pub filters: Filters,
-    /// A pg_dump to use instead of the newest one found.
+    /// A pg_dump to use instead of the one that fits best.
     pub pg_dump: Option<PathBuf>,
+    /// Where else to look for a pg_dump.
+    pub pg_dump_directories: Vec<PathBuf>,
 }
 
 /// How a target is filled.
@@ -123,4 +125,11 @@ pub struct PreflightOptions {
     pub target: Option<TargetOptions>,
     pub jobs: u32,
     pub contents: Contents,
+}
+
+impl Run {
+    /// The same run, for work that nobody watches.
+    pub(super) fn silent(&self) -> Self {
+        Self { events: EventSink::none(), cancel: self.cancel.clone() }
+    }
 }

@@ -153,7 +153,12 @@ const MATVIEWS_SQL: &str = "SELECT c.oid, n.nspname::text, c.relname::text, c.re
     WHERE c.relkind = 'm' ORDER BY c.oid";
 
 fn matview(row: &Row) -> Result<MatviewFact, tokio_postgres::Error> {
-    Ok(MatviewFact { oid: row.try_get(0)?, name: name(row, 1)?, populated: row.try_get(3)?, size_bytes: bytes(row, 4)? })
+    Ok(MatviewFact {
+        oid: row.try_get(0)?,
+        name: name(row, 1)?,
+        populated: row.try_get(3)?,
+        size_bytes: bytes(row, 4)?,
+    })
 }
 
 fn name(row: &Row, schema_column: usize) -> Result<QualifiedName, tokio_postgres::Error> {

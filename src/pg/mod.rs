@@ -5,10 +5,14 @@
 //!
 //! Invariant: nothing in here imports `archive`, `flow` or `ops`.
 
+pub mod catalog;
 pub mod conninfo;
 pub mod control;
+pub mod copy_sql;
 mod error;
 mod facts;
+pub mod session;
+pub mod snapshot;
 mod tls;
 pub mod wire;
 

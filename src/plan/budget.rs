@@ -6,6 +6,18 @@ use crate::model::ServerVersion;
 /// gives each parallel worker at least this much).
 const MEMORY_PER_PARTICIPANT_BYTES: u64 = 32 << 20;
 
+impl IndexBudget {
+    /// Statements for each session that builds.
+    #[must_use]
+    pub fn settings(&self, version: ServerVersion) -> Vec<String> {
+        let mut settings = vec![format!("SET maintenance_work_mem = '{}kB'", self.maintenance_work_mem_bytes >> 10)];
+        if version >= ServerVersion::V11 {
+            settings.push(format!("SET max_parallel_maintenance_workers = {}", self.parallel_workers));
+        }
+        settings
+    }
+}
+
 /// More than this sorts hardly faster: fewer runs to merge, but caches are missed.
 const MEMORY_PER_BUILD_AT_MOST_BYTES: u64 = 2 << 30;
 

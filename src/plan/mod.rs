@@ -1,6 +1,9 @@
-//! What is to be done, as values: pure functions over catalogs, tables of contents and settings. No I/O.
+//! What is to be done, as values: what is moved in which pieces, and in which order a database is put together again.
+//!
+//! Invariant: no I/O, no clock, no randomness; everything here is tested on properties.
 
 pub mod budget;
+pub mod chunking;
 pub mod job_queue;
 pub mod locks;
 pub mod restore_graph;

@@ -38,6 +38,17 @@ pub enum Skip {
     Unwanted,
 }
 
+impl std::fmt::Display for Skip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Setting => "a setting of the session",
+            Self::Database => "the database itself is not made",
+            Self::Data => "moved as data",
+            Self::Unwanted => "left out on request",
+        })
+    }
+}
+
 /// Whether and why an entry is left out.
 #[must_use]
 pub fn skipped(entry: &TocEntry, options: &EntryOptions) -> Option<Skip> {

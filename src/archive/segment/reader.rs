@@ -1,5 +1,5 @@
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read};
 
 use xxhash_rust::xxh3::Xxh3;
 use zstd::bulk::Decompressor;
@@ -107,20 +107,20 @@ impl SegmentReader {
         self.offset_bytes
     }
 
-    /// Fills `out` with the next raw block. False at the end, when footer and manifest agree with what was
-    /// read; `out` is empty then.
+    /// Appends the next raw block to `out`. False at the end, when footer and manifest agree with what was
+    /// read; `out` is as it was then.
     ///
     /// # Errors
-    /// [`Error::DamagedSegment`] with the place. `out` is empty then, and there is no way on.
+    /// [`Error::DamagedSegment`] with the place. `out` is as it was then, and there is no way on.
     pub fn next_block(&mut self, out: &mut Vec<u8>) -> Result<bool> {
-        out.clear();
+        let before = out.len();
         let read = match self.state {
             State::Done => return Ok(false),
             State::Reading => self.step(out),
             State::Skippable(_) | State::Failed => Err((None, "an earlier part of it is damaged".into())),
         };
         read.map_err(|(block, what)| {
-            out.clear();
+            out.truncate(before);
             if self.state == State::Reading {
                 self.state = State::Failed;
             }
@@ -194,6 +194,7 @@ impl SegmentReader {
             return Err("the checksum does not match".into());
         }
         let stored = &self.block[BLOCK_HEADER_BYTES..];
+        let before = out.len();
         match header.codec {
             Codec::Raw => out.extend_from_slice(stored),
             Codec::Zstd => {
@@ -204,13 +205,16 @@ impl SegmentReader {
                     return Err("the block is not one zstd frame".into());
                 }
                 out.reserve_exact(header.raw_bytes as usize);
-                self.decompressor.decompress_to_buffer(stored, out).map_err(|e| format!("zstd: {e}"))?;
+                let mut tail = Cursor::new(&mut *out);
+                tail.set_position(before as u64);
+                self.decompressor.decompress_to_buffer(stored, &mut tail).map_err(|e| format!("zstd: {e}"))?;
             }
         }
-        if out.len() == header.raw_bytes as usize {
+        let raw_bytes = out.len() - before;
+        if raw_bytes == header.raw_bytes as usize {
             Ok(())
         } else {
-            Err(format!("the block holds {} bytes, its header says {}", out.len(), header.raw_bytes))
+            Err(format!("the block holds {raw_bytes} bytes, its header says {}", header.raw_bytes))
         }
     }
 

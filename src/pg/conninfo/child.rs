@@ -33,7 +33,7 @@ impl ConnInfo {
             }
         }
         // The password, if any, is above: a child shall not look for, or complain about, a password file.
-        env.push(("PGPASSFILE", "/dev/null".into()));
+        env.push(("PGPASSFILE", "/nonexistent/pgpass".into()));
         env.push(("PGUSER", self.user.clone()));
         env.push(("PGDATABASE", self.dbname.clone()));
         env.push(("PGAPPNAME", self.application_name.clone()));

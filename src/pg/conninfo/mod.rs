@@ -145,6 +145,14 @@ impl ConnInfo {
             .map_err(|problem| problem.on(side))
     }
 
+    /// Whether the server that was chosen runs on this machine, as far as the address tells.
+    pub fn is_local(&self) -> bool {
+        self.endpoint().is_some_and(|endpoint| match &endpoint.address {
+            Address::Unix(_) => true,
+            Address::Tcp(address) => address.ip().is_loopback(),
+        })
+    }
+
     pub fn side(&self) -> Side {
         self.side
     }

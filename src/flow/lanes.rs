@@ -1,0 +1,102 @@
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use tokio::sync::mpsc::UnboundedSender;
+use tokio_util::sync::CancellationToken;
+
+use super::pump::{Error, Result};
+use super::queue::{ChunkQueue, ChunkTask};
+use crate::pg::wire::CopyOutcome;
+
+/// What a lane made of a chunk.
+#[derive(Debug)]
+pub enum LaneOutcome {
+    Done(CopyOutcome),
+    /// Only the holder of the snapshot can read the relation now.
+    HolderOnly,
+}
+
+/// One worker: a thread with its own connections, block and compressor.
+pub trait Lane {
+    fn run(&mut self, task: &ChunkTask) -> Result<LaneOutcome>;
+}
+
+/// What the lanes tell whoever waits for them.
+#[derive(Debug)]
+pub enum LaneReport {
+    Started(ChunkTask),
+    Finished {
+        task: ChunkTask,
+        outcome: CopyOutcome,
+        elapsed_ms: u64,
+    },
+    /// A chunk failed, or a lane could not be set up (`task` is `None`).
+    Failed {
+        task: Option<ChunkTask>,
+        error: Error,
+    },
+}
+
+/// Runs `count` lanes over the queue, each in a thread of its own; blocks until all have ended.
+///
+/// The first failure cancels all siblings. A lane that cannot be set up because the server has no connection left
+/// (SQLSTATE 53300) is done without, as long as there is another one: lane 0 is the holder's and always there.
+pub fn run_lanes<L: Lane>(
+    count: u32,
+    make: impl Fn(u32) -> Result<L> + Sync,
+    queue: &Arc<ChunkQueue>,
+    reports: &UnboundedSender<LaneReport>,
+    cancel: &CancellationToken,
+) {
+    thread::scope(|scope| {
+        for index in 0..count {
+            let make = &make;
+            let body = move || {
+                let fail = |task, error| {
+                    queue.close();
+                    cancel.cancel();
+                    let _ = reports.send(LaneReport::Failed { task, error });
+                };
+                match make(index) {
+                    Ok(lane) => work(lane, index == 0, queue, reports, &fail),
+                    Err(Error::Pg(e)) if index > 0 && e.sqlstate() == Some("53300") => {
+                        tracing::warn!(%e, lane = index, "no connection left for this lane");
+                    }
+                    Err(error) => fail(None, error),
+                }
+            };
+            let spawned = thread::Builder::new().name(format!("lane {index}")).spawn_scoped(scope, body);
+            if let Err(error) = spawned {
+                queue.close();
+                let error = Error::Stream(format!("no thread for a lane: {error}"));
+                let _ = reports.send(LaneReport::Failed { task: None, error });
+            }
+        }
+    });
+}
+
+fn work<L: Lane>(
+    mut lane: L,
+    is_holder: bool,
+    queue: &ChunkQueue,
+    reports: &UnboundedSender<LaneReport>,
+    fail: &dyn Fn(Option<ChunkTask>, Error),
+) {
+    while let Some(task) = queue.next(is_holder) {
+        let _ = reports.send(LaneReport::Started(task.clone()));
+        let start = Instant::now();
+        match lane.run(&task) {
+            Ok(LaneOutcome::Done(outcome)) => {
+                queue.finished(&task);
+                let elapsed_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let _ = reports.send(LaneReport::Finished { task, outcome, elapsed_ms });
+            }
+            Ok(LaneOutcome::HolderOnly) => queue.hand_to_holder(task),
+            Err(error) => {
+                queue.finished(&task);
+                return fail(Some(task), error);
+            }
+        }
+    }
+}

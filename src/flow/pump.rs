@@ -1,0 +1,129 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::archive::{self, SegmentReader, SegmentWriter};
+use crate::event::RelationCounters;
+use crate::pg::wire::{Block, CopyIn, CopyOut, CopyOutcome};
+use crate::pg::{self};
+
+/// Result of moving rows.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can end the movement of a chunk.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0}")]
+    Pg(#[from] pg::Error),
+    #[error("{0}")]
+    Archive(#[from] archive::Error),
+    /// A COPY stream that is not one.
+    #[error("{0}")]
+    Stream(String),
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    pub fn is_cancelled(&self) -> bool {
+        match self {
+            Self::Cancelled => true,
+            Self::Pg(e) => matches!(*e.kind, pg::ErrorKind::Cancelled),
+            _ => false,
+        }
+    }
+}
+
+/// Where a COPY stream comes from.
+pub trait Source {
+    /// Fills `block`. `false`: the stream is complete and proven so; the block may hold its last bytes.
+    fn next_block(&mut self, block: &mut Block) -> Result<bool>;
+
+    /// What the stream held, once it is complete.
+    fn outcome(&self) -> Option<CopyOutcome>;
+}
+
+/// Where a COPY stream goes.
+pub trait Sink {
+    /// Takes the block's payload and clears it.
+    fn write(&mut self, block: &mut Block) -> Result<()>;
+}
+
+impl Source for CopyOut<'_> {
+    fn next_block(&mut self, block: &mut Block) -> Result<bool> {
+        Ok(Self::next_block(self, block)?)
+    }
+
+    fn outcome(&self) -> Option<CopyOutcome> {
+        Self::outcome(self)
+    }
+}
+
+impl Sink for CopyIn<'_> {
+    fn write(&mut self, block: &mut Block) -> Result<()> {
+        Ok(Self::write(self, block)?)
+    }
+}
+
+/// The reader checks every block's hash, and at the end the footer against the manifest.
+impl Source for SegmentReader {
+    fn next_block(&mut self, block: &mut Block) -> Result<bool> {
+        Ok(Self::next_block(self, block.tail())?)
+    }
+
+    fn outcome(&self) -> Option<CopyOutcome> {
+        let record = self.record();
+        Some(CopyOutcome { rows: record.rows, bytes: record.raw_bytes })
+    }
+}
+
+impl Sink for SegmentWriter {
+    fn write(&mut self, block: &mut Block) -> Result<()> {
+        Self::write(self, block.payload())?;
+        block.clear();
+        Ok(())
+    }
+}
+
+/// How long the two ends of the pump were waited for, summed over all lanes.
+#[derive(Debug, Default)]
+pub struct Meter {
+    pub source_ns: AtomicU64,
+    pub sink_ns: AtomicU64,
+}
+
+/// Moves one COPY stream from its source to its sink, and counts.
+///
+/// # Errors
+/// The first failure of either end. The sink is left unfinished then: dropping it throws away what it took.
+pub fn pump(
+    source: &mut impl Source,
+    sink: &mut impl Sink,
+    block: &mut Block,
+    counters: &RelationCounters,
+    context: (&Meter, &CancellationToken),
+) -> Result<CopyOutcome> {
+    let (meter, cancel) = context;
+    block.clear();
+    let mut at = Instant::now();
+    let mut lap = |total: &AtomicU64| {
+        let now = Instant::now();
+        let elapsed = u64::try_from(now.duration_since(at).as_nanos()).unwrap_or(u64::MAX);
+        total.fetch_add(elapsed, Ordering::Relaxed);
+        at = now;
+    };
+    loop {
+        let more = source.next_block(block)?;
+        lap(&meter.source_ns);
+        counters.bytes.fetch_add(block.payload().len() as u64, Ordering::Relaxed);
+        sink.write(block)?;
+        lap(&meter.sink_ns);
+        if !more {
+            return source.outcome().ok_or_else(|| Error::Stream("a stream ended without an outcome".into()));
+        }
+        if cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+    }
+}

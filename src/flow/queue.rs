@@ -1,0 +1,165 @@
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::model::{Chunk, Oid, Relation};
+
+/// One chunk with all that a lane needs to know to move it.
+#[derive(Clone, Debug)]
+pub struct ChunkTask {
+    pub chunk: Chunk,
+    pub relation: Arc<Relation>,
+    /// The relation's place on the progress board.
+    pub board_index: usize,
+    /// It is the only chunk of its relation.
+    pub is_whole: bool,
+}
+
+/// Chunks that wait, biggest first. A lane takes the next one that may start: the number of lanes on one relation can
+/// be capped, and some chunks only lane 0 can read.
+pub struct ChunkQueue {
+    state: Mutex<State>,
+    changed: Condvar,
+    lanes_per_relation: usize,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<ChunkTask>,
+    holder_only: VecDeque<ChunkTask>,
+    running: HashMap<Oid, usize>,
+    running_total: usize,
+    closed: bool,
+}
+
+impl ChunkQueue {
+    /// `lanes_per_relation`: targets up to 15 suffer from more than about four loaders on one table (its extension
+    /// lock).
+    #[must_use]
+    pub fn new(tasks: Vec<ChunkTask>, lanes_per_relation: usize) -> Self {
+        Self {
+            state: Mutex::new(State { waiting: tasks.into(), ..State::default() }),
+            changed: Condvar::new(),
+            lanes_per_relation: lanes_per_relation.max(1),
+        }
+    }
+
+    /// The next chunk for a lane; waits while others might still hand one back. `None`: there is no more work.
+    pub fn next(&self, is_holder: bool) -> Option<ChunkTask> {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return None;
+            }
+            if let Some(task) = self.take(&mut state, is_holder) {
+                *state.running.entry(task.relation.oid).or_insert(0) += 1;
+                state.running_total += 1;
+                return Some(task);
+            }
+            let nothing_left = state.waiting.is_empty() && state.holder_only.is_empty();
+            if nothing_left && state.running_total == 0 {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn take(&self, state: &mut State, is_holder: bool) -> Option<ChunkTask> {
+        if is_holder && let Some(task) = state.holder_only.pop_front() {
+            return Some(task);
+        }
+        let at = state
+            .waiting
+            .iter()
+            .position(|t| state.running.get(&t.relation.oid).copied().unwrap_or(0) < self.lanes_per_relation)?;
+        state.waiting.remove(at)
+    }
+
+    /// A chunk is done, or failed for good.
+    pub fn finished(&self, task: &ChunkTask) {
+        let mut state = self.lock();
+        self.leave(&mut state, task.relation.oid);
+    }
+
+    /// A chunk that only the holder of the snapshot can read.
+    pub fn hand_to_holder(&self, task: ChunkTask) {
+        let mut state = self.lock();
+        self.leave(&mut state, task.relation.oid);
+        state.holder_only.push_back(task);
+    }
+
+    /// No further chunk is handed out.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    fn leave(&self, state: &mut State, relation: Oid) {
+        if let Some(running) = state.running.get_mut(&relation) {
+            *running = running.saturating_sub(1);
+        }
+        state.running_total = state.running_total.saturating_sub(1);
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ChunkId, CopyFormat, CtidRange, QualifiedName, RelationKind};
+
+    fn task(oid: Oid, index: u32) -> ChunkTask {
+        let relation = Relation {
+            oid,
+            name: QualifiedName::new("public", "t"),
+            kind: RelationKind::Table,
+            columns: Vec::new(),
+            format: CopyFormat::Binary,
+            text_reason: None,
+            heap_bytes: 0,
+            toast_bytes: 0,
+            estimated_rows: 0,
+            load_via_root: None,
+            keep_order: false,
+            has_ctid: true,
+            filter: None,
+        };
+        let chunk = Chunk { id: ChunkId { relation: oid, index }, range: CtidRange::ALL, estimated_bytes: 0 };
+        ChunkTask { chunk, relation: Arc::new(relation), board_index: 0, is_whole: false }
+    }
+
+    #[test]
+    fn a_relation_gets_no_more_lanes_than_allowed() {
+        let queue = ChunkQueue::new(vec![task(1, 0), task(1, 1), task(1, 2), task(2, 0)], 2);
+        let first = queue.next(false).unwrap();
+        assert_eq!((first.relation.oid, queue.next(false).unwrap().relation.oid), (1, 1));
+        assert_eq!(queue.next(false).unwrap().relation.oid, 2);
+        queue.finished(&first);
+        assert_eq!(queue.next(false).unwrap().chunk.id.index, 2);
+    }
+
+    #[test]
+    fn what_only_the_holder_can_read_waits_for_it() {
+        let queue = Arc::new(ChunkQueue::new(vec![task(1, 0)], 4));
+        let taken = queue.next(false).unwrap();
+        queue.hand_to_holder(taken);
+        let other = std::thread::spawn({
+            let queue = Arc::clone(&queue);
+            move || queue.next(false).is_none()
+        });
+        let mine = queue.next(true).unwrap();
+        queue.finished(&mine);
+        assert!(queue.next(true).is_none());
+        assert!(other.join().unwrap());
+    }
+
+    #[test]
+    fn a_closed_queue_hands_out_nothing() {
+        let queue = ChunkQueue::new(vec![task(1, 0)], 4);
+        queue.close();
+        assert!(queue.next(true).is_none());
+    }
+}

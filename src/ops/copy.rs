@@ -1,0 +1,200 @@
+//! Server to server, no disk.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::error::{Error, Result};
+use super::inventory::Inventory;
+use super::lanes::{CopyLane, Shared, SourcePort, TargetPort};
+use super::options::{Contents, CopyOptions, Run};
+use super::preflight::{self, Findings};
+use super::recorder::{Closing, PhaseTimer, Recorder};
+use super::rows::{Cancellers, Moved, RowsPlan, move_rows};
+use super::server::{Server, lanes_that_fit};
+use super::source_plan::SourcePlan;
+use super::target::{JobRunner, Preparation, PreparedTarget, check_columns, complete, share};
+use crate::event::{Event, Operation, Phase};
+use crate::flow::{Meter, budget};
+use crate::model::{Chunk, CopyFormat, Oid, Relation, ServerVersion, Side, TextReason};
+use crate::plan::chunking::{ChunkingRules, plan_chunks};
+use crate::report::TransferReport;
+
+/// Loaders on one table of targets up to 15, which suffer from its extension lock.
+const LANES_PER_RELATION_TO_15: usize = 4;
+
+/// Moves a database from server to server.
+///
+/// # Errors
+/// Everything that keeps a row or an object from arriving. The target then keeps its schema `pgconvoy`, which says that
+/// it is not whole.
+pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> {
+    let (recorder, run) = Recorder::start(Operation::Copy, outer);
+    let phase = PhaseTimer::start(Phase::Preflight, &run);
+    let source = Server::connect(Side::Source, &options.source.server, &run).await?;
+    let target = Server::connect(Side::Target, &options.target.server, &run).await?;
+    let lanes = lanes_that_fit(options.jobs, &[&source, &target], &run);
+    let (lanes, _) = budget::fit(lanes, budget::COPY_BLOCK_BYTES, budget::BUDGET_BYTES);
+    let servers = vec![source.info(), target.info()];
+    run.events.send(Event::RunStarted { operation: Operation::Copy, servers, archive: None, jobs: lanes });
+    let mut findings = Findings::default();
+    let filter = preflight::table_filter(&options.source.filters)?;
+    preflight::check_source(&source, &filter, options.source.frozen_source, &mut findings).await?;
+    let drop_objects = options.target.drop_target_objects;
+    preflight::check_target(&target, drop_objects, options.contents, &mut findings).await?;
+    preflight::check_pair(&source, &target, &mut findings).await?;
+    findings.into_result(&run)?;
+    phase.finish();
+
+    let phase = PhaseTimer::start(Phase::Plan, &run);
+    let target_version = Some(target.version());
+    let mut plan = SourcePlan::make(&source, &options.source, options.contents, target_version, &run).await?;
+    phase.finish();
+
+    let preparation = Preparation {
+        inventory: &plan.inventory,
+        options: &options.target,
+        contents: options.contents,
+        origin: source.conninfo.address(),
+    };
+    let prepared = preparation.run(&target, &run).await?;
+    if options.contents != Contents::SchemaOnly {
+        let differing = check_columns(&target, &plan.inventory).await?;
+        fall_back_to_text(&mut plan.inventory, differing);
+    }
+    let job = CopyJob { source: &source, target: &target, options, lanes, run: &run };
+    let (relations, meter) = job.rows_and_jobs(&mut plan, &prepared).await?;
+    complete(&target, &prepared, &plan.inventory.sequences, options.contents).await?;
+    let closing = Closing {
+        relations: relations.iter().map(AsRef::as_ref).collect(),
+        meter: Some(&meter),
+        checked: vec!["rows counted at the source equal rows loaded, chunk by chunk".into()],
+        skipped: prepared.skipped(&plan.inventory),
+        ..Closing::default()
+    };
+    Ok(recorder.finish(closing, &run))
+}
+
+/// Relations whose columns the target cannot read in binary travel as text.
+fn fall_back_to_text(inventory: &mut Inventory, to_text: Vec<(Oid, String)>) {
+    for (oid, why) in to_text {
+        if let Some(relation) = inventory.relations.iter_mut().find(|r| r.oid == oid)
+            && relation.format == CopyFormat::Binary
+        {
+            relation.format = CopyFormat::Text;
+            relation.text_reason = Some(TextReason { column: String::new(), type_name: String::new(), why });
+        }
+    }
+}
+
+struct CopyJob<'a> {
+    source: &'a Server,
+    target: &'a Server,
+    options: &'a CopyOptions,
+    lanes: u32,
+    run: &'a Run,
+}
+
+impl CopyJob<'_> {
+    /// Rows, and beside them the jobs that follow each table.
+    async fn rows_and_jobs(
+        &self,
+        plan: &mut SourcePlan,
+        prepared: &PreparedTarget,
+    ) -> Result<(Vec<Arc<Relation>>, Arc<Meter>)> {
+        let stop = self.run.cancel.child_token();
+        let (loaded, loaded_reports) = mpsc::unbounded_channel();
+        let runner = JobRunner::new(self.target, prepared, self.options.jobs, self.run, stop.clone()).await?;
+        if self.options.contents == Contents::SchemaOnly {
+            drop(loaded);
+            runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports).await?;
+            return Ok((Vec::new(), Arc::default()));
+        }
+        let relations = share(std::mem::take(&mut plan.inventory.relations));
+        let mut shared_relations = relations.clone();
+        let mut chunks = self.chunks(&relations, plan);
+        if let Some((relation, more)) = plan.inventory.large_object_chunks() {
+            shared_relations.push(Arc::new(relation));
+            chunks.extend(more);
+        }
+        let mut rows = RowsPlan::new(&shared_relations, chunks, self.lanes);
+        if self.target.version() < ServerVersion::V16 {
+            rows.lanes_per_relation = LANES_PER_RELATION_TO_15;
+        }
+        rows.announce(self.run);
+        let meter = Arc::new(Meter::default());
+        let rows_done = self.move_rows(plan, rows, &meter, stop.clone(), move |oid| {
+            let _ = loaded.send(oid);
+        });
+        let (moved, jobs) = tokio::join!(rows_done, runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports));
+        first_cause(moved.map(drop), jobs)?;
+        Ok((shared_relations, meter))
+    }
+
+    fn chunks(&self, relations: &[Arc<Relation>], plan: &SourcePlan) -> Vec<Chunk> {
+        let rules = ChunkingRules {
+            version: self.source.version(),
+            block_bytes: self.source.facts.block_bytes,
+            jobs: self.lanes,
+            chunk_bytes: self.options.source.chunk_bytes,
+            shared_snapshot: plan.holder.as_ref().is_some_and(|h| h.snapshot.id.is_some()),
+        };
+        plan_chunks(relations, rules)
+    }
+
+    async fn move_rows(
+        &self,
+        plan: &mut SourcePlan,
+        rows: RowsPlan,
+        meter: &Arc<Meter>,
+        stop: CancellationToken,
+        relation_done: impl FnMut(Oid),
+    ) -> Result<Moved> {
+        let phase = PhaseTimer::start(Phase::Rows, self.run);
+        let shared = Shared {
+            board: Arc::clone(&rows.board),
+            meter: Arc::clone(meter),
+            stop: stop.clone(),
+            cancellers: Cancellers::default(),
+        };
+        let port = plan.source_port(self.source)?;
+        let target = TargetPort {
+            conninfo: self.target.conninfo.clone(),
+            encoding: plan.inventory.encoding.clone(),
+            extra_settings: Vec::new(),
+            fresh_tables: self.options.contents == Contents::Everything,
+        };
+        let cancellers = shared.cancellers.clone();
+        let make = move |index| CopyLane::open(index, &port, &target, &shared);
+        let moved = move_rows(rows, make, cancellers, self.run, stop, relation_done).await?;
+        phase.finish();
+        Ok(moved)
+    }
+}
+
+/// Of two halves that stop each other, the one that did not merely stop.
+pub(super) fn first_cause(rows: Result<()>, jobs: Result<()>) -> Result<()> {
+    match (rows, jobs) {
+        (Ok(()), Ok(())) => Ok(()),
+        (Err(rows), Err(jobs)) if rows.is_cancelled() && !jobs.is_cancelled() => Err(jobs),
+        (Err(error), _) | (Ok(()), Err(error)) => Err::<(), Error>(error),
+    }
+}
+
+impl SourcePlan {
+    /// What the lanes read from; the snapshot's holder goes with it.
+    pub(super) fn source_port(&mut self, source: &Server) -> Result<SourcePort> {
+        let holder = self.holder.take();
+        let snapshot = holder.as_ref().map(|h| h.snapshot.clone());
+        let snapshot = snapshot
+            .ok_or_else(|| Error::new(super::Cause::Internal("the snapshot's holder was taken twice".into())))?;
+        Ok(SourcePort {
+            conninfo: source.conninfo.clone(),
+            snapshot,
+            rules: self.rules,
+            encoding: self.inventory.encoding.clone(),
+            holder: Mutex::new(holder),
+        })
+    }
+}

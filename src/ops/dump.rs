@@ -1,0 +1,171 @@
+//! Server to an archive directory.
+
+use std::sync::Arc;
+
+use super::error::{Cause, Error, Result};
+use super::inventory::Inventory;
+use super::lanes::{DumpLane, Shared};
+use super::options::{Contents, DumpOptions, Run};
+use super::preflight::{self, Findings};
+use super::recorder::{Closing, PhaseTimer, Recorder};
+use super::rows::{Cancellers, RowsPlan, move_rows};
+use super::server::{Server, lanes_that_fit};
+use super::source_plan::SourcePlan;
+use super::target::share;
+use crate::archive::{ArchiveContents, ArchiveSource, ArchiveWriter, ManifestHeader, Record};
+use crate::event::{Event, Operation, Phase};
+use crate::flow::{Meter, budget};
+use crate::model::{Chunk, Relation, Side};
+use crate::plan::chunking::{ChunkingRules, plan_chunks};
+use crate::report::TransferReport;
+
+/// Moves a database from a server into an archive directory.
+///
+/// # Errors
+/// Everything that keeps a row from being stored. What was written is removed again.
+pub async fn dump(options: &DumpOptions, outer: &Run) -> Result<TransferReport> {
+    let (recorder, run) = Recorder::start(Operation::Dump, outer);
+    let phase = PhaseTimer::start(Phase::Preflight, &run);
+    let source = Server::connect(Side::Source, &options.source.server, &run).await?;
+    let lanes = lanes_that_fit(options.jobs, &[&source], &run);
+    let (lanes, _) = budget::fit(lanes, budget::SEGMENT_BLOCK_BYTES, budget::BUDGET_BYTES);
+    let archive = Some(options.archive.display().to_string());
+    run.events.send(Event::RunStarted {
+        operation: Operation::Dump,
+        servers: vec![source.info()],
+        archive,
+        jobs: lanes,
+    });
+    let mut findings = Findings::default();
+    let filter = preflight::table_filter(&options.source.filters)?;
+    preflight::check_source(&source, &filter, options.source.frozen_source, &mut findings).await?;
+    preflight::check_disk(&options.archive, source.facts.database_bytes, &mut findings);
+    findings.into_result(&run)?;
+    phase.finish();
+
+    let phase = PhaseTimer::start(Phase::Plan, &run);
+    let mut plan = SourcePlan::make(&source, &options.source, options.contents, None, &run).await?;
+    let writer = ArchiveWriter::create(&options.archive, header(&source, options, &plan))?;
+    phase.finish();
+
+    let job = DumpJob { source: &source, options, lanes, run: &run };
+    let written = job.write(&mut plan, &writer).await;
+    let (relations, meter) = match written {
+        Ok(written) => written,
+        Err(error) => {
+            if let Err(left) = writer.abandon() {
+                run.events.warn(format!("what was written could not be removed: {left}"));
+            }
+            return Err(error);
+        }
+    };
+    let phase = PhaseTimer::start(Phase::Seal, &run);
+    let totals = writer.totals();
+    let summary = writer.seal(totals)?;
+    phase.finish();
+    let closing = Closing {
+        relations: relations.iter().map(AsRef::as_ref).collect(),
+        archive: Some(summary),
+        meter: Some(&meter),
+        checked: vec![
+            "rows counted in every stream equal the source's own count".into(),
+            "every block has a checksum; `pgconvoy check` reads them all".into(),
+        ],
+        ..Closing::default()
+    };
+    Ok(recorder.finish(closing, &run))
+}
+
+fn header(source: &Server, options: &DumpOptions, plan: &SourcePlan) -> ManifestHeader {
+    let facts = &source.facts;
+    let from = ArchiveSource {
+        version: source.version(),
+        address: source.conninfo.address(),
+        database: facts.database.clone(),
+        encoding: facts.encoding.clone(),
+        collate: facts.collate.clone(),
+        ctype: facts.ctype.clone(),
+        locale_provider: None,
+    };
+    let contents = match options.contents {
+        Contents::Everything => ArchiveContents::Everything,
+        Contents::SchemaOnly => ArchiveContents::Schema,
+        Contents::DataOnly => ArchiveContents::Data,
+    };
+    let mut header = ManifestHeader::new(from, contents);
+    if let Some(holder) = &plan.holder {
+        header.snapshot.clone_from(&holder.snapshot.id);
+        header.lsn = holder.snapshot.lsn;
+    }
+    header
+}
+
+struct DumpJob<'a> {
+    source: &'a Server,
+    options: &'a DumpOptions,
+    lanes: u32,
+    run: &'a Run,
+}
+
+impl DumpJob<'_> {
+    async fn write(&self, plan: &mut SourcePlan, writer: &ArchiveWriter) -> Result<(Vec<Arc<Relation>>, Arc<Meter>)> {
+        writer.adopt_schema(&plan.schema_dump)?;
+        record_inventory(&plan.inventory, writer)?;
+        if self.options.contents == Contents::SchemaOnly {
+            return Ok((Vec::new(), Arc::default()));
+        }
+        for relation in &plan.inventory.relations {
+            writer.record_relation(relation)?;
+        }
+        let mut relations = share(std::mem::take(&mut plan.inventory.relations));
+        let mut chunks = self.chunks(&relations, plan);
+        if let Some((relation, more)) = plan.inventory.large_object_chunks() {
+            relations.push(Arc::new(relation));
+            chunks.extend(more);
+        }
+        let rows = RowsPlan::new(&relations, chunks, self.lanes);
+        rows.announce(self.run);
+        let meter = Arc::new(Meter::default());
+        let stop = self.run.cancel.child_token();
+        let shared = Shared {
+            board: Arc::clone(&rows.board),
+            meter: Arc::clone(&meter),
+            stop: stop.clone(),
+            cancellers: Cancellers::default(),
+        };
+        let phase = PhaseTimer::start(Phase::Rows, self.run);
+        let port = plan.source_port(self.source)?;
+        let (archive, zstd_level) = (writer.clone(), self.options.zstd_level);
+        let cancellers = shared.cancellers.clone();
+        let make = move |index| DumpLane::open(index, &port, (&archive, zstd_level), &shared);
+        move_rows(rows, make, cancellers, self.run, stop, |_| {}).await?;
+        phase.finish();
+        Ok((relations, meter))
+    }
+
+    fn chunks(&self, relations: &[Arc<Relation>], plan: &SourcePlan) -> Vec<Chunk> {
+        let rules = ChunkingRules {
+            version: self.source.version(),
+            block_bytes: self.source.facts.block_bytes,
+            jobs: self.lanes,
+            chunk_bytes: self.options.source.chunk_bytes,
+            shared_snapshot: plan.holder.as_ref().is_some_and(|h| h.snapshot.id.is_some()),
+        };
+        plan_chunks(relations, rules)
+    }
+}
+
+/// What a restore needs besides rows and schema.
+fn record_inventory(inventory: &Inventory, writer: &ArchiveWriter) -> Result<()> {
+    let json = serde_json::to_value(inventory.stored())
+        .map_err(|e| Error::new(Cause::Internal(format!("the catalog facts do not serialise: {e}"))))?;
+    writer.record(&Record::Catalog { json })?;
+    for sequence in &inventory.sequences {
+        writer.record(&Record::Sequence {
+            name: sequence.name.clone(),
+            last_value: sequence.last_value,
+            is_called: sequence.is_called,
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! What a database consists of, from a server or from an archive: all that is needed to put it together again.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{Cause, Error, Result};
+use crate::archive::Archive;
+use crate::model::{
+    CatalogFacts, Chunk, ChunkId, CopyFormat, CtidRange, QualifiedName, Relation, RelationKind, ServerVersion,
+};
+use crate::pg::catalog::{LargeObjectAccess, LargeObjectFacts, SequenceState};
+use crate::schema::Toc;
+
+pub(super) struct Inventory {
+    pub source_version: ServerVersion,
+    /// The source's server encoding: the client encoding of both sides.
+    pub encoding: String,
+    /// Relations whose rows move, large objects not among them.
+    pub relations: Vec<Relation>,
+    pub facts: CatalogFacts,
+    pub sequences: Vec<SequenceState>,
+    pub large_objects: Vec<LargeObjectFacts>,
+    /// How the rows of the large objects' stream are cut.
+    pub large_object_access: LargeObjectAccess,
+    /// Name and version.
+    pub extensions: Vec<(String, String)>,
+    pub toc: Arc<Toc>,
+}
+
+/// What an archive keeps of an inventory besides relations, sequences and schema, in its `catalog` record.
+#[derive(Serialize, Deserialize)]
+pub(super) struct StoredInventory {
+    facts: CatalogFacts,
+    large_objects: Vec<LargeObjectFacts>,
+    large_object_access: LargeObjectAccess,
+    extensions: Vec<(String, String)>,
+}
+
+/// Large objects that one chunk holds at most.
+const LARGE_OBJECTS_PER_CHUNK: usize = 2000;
+
+impl Inventory {
+    pub(super) fn stored(&self) -> StoredInventory {
+        StoredInventory {
+            facts: self.facts.clone(),
+            large_objects: self.large_objects.clone(),
+            large_object_access: self.large_object_access,
+            extensions: self.extensions.clone(),
+        }
+    }
+
+    /// What an archive holds.
+    pub(super) async fn of_archive(archive: &Archive) -> Result<Self> {
+        let json = archive.catalog().next().cloned();
+        let stored: StoredInventory = json
+            .and_then(|json| serde_json::from_value(json).ok())
+            .ok_or_else(|| Error::new(Cause::Usage("the archive lacks the facts that a restore needs".into())))?;
+        let path = archive.schema_path()?;
+        let toc = tokio::task::spawn_blocking(move || Toc::read(&path)).await;
+        let toc = toc.map_err(|e| Error::new(Cause::Internal(e.to_string())))??;
+        let sequences = archive.sequences().map(|(name, last_value, is_called)| SequenceState {
+            name: name.clone(),
+            last_value,
+            is_called,
+        });
+        Ok(Self {
+            source_version: archive.header().source.version,
+            encoding: archive.header().source.encoding.clone(),
+            relations: archive.relations().to_vec(),
+            facts: stored.facts,
+            sequences: sequences.collect(),
+            large_objects: stored.large_objects,
+            large_object_access: stored.large_object_access,
+            extensions: stored.extensions,
+            toc: Arc::new(toc),
+        })
+    }
+
+    /// The large objects as if they were a relation: rows of (oid, byte offset, bytes), cut into ranges of OIDs.
+    pub(super) fn large_object_chunks(&self) -> Option<(Relation, Vec<Chunk>)> {
+        if self.large_objects.is_empty() {
+            return None;
+        }
+        let relation = Relation {
+            oid: LARGE_OBJECTS_OID,
+            name: QualifiedName::new("pg_catalog", "pg_largeobject"),
+            kind: RelationKind::LargeObjects,
+            columns: Vec::new(),
+            format: CopyFormat::Binary,
+            text_reason: None,
+            heap_bytes: 0,
+            toast_bytes: 0,
+            estimated_rows: 0,
+            load_via_root: None,
+            keep_order: false,
+            has_ctid: false,
+            filter: None,
+        };
+        let firsts: Vec<u32> = self.large_objects.iter().step_by(LARGE_OBJECTS_PER_CHUNK).map(|o| o.oid).collect();
+        let chunks = (0..firsts.len()).map(|at| Chunk {
+            id: ChunkId { relation: LARGE_OBJECTS_OID, index: u32::try_from(at).unwrap_or(u32::MAX) },
+            range: CtidRange {
+                start: if at == 0 { None } else { firsts.get(at).copied() },
+                end: firsts.get(at + 1).copied(),
+            },
+            estimated_bytes: 0,
+        });
+        Some((relation, chunks.collect()))
+    }
+}
+
+/// No relation has this OID.
+pub(super) const LARGE_OBJECTS_OID: u32 = 0;

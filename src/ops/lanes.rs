@@ -1,0 +1,328 @@
+//! The lanes of each operation: a source, a sink, and the transaction around them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use super::ledger;
+use super::rows::Cancellers;
+use crate::archive::{Archive, ArchiveWriter, SegmentRecord, SegmentSpec};
+use crate::event::ProgressBoard;
+use crate::flow::budget::{COPY_BLOCK_BYTES, SEGMENT_BLOCK_BYTES};
+use crate::flow::{ChunkTask, Error, HashSink, Lane, LaneOutcome, Meter, Result, RowHash, RowHasher, Source, pump};
+use crate::model::{ChunkId, Oid, RelationKind, Side};
+use crate::pg::conninfo::ConnInfo;
+use crate::pg::copy_sql::{self, ReadRules};
+use crate::pg::session;
+use crate::pg::snapshot::{Snapshot, SnapshotHolder, lock_nowait};
+use crate::pg::wire::{Block, CopyOutcome, DataConnection};
+use crate::pg::{self};
+
+/// What all lanes of an operation share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub board: Arc<ProgressBoard>,
+    pub meter: Arc<Meter>,
+    pub stop: CancellationToken,
+    pub cancellers: Cancellers,
+}
+
+impl Shared {
+    fn pump(
+        &self,
+        task: &ChunkTask,
+        source: &mut impl Source,
+        sink: &mut impl crate::flow::Sink,
+        block: &mut Block,
+    ) -> Result<CopyOutcome> {
+        let Some((_, counters)) = self.board.relations.get(task.board_index) else {
+            return Err(Error::Stream("a chunk of a relation that is not on the board".into()));
+        };
+        pump(source, sink, block, counters, (&self.meter, &self.stop))
+    }
+}
+
+/// Where lanes read from.
+pub(super) struct SourcePort {
+    pub conninfo: ConnInfo,
+    pub snapshot: Snapshot,
+    pub rules: ReadRules,
+    /// The source's server encoding.
+    pub encoding: String,
+    /// Taken by lane 0.
+    pub holder: Mutex<Option<SnapshotHolder>>,
+}
+
+/// A connection inside the snapshot, or without one.
+pub(super) struct Reader {
+    connection: DataConnection,
+    rules: ReadRules,
+    /// Relations this connection has locked. `None`: it is the holder, and has locked them all.
+    locked: Option<HashMap<Oid, ()>>,
+}
+
+impl SourcePort {
+    /// The connection of lane `index`: the holder's own for lane 0.
+    pub(super) fn open(&self, index: u32, shared: &Shared) -> Result<Reader> {
+        let holder = if index == 0 { self.holder.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
+        let is_holder = holder.is_some();
+        let connection = match holder {
+            Some(holder) => holder.connection,
+            None => {
+                let mut connection = DataConnection::connect(Side::Source, &self.conninfo, &shared.stop)?;
+                connection.execute(&session::reading(self.rules.version, &self.encoding))?;
+                self.snapshot.import(&mut connection)?;
+                connection
+            }
+        };
+        shared.cancellers.add(connection.canceller());
+        Ok(Reader { connection, rules: self.rules, locked: (!is_holder).then(HashMap::new) })
+    }
+}
+
+impl Reader {
+    /// Makes sure that no DDL stands between this connection and the relation. `false`: only the holder can read it.
+    fn lock(&mut self, task: &ChunkTask) -> Result<bool> {
+        let Some(locked) = &mut self.locked else { return Ok(true) };
+        if locked.contains_key(&task.relation.oid) {
+            return Ok(true);
+        }
+        let is_locked = lock_nowait(&mut self.connection, &task.relation.name.to_sql())?;
+        if is_locked {
+            locked.insert(task.relation.oid, ());
+        }
+        Ok(is_locked)
+    }
+
+    fn copy_out(&mut self, task: &ChunkTask) -> Result<crate::pg::wire::CopyOut<'_>> {
+        let sql = copy_sql::copy_out(&task.relation, task.chunk.range, self.rules);
+        Ok(self.connection.copy_out(&sql, task.relation.format)?)
+    }
+}
+
+/// Where lanes load to.
+pub(super) struct TargetPort {
+    pub conninfo: ConnInfo,
+    pub encoding: String,
+    /// Statements for each connection besides the usual settings.
+    pub extra_settings: Vec<String>,
+    /// Tables were made by this run and are empty: one that a single transaction loads may be frozen.
+    pub fresh_tables: bool,
+}
+
+/// A connection that loads one chunk per transaction.
+pub(super) struct Writer {
+    connection: DataConnection,
+    fresh_tables: bool,
+}
+
+impl TargetPort {
+    pub(super) fn open(&self, shared: &Shared) -> Result<Writer> {
+        let mut connection = DataConnection::connect(Side::Target, &self.conninfo, &shared.stop)?;
+        connection.execute(&session::loading(connection.version(), &self.encoding))?;
+        for setting in &self.extra_settings {
+            connection.execute(setting)?;
+        }
+        shared.cancellers.add(connection.canceller());
+        Ok(Writer { connection, fresh_tables: self.fresh_tables })
+    }
+}
+
+impl Writer {
+    /// Loads one chunk: what the source has counted must be what the target has loaded, or nothing is.
+    fn load(
+        &mut self,
+        task: &ChunkTask,
+        shared: &Shared,
+        source: &mut impl Source,
+        block: &mut Block,
+    ) -> Result<CopyOutcome> {
+        let relation = &task.relation;
+        let is_large_objects = relation.kind == RelationKind::LargeObjects;
+        let freeze = self.fresh_tables
+            && task.is_whole
+            && !is_large_objects
+            && relation.load_via_root.is_none()
+            && relation.filter.is_none()
+            && self.connection.version() >= crate::model::ServerVersion::V9_3;
+        // The statements in front save a round trip each; many tables are small.
+        let before = match (is_large_objects, freeze) {
+            (true, _) => format!("{}; ", copy_sql::STAGE_LARGE_OBJECTS),
+            (false, true) => format!("TRUNCATE ONLY {}; ", relation.name.to_sql()),
+            (false, false) => String::new(),
+        };
+        let copy = copy_sql::copy_in(relation, freeze);
+        let mut sink = self.connection.copy_in(&format!("BEGIN; {before}{copy}"), relation.format)?;
+        let outcome = shared.pump(task, source, &mut sink, block)?;
+        let loaded = sink.finish()?;
+        if loaded != outcome.rows {
+            self.connection.execute("ROLLBACK")?;
+            let message = format!("the source sent {} rows, the target loaded {loaded}", outcome.rows);
+            let error = pg::Error::new(Side::Target, pg::ErrorKind::Mismatch(message)).with_statement(copy);
+            return Err(error.into());
+        }
+        if is_large_objects {
+            self.connection.execute(copy_sql::STORE_LARGE_OBJECTS)?;
+        }
+        self.connection.execute(&format!("{}; COMMIT", ledger::record_chunk(task, outcome)))?;
+        Ok(outcome)
+    }
+}
+
+/// Server to server.
+pub(super) struct CopyLane {
+    reader: Reader,
+    writer: Writer,
+    block: Block,
+    shared: Shared,
+}
+
+impl CopyLane {
+    pub(super) fn open(index: u32, source: &SourcePort, target: &TargetPort, shared: &Shared) -> Result<Self> {
+        Ok(Self {
+            reader: source.open(index, shared)?,
+            writer: target.open(shared)?,
+            block: Block::new(COPY_BLOCK_BYTES),
+            shared: shared.clone(),
+        })
+    }
+}
+
+impl Lane for CopyLane {
+    fn run(&mut self, task: &ChunkTask) -> Result<LaneOutcome> {
+        if !self.reader.lock(task)? {
+            return Ok(LaneOutcome::HolderOnly);
+        }
+        let mut source = self.reader.copy_out(task)?;
+        self.writer.load(task, &self.shared, &mut source, &mut self.block).map(LaneOutcome::Done)
+    }
+}
+
+/// Server to archive.
+pub(super) struct DumpLane {
+    reader: Reader,
+    writer: ArchiveWriter,
+    zstd_level: i32,
+    block: Block,
+    shared: Shared,
+}
+
+impl DumpLane {
+    pub(super) fn open(
+        index: u32,
+        source: &SourcePort,
+        (writer, zstd_level): (&ArchiveWriter, i32),
+        shared: &Shared,
+    ) -> Result<Self> {
+        Ok(Self {
+            reader: source.open(index, shared)?,
+            writer: writer.clone(),
+            zstd_level,
+            block: Block::new(SEGMENT_BLOCK_BYTES),
+            shared: shared.clone(),
+        })
+    }
+}
+
+impl Lane for DumpLane {
+    fn run(&mut self, task: &ChunkTask) -> Result<LaneOutcome> {
+        if !self.reader.lock(task)? {
+            return Ok(LaneOutcome::HolderOnly);
+        }
+        let spec = SegmentSpec { chunk: task.chunk, format: task.relation.format, zstd_level: self.zstd_level };
+        let mut segment = self.writer.segment(spec)?;
+        let mut source = self.reader.copy_out(task)?;
+        let outcome = self.shared.pump(task, &mut source, &mut segment, &mut self.block)?;
+        segment.finish(outcome.rows, None)?;
+        Ok(LaneOutcome::Done(outcome))
+    }
+}
+
+/// The segments of an archive by chunk.
+pub(super) struct ArchivePort {
+    pub archive: Archive,
+    pub segments: HashMap<ChunkId, SegmentRecord>,
+}
+
+impl ArchivePort {
+    pub(super) fn new(archive: Archive) -> Self {
+        let segments = archive.segments().iter().map(|s| (s.chunk.id, s.clone())).collect();
+        Self { archive, segments }
+    }
+
+    fn open_segment(&self, task: &ChunkTask) -> Result<crate::archive::SegmentReader> {
+        let segment = self.segments.get(&task.chunk.id);
+        let segment = segment.ok_or_else(|| Error::Stream("the archive lacks a segment that was planned".into()))?;
+        Ok(self.archive.segment_reader(segment)?)
+    }
+}
+
+/// Archive to server.
+pub(super) struct RestoreLane {
+    port: Arc<ArchivePort>,
+    writer: Writer,
+    block: Block,
+    shared: Shared,
+}
+
+impl RestoreLane {
+    pub(super) fn open(port: &Arc<ArchivePort>, target: &TargetPort, shared: &Shared) -> Result<Self> {
+        Ok(Self {
+            port: Arc::clone(port),
+            writer: target.open(shared)?,
+            block: Block::new(SEGMENT_BLOCK_BYTES),
+            shared: shared.clone(),
+        })
+    }
+}
+
+impl Lane for RestoreLane {
+    fn run(&mut self, task: &ChunkTask) -> Result<LaneOutcome> {
+        let mut source = self.port.open_segment(task)?;
+        self.writer.load(task, &self.shared, &mut source, &mut self.block).map(LaneOutcome::Done)
+    }
+}
+
+/// Row hashes by relation, added up over chunks.
+pub(super) type Hashes = Arc<Mutex<HashMap<Oid, RowHash>>>;
+
+/// Where a hash lane reads from.
+pub(super) enum HashSource {
+    Server(Reader),
+    Archive(Arc<ArchivePort>),
+}
+
+/// Anything to a hash.
+pub(super) struct HashLane {
+    pub source: HashSource,
+    pub hashes: Hashes,
+    pub block: Block,
+    pub shared: Shared,
+}
+
+impl Lane for HashLane {
+    fn run(&mut self, task: &ChunkTask) -> Result<LaneOutcome> {
+        let mut sink = HashSink(RowHasher::new(task.relation.format));
+        let outcome = match &mut self.source {
+            HashSource::Server(reader) => {
+                if !reader.lock(task)? {
+                    return Ok(LaneOutcome::HolderOnly);
+                }
+                let mut source = reader.copy_out(task)?;
+                self.shared.pump(task, &mut source, &mut sink, &mut self.block)?
+            }
+            HashSource::Archive(port) => {
+                let mut source = port.open_segment(task)?;
+                self.shared.pump(task, &mut source, &mut sink, &mut self.block)?
+            }
+        };
+        let hash = sink.0.finish()?;
+        if hash.rows != outcome.rows {
+            let message = format!("a stream of {} rows held {}", outcome.rows, hash.rows);
+            return Err(Error::Stream(message));
+        }
+        self.hashes.lock().unwrap_or_else(PoisonError::into_inner).entry(task.relation.oid).or_default().add(hash);
+        Ok(LaneOutcome::Done(outcome))
+    }
+}

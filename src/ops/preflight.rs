@@ -1,0 +1,371 @@
+//! Says before the start what cannot work, and what the way out is.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use super::error::{Cause, Error, Result};
+use super::ledger;
+use super::options::{Contents, PreflightOptions, Run};
+use super::recorder::name_some;
+use super::server::Server;
+use crate::model::RelationKind;
+use crate::model::{ServerVersion, Side, format_bytes};
+use crate::pg::catalog::{CatalogRelation, TableFilter};
+use crate::report::{FindingLevel, PreflightFinding, PreflightReport};
+
+/// Fewer connections than this leave no room for one lane, an index builder and pg_dump.
+const CONNECTIONS_MIN: u32 = 4;
+
+/// What a dump takes of the bytes in the tables, at the most: zstd makes it less, TOAST is compressed already.
+const DUMP_SHARE_PERCENT: u64 = 70;
+
+/// Findings so far.
+#[derive(Default)]
+pub(super) struct Findings(Vec<PreflightFinding>);
+
+impl Findings {
+    fn ok(&mut self, side: Option<Side>, message: impl Into<String>) {
+        self.0.push(PreflightFinding { level: FindingLevel::Ok, side, message: message.into(), hint: None });
+    }
+
+    fn warn(&mut self, side: Option<Side>, message: impl Into<String>, hint: &str) {
+        let hint = Some(hint.into());
+        self.0.push(PreflightFinding { level: FindingLevel::Warning, side, message: message.into(), hint });
+    }
+
+    fn refuse(&mut self, side: Option<Side>, message: impl Into<String>, hint: &str) {
+        let hint = Some(hint.into());
+        self.0.push(PreflightFinding { level: FindingLevel::Refusal, side, message: message.into(), hint });
+    }
+
+    /// The findings as an error if one of them refuses the run; warnings go to the listener.
+    pub(super) fn into_result(self, run: &Run) -> Result<()> {
+        for finding in self.0.iter().filter(|f| f.level == FindingLevel::Warning) {
+            let hint = finding.hint.as_ref().map(|h| format!("; {h}")).unwrap_or_default();
+            run.events.warn(format!("{}{}{hint}", side_prefix(finding.side), finding.message));
+        }
+        let mut refusals = self.0.into_iter().filter(|f| f.level == FindingLevel::Refusal);
+        let Some(first) = refusals.next() else { return Ok(()) };
+        let side = first.side.unwrap_or(Side::Target);
+        let mut message = first.message;
+        let mut hints: Vec<String> = first.hint.into_iter().collect();
+        for other in refusals {
+            message.push_str(&format!("; also: {}{}", side_prefix(other.side), other.message));
+            hints.extend(other.hint);
+        }
+        let mut error = Error::new(Cause::Refused { side, message });
+        error.hints = hints;
+        Err(error)
+    }
+
+    fn into_report(self, servers: &[&Server]) -> PreflightReport {
+        PreflightReport { servers: servers.iter().map(|s| s.info()).collect(), findings: self.0 }
+    }
+}
+
+fn side_prefix(side: Option<Side>) -> String {
+    side.map(|s| format!("{s}: ")).unwrap_or_default()
+}
+
+/// The `preflight` command.
+pub async fn preflight(options: &PreflightOptions, run: &Run) -> Result<PreflightReport> {
+    let mut findings = Findings::default();
+    let source = match &options.source {
+        Some(o) => Some(Server::connect(Side::Source, &o.server, run).await?),
+        None => None,
+    };
+    let target = match &options.target {
+        Some(o) => Some(Server::connect(Side::Target, &o.server, run).await?),
+        None => None,
+    };
+    if let (Some(server), Some(o)) = (&source, &options.source) {
+        let filter = table_filter(&o.filters)?;
+        check_source(server, &filter, o.frozen_source, &mut findings).await?;
+    }
+    if let (Some(server), Some(o)) = (&target, &options.target) {
+        check_target(server, o.drop_target_objects, options.contents, &mut findings).await?;
+    }
+    if let (Some(source), Some(target)) = (&source, &target) {
+        check_pair(source, target, &mut findings).await?;
+    }
+    let servers: Vec<&Server> = source.iter().chain(target.iter()).collect();
+    Ok(findings.into_report(&servers))
+}
+
+/// The user's patterns as a condition on `n.nspname` and `c.relname`.
+pub(super) fn table_filter(filters: &super::options::Filters) -> Result<String> {
+    let filter = TableFilter {
+        include_schemas: filters.include_schemas.clone(),
+        exclude_schemas: filters.exclude_schemas.clone(),
+        include_tables: filters.include_tables.clone(),
+        exclude_tables: filters.exclude_tables.clone(),
+    };
+    filter.to_sql().map_err(|e| Error::new(Cause::Usage(e.to_string())))
+}
+
+pub(super) async fn check_source(
+    source: &Server,
+    filter: &str,
+    frozen_source: bool,
+    findings: &mut Findings,
+) -> Result<()> {
+    let side = Some(Side::Source);
+    let version = source.version();
+    findings.ok(side, format!("{} is PostgreSQL {version}", source.conninfo.address()));
+    let exports = version >= if source.facts.in_recovery { ServerVersion::V10 } else { ServerVersion::V9_2 };
+    if !exports && !frozen_source {
+        let kind = if source.facts.in_recovery { "a standby of version" } else { "version" };
+        findings.refuse(
+            side,
+            format!("{kind} {version} cannot export a snapshot"),
+            "stop every writer and add --frozen-source",
+        );
+    }
+    check_connections(source, findings);
+    let relations = source.catalog().relations(filter).await?;
+    check_readable(source, &relations, findings);
+    Ok(())
+}
+
+fn check_connections(server: &Server, findings: &mut Findings) {
+    let free = server.facts.free_connections;
+    if free < CONNECTIONS_MIN {
+        findings.refuse(
+            Some(server.side),
+            format!("only {free} more connections are allowed; at least {CONNECTIONS_MIN} are needed"),
+            "close other sessions, or raise max_connections or the connection limit of the role or the database",
+        );
+    } else {
+        findings.ok(Some(server.side), format!("{free} connections are free"));
+    }
+}
+
+fn check_readable(source: &Server, relations: &[CatalogRelation], findings: &mut Findings) {
+    let side = Some(Side::Source);
+    let tables: Vec<&CatalogRelation> = relations.iter().filter(|r| r.kind == RelationKind::Table).collect();
+    let unreadable: Vec<_> = tables.iter().filter(|r| !r.readable).map(|r| &r.name).collect();
+    if !unreadable.is_empty() {
+        findings.refuse(
+            side,
+            format!("role {} may not read {}", source.facts.role, name_some(unreadable.into_iter())),
+            "grant SELECT on all tables (from version 14: GRANT pg_read_all_data), or exclude them",
+        );
+    }
+    let hidden: Vec<_> = tables.iter().filter(|r| r.row_security).map(|r| &r.name).collect();
+    if !hidden.is_empty() && !source.facts.bypasses_row_security && !source.facts.is_superuser {
+        findings.refuse(
+            side,
+            format!(
+                "row-level security could hide rows of {} from role {}",
+                name_some(hidden.into_iter()),
+                source.facts.role
+            ),
+            "use a role with BYPASSRLS, or a superuser",
+        );
+    }
+    if source.facts.in_recovery {
+        let unlogged: Vec<_> = tables.iter().filter(|r| r.unlogged).map(|r| &r.name).collect();
+        if !unlogged.is_empty() {
+            findings.refuse(
+                side,
+                format!("a standby has no rows of unlogged tables: {}", name_some(unlogged.into_iter())),
+                "use the primary, or exclude the rows with --exclude-table-data",
+            );
+        }
+    }
+    findings.ok(side, format!("{} tables can be read", tables.len()));
+}
+
+pub(super) async fn check_target(
+    target: &Server,
+    drop_target_objects: bool,
+    contents: Contents,
+    findings: &mut Findings,
+) -> Result<()> {
+    let side = Some(Side::Target);
+    findings.ok(side, format!("{} is PostgreSQL {}", target.conninfo.address(), target.version()));
+    if target.facts.in_recovery {
+        findings.refuse(side, "the target is a standby: it cannot be written to", "name its primary");
+    }
+    check_connections(target, findings);
+    check_rights(target, findings).await?;
+    if contents == Contents::DataOnly {
+        return Ok(());
+    }
+    let unfinished = ledger::unfinished(target.catalog()).await?;
+    let objects = target.catalog().user_objects(4).await?;
+    if objects.is_empty() {
+        findings.ok(side, format!("database {} is empty", target.facts.database));
+    } else if drop_target_objects {
+        findings.warn(
+            side,
+            format!("database {} is not empty: what stands in the way is dropped", target.facts.database),
+            "that was asked for with --drop-target-objects",
+        );
+    } else {
+        let what = match unfinished {
+            Some(run) => format!("it holds an unfinished run of pgconvoy: {run}"),
+            None => format!("it holds {}", some_of(&objects)),
+        };
+        findings.refuse(
+            side,
+            format!("database {} is not empty: {what}", target.facts.database),
+            "use an empty database (createdb), or replace what is there with --drop-target-objects",
+        );
+    }
+    Ok(())
+}
+
+fn some_of(objects: &[String]) -> String {
+    match objects {
+        [a, b, c, _, ..] => format!("{a}, {b}, {c} and more"),
+        few => few.join(", "),
+    }
+}
+
+async fn check_rights(target: &Server, findings: &mut Findings) -> Result<()> {
+    let may_create: bool = target
+        .catalog()
+        .scalar("SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')")
+        .await?;
+    if !may_create {
+        findings.refuse(
+            Some(Side::Target),
+            format!("role {} may not create anything in database {}", target.facts.role, target.facts.database),
+            "GRANT CREATE ON DATABASE, or connect as the database's owner",
+        );
+    }
+    Ok(())
+}
+
+/// What only shows when both servers are known.
+pub(super) async fn check_pair(source: &Server, target: &Server, findings: &mut Findings) -> Result<()> {
+    check_versions(source.version(), target, findings);
+    check_encoding(&source.facts.encoding, target, findings);
+    let wanted = source.catalog().extensions().await?;
+    let wanted: Vec<(String, String)> = wanted.into_iter().map(|e| (e.name, e.version)).collect();
+    check_extensions(&wanted, target, findings).await?;
+    if source.conninfo.address() == target.conninfo.address() {
+        findings.refuse(
+            None,
+            format!("source and target are the same database: {}", source.conninfo.address()),
+            "name two different databases",
+        );
+    }
+    Ok(())
+}
+
+pub(super) fn check_versions(source: ServerVersion, target: &Server, findings: &mut Findings) {
+    let version = target.version();
+    if version.major() < source.major() {
+        findings.refuse(
+            Some(Side::Target),
+            format!("version {version} is older than the source's {source}: it may lack what the source uses"),
+            "use a target of the source's version or newer",
+        );
+    }
+}
+
+pub(super) fn check_encoding(source_encoding: &str, target: &Server, findings: &mut Findings) {
+    let encoding = &target.facts.encoding;
+    if source_encoding == encoding {
+        findings.ok(Some(Side::Target), format!("encoding {encoding} on both sides"));
+    } else if encoding == "UTF8" && source_encoding != "SQL_ASCII" {
+        findings.warn(
+            Some(Side::Target),
+            format!("text is converted from {source_encoding} to {encoding}"),
+            "bytes that are not valid stop the run and are named",
+        );
+    } else if encoding == "SQL_ASCII" || source_encoding == "SQL_ASCII" {
+        findings.warn(
+            Some(Side::Target),
+            format!("the source is {source_encoding}, the target {encoding}: bytes are taken as they are"),
+            "a target with the source's encoding is safer",
+        );
+    } else {
+        findings.refuse(
+            Some(Side::Target),
+            format!("text cannot be converted from {source_encoding} to {encoding} without loss"),
+            "create the target database with the source's encoding, or with UTF8",
+        );
+    }
+}
+
+pub(super) async fn check_extensions(
+    wanted: &[(String, String)],
+    target: &Server,
+    findings: &mut Findings,
+) -> Result<()> {
+    let available: HashMap<String, String> =
+        target.catalog().available_extensions().await?.into_iter().map(|e| (e.name, e.version)).collect();
+    let installed: HashSet<String> = target.catalog().extensions().await?.into_iter().map(|e| e.name).collect();
+    for (name, version) in wanted {
+        match available.get(name) {
+            _ if installed.contains(name) => {}
+            None => findings.refuse(
+                Some(Side::Target),
+                format!("extension {name} is not available"),
+                "install its package on the target, or drop it on the source if nothing uses it",
+            ),
+            Some(other) if is_older(other, version) => findings.refuse(
+                Some(Side::Target),
+                format!("extension {name} would be version {other}, the source has {version}"),
+                "install a newer package of the extension on the target",
+            ),
+            Some(_) => {}
+        }
+    }
+    findings.ok(Some(Side::Target), format!("{} extensions are there", wanted.len()));
+    Ok(())
+}
+
+/// Compares dotted version numbers; words compare as nothing.
+fn is_older(version: &str, than: &str) -> bool {
+    let numbers = |text: &str| -> Vec<u32> {
+        text.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+    };
+    numbers(version) < numbers(than)
+}
+
+/// Room on the disk for a dump of `total_bytes` of heap and TOAST.
+pub(super) fn check_disk(archive: &Path, total_bytes: u64, findings: &mut Findings) {
+    let existing = archive.ancestors().find(|p| p.exists() && !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(stat) = rustix::fs::statvfs(existing) else { return };
+    let free_bytes = stat.f_bavail * stat.f_frsize;
+    let needed_bytes = total_bytes / 100 * DUMP_SHARE_PERCENT;
+    if free_bytes < needed_bytes / 4 {
+        findings.refuse(
+            None,
+            format!(
+                "{} has {} free; the tables hold {}",
+                existing.display(),
+                format_bytes(free_bytes),
+                format_bytes(total_bytes)
+            ),
+            "use a larger disk, or `pgconvoy copy`, which needs none",
+        );
+    } else if free_bytes < needed_bytes {
+        findings.warn(
+            None,
+            format!(
+                "{} has {} free; the tables hold {}",
+                existing.display(),
+                format_bytes(free_bytes),
+                format_bytes(total_bytes)
+            ),
+            "compression may or may not make it fit",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extension_versions_compare_by_number() {
+        assert!(is_older("1.9", "1.10"));
+        assert!(!is_older("2.0", "1.10"));
+        assert!(!is_older("1.6", "1.6"));
+    }
+}

@@ -1,0 +1,256 @@
+//! Turns the events of a run into its report. The report holds nothing that was not an event first, but for what the
+//! operation itself adds at the end.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::options::Run;
+use crate::event::{Event, EventSink, JobKind, Operation, Phase, ServerInfo};
+use crate::flow::Meter;
+use crate::model::{Oid, QualifiedName, Relation};
+use crate::report::{ArchiveSummary, JobReport, PhaseTiming, TableReport, TransferReport};
+
+/// Listens to a run, and passes everything on.
+pub(super) struct Recorder {
+    operation: Operation,
+    started: Instant,
+    started_at: OffsetDateTime,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    servers: Vec<ServerInfo>,
+    jobs: u32,
+    phases: Vec<(Phase, u64, Option<u64>)>,
+    tables: HashMap<Oid, TableTimes>,
+    restore_jobs: Vec<JobReport>,
+    index_spans: HashMap<String, (u64, u64)>,
+    warnings: Vec<String>,
+}
+
+#[derive(Clone, Copy)]
+struct TableTimes {
+    first_ms: u64,
+    last_ms: u64,
+    rows: u64,
+    bytes: u64,
+    chunks: u32,
+}
+
+/// What the operation itself knows at its end.
+#[derive(Default)]
+pub(super) struct Closing<'a> {
+    pub relations: Vec<&'a Relation>,
+    pub archive: Option<ArchiveSummary>,
+    pub meter: Option<&'a Meter>,
+    pub checked: Vec<String>,
+    pub skipped: Vec<String>,
+}
+
+impl Recorder {
+    /// A recorder, and the run to hand to everything below.
+    pub(super) fn start(operation: Operation, run: &Run) -> (Self, Run) {
+        let recorder =
+            Self { operation, started: Instant::now(), started_at: OffsetDateTime::now_utc(), state: Arc::default() };
+        let (state, started, outer) = (Arc::clone(&recorder.state), recorder.started, run.events.clone());
+        let events = EventSink::new(move |event| {
+            state.lock().unwrap_or_else(PoisonError::into_inner).note(event, ms(started));
+            outer.send(event.clone());
+        });
+        (recorder, Run { events, cancel: run.cancel.clone() })
+    }
+
+    pub(super) fn elapsed_ms(&self) -> u64 {
+        ms(self.started)
+    }
+
+    pub(super) fn finish(self, closing: Closing<'_>, run: &Run) -> TransferReport {
+        let elapsed_ms = self.elapsed_ms();
+        let mut state = std::mem::take(&mut *self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        state.restore_jobs.sort_by_key(|j| std::cmp::Reverse(j.elapsed_ms));
+        let (peak_memory_bytes, cpu_ms) = process_usage();
+        let report = TransferReport {
+            operation: self.operation,
+            pgconvoy_version: env!("CARGO_PKG_VERSION").into(),
+            started_at: self.started_at.format(&Rfc3339).unwrap_or_default(),
+            elapsed_ms,
+            tables: state.table_reports(&closing.relations),
+            phases: state
+                .phases
+                .iter()
+                .map(|(phase, start_ms, end)| PhaseTiming {
+                    phase: *phase,
+                    start_ms: *start_ms,
+                    elapsed_ms: end.unwrap_or(elapsed_ms).saturating_sub(*start_ms),
+                })
+                .collect(),
+            servers: state.servers,
+            archive: closing.archive,
+            jobs: state.jobs,
+            restore_jobs: state.restore_jobs,
+            peak_memory_bytes,
+            cpu_ms,
+            limited_by: closing.meter.and_then(|meter| limited_by(self.operation, meter)),
+            checked: closing.checked,
+            skipped: closing.skipped,
+            warnings: state.warnings,
+        };
+        run.events.send(Event::RunFinished { report: Box::new(report.clone()) });
+        report
+    }
+}
+
+impl State {
+    fn note(&mut self, event: &Event, now_ms: u64) {
+        match event {
+            Event::RunStarted { servers, jobs, .. } => {
+                self.servers.clone_from(servers);
+                self.jobs = *jobs;
+            }
+            Event::PhaseStarted { phase } => self.phases.push((*phase, now_ms, None)),
+            Event::PhaseFinished { phase, .. } => {
+                if let Some(entry) = self.phases.iter_mut().rev().find(|(p, _, end)| p == phase && end.is_none()) {
+                    entry.2 = Some(now_ms);
+                }
+            }
+            Event::ChunkFinished { chunk, rows, bytes, elapsed_ms, .. } => {
+                let start = now_ms.saturating_sub(*elapsed_ms);
+                let times = self.tables.entry(chunk.relation).or_insert(TableTimes {
+                    first_ms: start,
+                    last_ms: now_ms,
+                    rows: 0,
+                    bytes: 0,
+                    chunks: 0,
+                });
+                times.first_ms = times.first_ms.min(start);
+                times.last_ms = now_ms;
+                times.rows += rows;
+                times.bytes += bytes;
+                times.chunks += 1;
+            }
+            Event::JobFinished { kind, object, elapsed_ms, .. } => {
+                if matches!(kind, JobKind::Index | JobKind::Constraint)
+                    && let Some(table) = table_of(object)
+                {
+                    let start = now_ms.saturating_sub(*elapsed_ms);
+                    let span = self.index_spans.entry(table.into()).or_insert((start, now_ms));
+                    *span = (span.0.min(start), span.1.max(now_ms));
+                }
+                self.restore_jobs.push(JobReport { kind: *kind, object: object.clone(), elapsed_ms: *elapsed_ms });
+            }
+            Event::Warning { message } => self.warnings.push(message.clone()),
+            _ => {}
+        }
+    }
+
+    fn table_reports(&self, relations: &[&Relation]) -> Vec<TableReport> {
+        let mut reports: Vec<TableReport> = relations
+            .iter()
+            .filter_map(|relation| {
+                let times = self.tables.get(&relation.oid)?;
+                let (from, to) = self.index_spans.get(&relation.name.to_string()).copied().unwrap_or_default();
+                Some(TableReport {
+                    name: relation.name.clone(),
+                    rows: times.rows,
+                    copy_bytes: times.bytes,
+                    format: relation.format,
+                    text_reason: relation.text_reason.clone(),
+                    chunks: times.chunks,
+                    elapsed_ms: times.last_ms.saturating_sub(times.first_ms),
+                    index_ms: to.saturating_sub(from),
+                })
+            })
+            .collect();
+        reports.sort_by(|a, b| b.copy_bytes.cmp(&a.copy_bytes).then_with(|| a.name.cmp(&b.name)));
+        reports
+    }
+}
+
+/// The table that a job's object names: `index public.i on public.t`.
+fn table_of(object: &str) -> Option<&str> {
+    object.rsplit_once(" on ").map(|(_, table)| table)
+}
+
+/// Times one phase; sends both events.
+pub(super) struct PhaseTimer {
+    phase: Phase,
+    start: Instant,
+    events: EventSink,
+}
+
+impl PhaseTimer {
+    pub(super) fn start(phase: Phase, run: &Run) -> Self {
+        run.events.send(Event::PhaseStarted { phase });
+        Self { phase, start: Instant::now(), events: run.events.clone() }
+    }
+
+    pub(super) fn finish(self) {
+        self.events.send(Event::PhaseFinished { phase: self.phase, elapsed_ms: ms(self.start) });
+    }
+}
+
+pub(super) fn ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A side that was waited for this much longer than the other was the limit.
+const CLEARLY: u64 = 2;
+
+fn limited_by(operation: Operation, meter: &Meter) -> Option<String> {
+    use std::sync::atomic::Ordering::Relaxed;
+    let (source, sink) = (meter.source_ns.load(Relaxed), meter.sink_ns.load(Relaxed));
+    let total = source + sink;
+    if total == 0 {
+        return None;
+    }
+    let (source_name, sink_name) = match operation {
+        Operation::Dump => ("the source server", "compression and the disk"),
+        Operation::Restore => ("reading the archive", "the target server"),
+        _ => ("the source server", "the target server"),
+    };
+    let share = |part: u64| part * 100 / total;
+    Some(if source > sink.saturating_mul(CLEARLY) {
+        format!("{source_name}: {} % of the time that rows were moved went into waiting for it", share(source))
+    } else if sink > source.saturating_mul(CLEARLY) {
+        format!("{sink_name}: {} % of the time that rows were moved went into waiting for it", share(sink))
+    } else {
+        format!(
+            "neither side clearly: {} % waiting for {source_name}, {} % for {sink_name}",
+            share(source),
+            share(sink)
+        )
+    })
+}
+
+/// Peak resident memory in bytes, and CPU time (user and system) in milliseconds, of this process, from `/proc`.
+pub(super) fn process_usage() -> (u64, u64) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak_kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
+        .unwrap_or(0);
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks: u64 = stat
+        .rsplit_once(") ")
+        .map(|(_, rest)| rest.split(' ').skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum())
+        .unwrap_or(0);
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    (peak_kib * 1024, ticks * 1000 / per_second)
+}
+
+/// Names of relations for a sentence, the first few of them.
+pub(super) fn name_some<'a>(names: impl ExactSizeIterator<Item = &'a QualifiedName>) -> String {
+    const SHOWN: usize = 5;
+    let count = names.len();
+    let mut text = names.take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if count > SHOWN {
+        text.push_str(&format!(" and {} more", count - SHOWN));
+    }
+    text
+}

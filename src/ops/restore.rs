@@ -1,0 +1,181 @@
+//! An archive directory to a server.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::copy::first_cause;
+use super::error::{Cause, Error, Result};
+use super::inventory::Inventory;
+use super::lanes::{ArchivePort, RestoreLane, Shared, TargetPort};
+use super::options::{Contents, RestoreOptions, Run};
+use super::preflight::{self, Findings};
+use super::recorder::{Closing, PhaseTimer, Recorder};
+use super::rows::{Cancellers, RowsPlan, move_rows};
+use super::server::{Server, lanes_that_fit};
+use super::target::{JobRunner, Preparation, PreparedTarget, check_columns, complete, share};
+use crate::archive::{Archive, ArchiveContents};
+use crate::event::{Event, Operation, Phase};
+use crate::flow::{Meter, budget};
+use crate::model::{Chunk, CopyFormat, Oid, Relation, ServerVersion, Side};
+use crate::report::{ArchiveSummary, TransferReport};
+
+/// As in `copy`.
+const LANES_PER_RELATION_TO_15: usize = 4;
+
+/// Moves a database from an archive directory onto a server.
+///
+/// # Errors
+/// Everything that keeps a row or an object from arriving; a damaged block is named. The target then keeps its schema
+/// `pgconvoy`, which says that it is not whole.
+pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferReport> {
+    let (recorder, run) = Recorder::start(Operation::Restore, outer);
+    let phase = PhaseTimer::start(Phase::Preflight, &run);
+    let archive = open(options).await?;
+    let mut inventory = Inventory::of_archive(&archive).await?;
+    let target = Server::connect(Side::Target, &options.target.server, &run).await?;
+    let lanes = lanes_that_fit(options.jobs, &[&target], &run);
+    let (lanes, _) = budget::fit(lanes, budget::SEGMENT_BLOCK_BYTES, budget::BUDGET_BYTES);
+    let name = Some(options.archive.display().to_string());
+    run.events.send(Event::RunStarted {
+        operation: Operation::Restore,
+        servers: vec![target.info()],
+        archive: name.clone(),
+        jobs: lanes,
+    });
+    let contents = contents_of(&archive, options.contents)?;
+    let mut findings = Findings::default();
+    preflight::check_target(&target, options.target.drop_target_objects, contents, &mut findings).await?;
+    preflight::check_versions(inventory.source_version, &target, &mut findings);
+    preflight::check_encoding(&inventory.encoding, &target, &mut findings);
+    preflight::check_extensions(&inventory.extensions, &target, &mut findings).await?;
+    findings.into_result(&run)?;
+    phase.finish();
+
+    let origin = format!("archive {}", options.archive.display());
+    let preparation = Preparation { inventory: &inventory, options: &options.target, contents, origin };
+    let prepared = preparation.run(&target, &run).await?;
+    if contents != Contents::SchemaOnly {
+        refuse_other_columns(&inventory, check_columns(&target, &inventory).await?)?;
+    }
+    let totals = archive.totals();
+    let job = RestoreJob { target: &target, options, contents, lanes, run: &run };
+    let (relations, meter) = job.rows_and_jobs(&mut inventory, archive, &prepared).await?;
+    complete(&target, &prepared, &inventory.sequences, contents).await?;
+    let closing = Closing {
+        relations: relations.iter().map(AsRef::as_ref).collect(),
+        archive: name.map(|path| ArchiveSummary {
+            path,
+            stored_bytes: totals.stored_bytes,
+            raw_bytes: totals.raw_bytes,
+            segments: totals.segments,
+        }),
+        meter: Some(&meter),
+        checked: vec![
+            "every block's checksum".into(),
+            "rows counted at the source equal rows loaded, chunk by chunk".into(),
+        ],
+        skipped: prepared.skipped(&inventory),
+    };
+    Ok(recorder.finish(closing, &run))
+}
+
+async fn open(options: &RestoreOptions) -> Result<Archive> {
+    let path = options.archive.clone();
+    let opened = tokio::task::spawn_blocking(move || Archive::open(&path)).await;
+    Ok(opened.map_err(|e| Error::new(Cause::Internal(e.to_string())))??)
+}
+
+/// What was asked for, if the archive has it.
+fn contents_of(archive: &Archive, asked: Contents) -> Result<Contents> {
+    let has = archive.header().contents;
+    match (has, asked) {
+        (ArchiveContents::Everything, asked) => Ok(asked),
+        (ArchiveContents::Schema, Contents::DataOnly) => {
+            Err(Error::new(Cause::Usage("the archive holds no rows: it was made with --schema-only".into())))
+        }
+        (ArchiveContents::Schema, _) => Ok(Contents::SchemaOnly),
+        (ArchiveContents::Data, Contents::SchemaOnly) => {
+            Err(Error::new(Cause::Usage("the archive holds no schema: it was made with --data-only".into())))
+        }
+        (ArchiveContents::Data, _) => Ok(Contents::DataOnly),
+    }
+}
+
+/// Binary segments cannot be turned into text.
+fn refuse_other_columns(inventory: &Inventory, differing: Vec<(Oid, String)>) -> Result<()> {
+    let is_binary = |oid: Oid| inventory.relations.iter().find(|r| r.oid == oid && r.format == CopyFormat::Binary);
+    match differing.into_iter().find_map(|(oid, why)| Some((is_binary(oid)?, why))) {
+        None => Ok(()),
+        Some((relation, why)) => {
+            let message = format!("the archive's binary rows do not fit table {}: {why}", relation.name);
+            let error = Error::new(Cause::Refused { side: Side::Target, message });
+            Err(error.hint("restore into a database of the archive's own schema, or use `pgconvoy copy`"))
+        }
+    }
+}
+
+struct RestoreJob<'a> {
+    target: &'a Server,
+    options: &'a RestoreOptions,
+    contents: Contents,
+    lanes: u32,
+    run: &'a Run,
+}
+
+impl RestoreJob<'_> {
+    async fn rows_and_jobs(
+        &self,
+        inventory: &mut Inventory,
+        archive: Archive,
+        prepared: &PreparedTarget,
+    ) -> Result<(Vec<Arc<Relation>>, Arc<Meter>)> {
+        let stop = self.run.cancel.child_token();
+        let (loaded, loaded_reports) = mpsc::unbounded_channel();
+        let runner = JobRunner::new(self.target, prepared, self.options.jobs, self.run, stop.clone()).await?;
+        if self.contents == Contents::SchemaOnly {
+            drop(loaded);
+            runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports).await?;
+            return Ok((Vec::new(), Arc::default()));
+        }
+        let mut relations = share(std::mem::take(&mut inventory.relations));
+        if let Some((relation, _)) = inventory.large_object_chunks() {
+            relations.push(Arc::new(relation));
+        }
+        let mut chunks: Vec<Chunk> = archive.segments().iter().map(|s| s.chunk).collect();
+        chunks.sort_by(|a, b| b.estimated_bytes.cmp(&a.estimated_bytes).then(a.id.cmp(&b.id)));
+        let mut rows = RowsPlan::new(&relations, chunks, self.lanes);
+        if self.target.version() < ServerVersion::V16 {
+            rows.lanes_per_relation = LANES_PER_RELATION_TO_15;
+        }
+        rows.announce(self.run);
+        let meter = Arc::new(Meter::default());
+        let shared = Shared {
+            board: Arc::clone(&rows.board),
+            meter: Arc::clone(&meter),
+            stop: stop.clone(),
+            cancellers: Cancellers::default(),
+        };
+        let phase = PhaseTimer::start(Phase::Rows, self.run);
+        let target = TargetPort {
+            conninfo: self.target.conninfo.clone(),
+            encoding: inventory.encoding.clone(),
+            extra_settings: Vec::new(),
+            fresh_tables: self.contents == Contents::Everything,
+        };
+        let port = Arc::new(ArchivePort::new(archive));
+        let cancellers = shared.cancellers.clone();
+        let make = move |_| RestoreLane::open(&port, &target, &shared);
+        let rows_done = async {
+            let done = move |oid| {
+                let _ = loaded.send(oid);
+            };
+            let moved = move_rows(rows, make, cancellers, self.run, stop.clone(), done).await;
+            phase.finish();
+            moved
+        };
+        let (moved, jobs) = tokio::join!(rows_done, runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports));
+        first_cause(moved.map(drop), jobs)?;
+        Ok((relations, meter))
+    }
+}

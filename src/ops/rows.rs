@@ -1,0 +1,209 @@
+//! The rows phase: lanes over a queue of chunks, and the bookkeeping of what came in.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::error::{Cause, Error, Result};
+use super::options::Run;
+use crate::event::{Event, PlannedRelation, ProgressBoard};
+use crate::flow::{self, ChunkQueue, ChunkTask, Lane, LaneReport, run_lanes};
+use crate::model::{Chunk, Oid, Relation};
+use crate::pg::wire::{Canceller, CopyOutcome};
+use crate::plan::chunking::chunk_counts;
+
+/// Everything that is fed to the pump.
+pub(super) struct RowsPlan {
+    pub tasks: Vec<ChunkTask>,
+    pub board: Arc<ProgressBoard>,
+    pub lanes: u32,
+    /// Lanes on one relation at most.
+    pub lanes_per_relation: usize,
+}
+
+impl RowsPlan {
+    /// Pairs chunks with their relations and puts every relation on the board.
+    pub(super) fn new(relations: &[Arc<Relation>], chunks: Vec<Chunk>, lanes: u32) -> Self {
+        let counts = chunk_counts(&chunks);
+        let planned = relations.iter().map(|r| PlannedRelation {
+            oid: r.oid,
+            name: r.name.clone(),
+            format: r.format,
+            chunks: counts.get(&r.oid).copied().unwrap_or(0),
+            estimated_bytes: r.size_bytes(),
+            estimated_rows: r.estimated_rows,
+        });
+        let board = ProgressBoard::new(planned.collect());
+        let places: HashMap<Oid, (usize, &Arc<Relation>)> =
+            relations.iter().enumerate().map(|(at, r)| (r.oid, (at, r))).collect();
+        let tasks = chunks
+            .into_iter()
+            .filter_map(|chunk| {
+                let (board_index, relation) = places.get(&chunk.id.relation)?;
+                let is_whole = counts.get(&chunk.id.relation) == Some(&1);
+                Some(ChunkTask { chunk, relation: Arc::clone(relation), board_index: *board_index, is_whole })
+            })
+            .collect();
+        Self { tasks, board, lanes, lanes_per_relation: usize::MAX }
+    }
+
+    /// Tells the listeners what will move.
+    pub(super) fn announce(&self, run: &Run) {
+        let relations = self.board.relations.iter().map(|(planned, _)| planned.clone()).collect();
+        run.events.send(Event::Planned { relations, board: Arc::clone(&self.board) });
+    }
+}
+
+/// Data connections that are at work, so that their statements can be cancelled on the servers.
+#[derive(Clone, Default)]
+pub(super) struct Cancellers(Arc<Mutex<Vec<Canceller>>>);
+
+impl Cancellers {
+    pub(super) fn add(&self, canceller: Canceller) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(canceller);
+    }
+
+    /// Cancels what every connection is doing. Best effort: a server that is gone needs no cancelling.
+    async fn cancel_all(&self) {
+        let all = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let work = tokio::task::spawn_blocking(move || {
+            for canceller in all {
+                if let Err(error) = canceller.cancel() {
+                    tracing::debug!(%error, "cancel request");
+                }
+            }
+        });
+        let _ = work.await;
+    }
+}
+
+/// What the rows phase moved, by relation.
+#[derive(Debug, Default)]
+pub(super) struct Moved {
+    pub relations: HashMap<Oid, CopyOutcome>,
+}
+
+/// Runs the lanes to their end. `relation_done` is called when the last chunk of a relation is in.
+///
+/// # Errors
+/// The first failure that is not itself the consequence of a cancellation, with the number of its siblings.
+pub(super) async fn move_rows<L, M>(
+    plan: RowsPlan,
+    make: M,
+    cancellers: Cancellers,
+    run: &Run,
+    stop: CancellationToken,
+    mut relation_done: impl FnMut(Oid),
+) -> Result<Moved>
+where
+    L: Lane,
+    M: Fn(u32) -> flow::Result<L> + Send + Sync + 'static,
+{
+    let mut left: HashMap<Oid, u32> = HashMap::new();
+    for task in &plan.tasks {
+        *left.entry(task.relation.oid).or_insert(0) += 1;
+    }
+    let (sender, mut reports) = mpsc::unbounded_channel();
+    let queue = Arc::new(ChunkQueue::new(plan.tasks, plan.lanes_per_relation));
+    let lanes = plan.lanes;
+    let lanes_stop = stop.clone();
+    let threads = tokio::task::spawn_blocking(move || run_lanes(lanes, make, &queue, &sender, &lanes_stop));
+    let mut moved = Moved::default();
+    let mut failures = Failures::default();
+    let mut cancelled = false;
+    loop {
+        let report = tokio::select! {
+            report = reports.recv() => report,
+            () = stop.cancelled(), if !cancelled => {
+                cancelled = true;
+                cancellers.cancel_all().await;
+                continue;
+            }
+        };
+        match report {
+            None => break,
+            Some(LaneReport::Started(task)) => {
+                run.events.send(Event::ChunkStarted { chunk: task.chunk.id, name: task.relation.name.clone() });
+            }
+            Some(LaneReport::Finished { task, outcome, elapsed_ms }) => {
+                let total = moved.add(&task, outcome, elapsed_ms, run, &plan.board);
+                let left = left.entry(task.relation.oid).or_insert(1);
+                *left -= 1;
+                if *left == 0 {
+                    let (oid, name) = (task.relation.oid, task.relation.name.clone());
+                    run.events.send(Event::RelationFinished { oid, name, rows: total.rows, bytes: total.bytes });
+                    relation_done(oid);
+                }
+            }
+            Some(LaneReport::Failed { task, error }) => failures.add(task, error),
+        }
+    }
+    threads.await.map_err(|e| Error::new(Cause::Internal(format!("the lanes ended unexpectedly: {e}"))))?;
+    match failures.into_error() {
+        Some(error) => Err(error),
+        None if run.cancel.is_cancelled() => Err(Error::new(Cause::Cancelled)),
+        None if left.values().any(|left| *left > 0) && stop.is_cancelled() => Err(Error::new(Cause::Cancelled)),
+        None if left.values().any(|left| *left > 0) => {
+            Err(Error::new(Cause::Internal("the lanes ended before all chunks were moved".into())))
+        }
+        None => Ok(moved),
+    }
+}
+
+impl Moved {
+    fn add(
+        &mut self,
+        task: &ChunkTask,
+        outcome: CopyOutcome,
+        elapsed_ms: u64,
+        run: &Run,
+        board: &ProgressBoard,
+    ) -> CopyOutcome {
+        use std::sync::atomic::Ordering::Relaxed;
+        if let Some((_, counters)) = board.relations.get(task.board_index) {
+            counters.rows.fetch_add(outcome.rows, Relaxed);
+            counters.chunks.fetch_add(1, Relaxed);
+        }
+        run.events.send(Event::ChunkFinished {
+            chunk: task.chunk.id,
+            name: task.relation.name.clone(),
+            rows: outcome.rows,
+            bytes: outcome.bytes,
+            elapsed_ms,
+        });
+        let total = self.relations.entry(task.relation.oid).or_insert(CopyOutcome { rows: 0, bytes: 0 });
+        total.rows += outcome.rows;
+        total.bytes += outcome.bytes;
+        *total
+    }
+}
+
+/// All failures of the lanes; one of them is the cause.
+#[derive(Default)]
+struct Failures {
+    cause: Option<(Option<ChunkTask>, flow::Error)>,
+    siblings: usize,
+}
+
+impl Failures {
+    fn add(&mut self, task: Option<ChunkTask>, error: flow::Error) {
+        match &self.cause {
+            Some((_, first)) if !first.is_cancelled() => {
+                self.siblings += usize::from(!error.is_cancelled());
+            }
+            _ => self.cause = Some((task, error)),
+        }
+    }
+
+    fn into_error(self) -> Option<Error> {
+        let (task, error) = self.cause?;
+        let mut error = Error::from(error).doing("moving rows");
+        if let Some(task) = task {
+            error = error.on(&task.relation.name, Some(task.chunk.range));
+        }
+        error.siblings = self.siblings;
+        Some(error)
+    }
+}

@@ -1,0 +1,73 @@
+//! One server of an operation: how it was found, the control connection, what its catalogs say of the database.
+
+use super::error::Result;
+use super::options::{Run, ServerArgs};
+use crate::event::ServerInfo;
+use crate::model::{ServerVersion, Side};
+use crate::pg::catalog::{Catalog, DatabaseFacts};
+use crate::pg::conninfo::{ConnInfo, ProcessEnv};
+use crate::pg::control::{self, Control};
+
+pub(super) struct Server {
+    pub side: Side,
+    /// Pinned to the host that answered: every further connection goes there.
+    pub conninfo: ConnInfo,
+    pub control: Control,
+    pub facts: DatabaseFacts,
+}
+
+impl Server {
+    /// Connects as libpq would, and looks at the database.
+    pub(super) async fn connect(side: Side, args: &ServerArgs, run: &Run) -> Result<Self> {
+        let conninfo = ConnInfo::resolve(side, args.conninfo.as_deref(), &ProcessEnv)?;
+        for warning in &conninfo.warnings {
+            run.events.warn(format!("{side}: {warning}"));
+        }
+        let control = control::connect(&conninfo).await?;
+        let conninfo = control.pinned().clone();
+        let facts = Catalog { side, client: &control.client, version: control.version }.database_facts().await?;
+        Ok(Self { side, conninfo, control, facts })
+    }
+
+    pub(super) fn catalog(&self) -> Catalog<'_> {
+        Catalog { side: self.side, client: &self.control.client, version: self.control.version }
+    }
+
+    pub(super) fn version(&self) -> ServerVersion {
+        self.control.version
+    }
+
+    /// How many cores the server has, where it runs on this machine.
+    pub(super) fn local_cpus(&self) -> Option<u32> {
+        if !self.conninfo.is_local() {
+            return None;
+        }
+        std::thread::available_parallelism().ok().and_then(|n| u32::try_from(n.get()).ok())
+    }
+
+    pub(super) fn info(&self) -> ServerInfo {
+        ServerInfo {
+            side: self.side,
+            address: self.conninfo.address(),
+            version: self.control.version,
+            in_recovery: self.facts.in_recovery,
+        }
+    }
+}
+
+/// Connections that an operation needs beside its lanes: control, pg_dump, index builders are counted by the caller.
+const SPARE_CONNECTIONS: u32 = 3;
+
+/// How many lanes the servers have room for, of those wished for.
+pub(super) fn lanes_that_fit(wished: u32, servers: &[&Server], run: &Run) -> u32 {
+    let mut lanes = wished.max(1);
+    for server in servers {
+        let free = server.facts.free_connections.saturating_sub(SPARE_CONNECTIONS).max(1);
+        if free < lanes {
+            run.events
+                .warn(format!("{} has room for {free} more connections: {free} jobs instead of {lanes}", server.side));
+            lanes = free;
+        }
+    }
+    lanes
+}

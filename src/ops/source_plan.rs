@@ -1,0 +1,186 @@
+//! Everything that is learnt of a source before rows move: snapshot, catalogs, schema.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tempfile::TempPath;
+
+use super::error::{Cause, Error, Result};
+use super::inventory::Inventory;
+use super::options::{Contents, Run, SourceOptions};
+use super::preflight::table_filter;
+use super::server::Server;
+use crate::model::{Oid, Relation, RelationKind, ServerVersion, Side};
+use crate::pg::catalog::{
+    Catalog, CatalogRelation, FormatRules, LargeObjectAccess, TableFilter, choose_format, lock_list_sql, read_lock_list,
+};
+use crate::pg::copy_sql::ReadRules;
+use crate::pg::session;
+use crate::pg::snapshot::{Snapshot, SnapshotHolder, SnapshotMode};
+use crate::pg::wire::DataConnection;
+use crate::schema::{self, PgDumpCall, PgDumpFilters, PgDumpSearch, Toc};
+
+/// The source at one moment.
+pub(super) struct SourcePlan {
+    /// Until the lanes take it.
+    pub holder: Option<SnapshotHolder>,
+    pub inventory: Inventory,
+    /// pg_dump's archive of the schema; removed when dropped.
+    pub schema_dump: TempPath,
+    pub rules: ReadRules,
+}
+
+impl SourcePlan {
+    /// Takes the snapshot, reads the catalogs in it, and has pg_dump write the schema in it.
+    ///
+    /// `target_version`: `None` when there is no target yet.
+    pub(super) async fn make(
+        source: &Server,
+        options: &SourceOptions,
+        contents: Contents,
+        target_version: Option<ServerVersion>,
+        run: &Run,
+    ) -> Result<Self> {
+        let filter = table_filter(&options.filters)?;
+        let holder = take_snapshot(source, options, &filter, run).await?;
+        import_into_control(source, &holder.snapshot).await?;
+        let schema_dump = dump_schema(source, options, &holder.snapshot, target_version, run).await?;
+        let toc = {
+            let path = schema_dump.to_path_buf();
+            let read = tokio::task::spawn_blocking(move || Toc::read(&path)).await;
+            read.map_err(|e| Error::new(Cause::Internal(e.to_string())))??
+        };
+        let catalog = source.catalog();
+        let locked: HashSet<Oid> = holder.tables.iter().map(|t| t.oid).collect();
+        let everything = options.filters.is_empty();
+        let large_objects =
+            if everything && contents != Contents::SchemaOnly { catalog.large_objects().await? } else { Vec::new() };
+        let access =
+            if large_objects.is_empty() { LargeObjectAccess::Pages } else { catalog.large_object_access().await? };
+        let inventory = Inventory {
+            source_version: source.version(),
+            encoding: source.facts.encoding.clone(),
+            relations: choose_formats(catalog, source, &filter, &locked, target_version).await?,
+            facts: crate::pg::read_catalog_facts(catalog.client, catalog.version).await?,
+            sequences: catalog.sequences(&filter).await?,
+            large_objects,
+            large_object_access: access,
+            extensions: catalog.extensions().await?.into_iter().map(|e| (e.name, e.version)).collect(),
+            toc: Arc::new(toc),
+        };
+        let rules = ReadRules {
+            version: source.version(),
+            block_bytes: source.facts.block_bytes,
+            large_objects: inventory.large_object_access,
+        };
+        Ok(Self { holder: Some(holder), inventory, schema_dump, rules })
+    }
+}
+
+/// How long pg_dump waits for its locks. We hold the tables' already; it locks partitioned parents and views too.
+const LOCK_WAIT_MS: u64 = 60_000;
+
+async fn take_snapshot(source: &Server, options: &SourceOptions, filter: &str, run: &Run) -> Result<SnapshotHolder> {
+    let without_data = TableFilter::any_table_sql(&options.filters.exclude_table_data)
+        .map_err(|e| Error::new(Cause::Usage(e.to_string())))?;
+    let list = lock_list_sql(&format!("({filter}) AND NOT ({without_data})"));
+    let mode = if options.frozen_source { SnapshotMode::FrozenSource } else { SnapshotMode::Exported };
+    let (conninfo, version, encoding) = (source.conninfo.clone(), source.version(), source.facts.encoding.clone());
+    let cancel = run.cancel.clone();
+    let taken = tokio::task::spawn_blocking(move || {
+        let mut connection = DataConnection::connect(Side::Source, &conninfo, &cancel)?;
+        connection.execute(&session::reading(version, &encoding))?;
+        SnapshotHolder::take(connection, mode, |connection| read_lock_list(connection, &list))
+    });
+    let taken = taken.await.map_err(|e| Error::new(Cause::Internal(e.to_string())))?;
+    Ok(taken.map_err(|e| Error::from(e).doing("taking a snapshot"))?)
+}
+
+/// The control connection reads the catalogs as of the snapshot.
+async fn import_into_control(source: &Server, snapshot: &Snapshot) -> Result<()> {
+    let catalog = source.catalog();
+    catalog.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    if let Some(id) = &snapshot.id {
+        let id = crate::model::quote_literal(id);
+        catalog.execute(&format!("SET TRANSACTION SNAPSHOT {id}")).await?;
+    }
+    Ok(())
+}
+
+async fn dump_schema(
+    source: &Server,
+    options: &SourceOptions,
+    snapshot: &Snapshot,
+    target_version: Option<ServerVersion>,
+    run: &Run,
+) -> Result<TempPath> {
+    let file = tempfile::Builder::new()
+        .prefix("pgconvoy-schema-")
+        .suffix(".dump")
+        .tempfile()
+        .map_err(|e| Error::new(Cause::Internal(format!("no temporary file for the schema: {e}"))))?;
+    let path = file.into_temp_path();
+    let search = PgDumpSearch {
+        source_version: source.version(),
+        target_version,
+        explicit: options.pg_dump.clone(),
+        extra_directories: options.pg_dump_directories.clone(),
+    };
+    let call = PgDumpCall {
+        pg_dump: schema::find_pg_dump(&search).await?,
+        environment: source.conninfo.pg_dump_env(0),
+        output: path.to_path_buf(),
+        snapshot: snapshot.id.clone(),
+        lock_wait_ms: LOCK_WAIT_MS,
+        filters: PgDumpFilters {
+            include_schemas: options.filters.include_schemas.clone(),
+            exclude_schemas: options.filters.exclude_schemas.clone(),
+            include_tables: options.filters.include_tables.clone(),
+            exclude_tables: options.filters.exclude_tables.clone(),
+        },
+        statistics: false,
+    };
+    let info = schema::run_pg_dump(&call, &run.cancel).await?;
+    for warning in info.warnings {
+        run.events.warn(format!("pg_dump: {warning}"));
+    }
+    Ok(path)
+}
+
+/// The relations whose rows move, each with its COPY format.
+async fn choose_formats(
+    catalog: Catalog<'_>,
+    source: &Server,
+    filter: &str,
+    locked: &HashSet<Oid>,
+    target_version: Option<ServerVersion>,
+) -> Result<Vec<Relation>> {
+    let types = catalog.type_flags().await?;
+    let rules = FormatRules {
+        integer_datetimes: source.facts.integer_datetimes,
+        source_is_utf8: source.facts.encoding == "UTF8",
+        target_version,
+    };
+    let relations = catalog.relations(filter).await?;
+    let with_rows = relations.into_iter().filter(|r| r.kind == RelationKind::Table && locked.contains(&r.oid));
+    Ok(with_rows
+        .map(|r: CatalogRelation| {
+            let (format, text_reason) = choose_format(&r.columns, &types, rules);
+            Relation {
+                oid: r.oid,
+                name: r.name,
+                kind: r.kind,
+                columns: r.columns.into_iter().map(|(column, _)| column).collect(),
+                format,
+                text_reason,
+                heap_bytes: r.heap_bytes,
+                toast_bytes: r.toast_bytes,
+                estimated_rows: r.estimated_rows,
+                load_via_root: r.load_via_root,
+                keep_order: r.keep_order,
+                has_ctid: r.has_ctid,
+                filter: r.extension_condition,
+            }
+        })
+        .collect())
+}

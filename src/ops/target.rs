@@ -1,0 +1,458 @@
+//! Putting a database together on a target: pre-data, the jobs that follow the rows, and the end.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::error::{Cause, Error, Result};
+use super::inventory::Inventory;
+use super::ledger;
+use super::options::{Contents, Run, TargetOptions};
+use super::recorder::{PhaseTimer, ms};
+use super::server::Server;
+use crate::event::{Event, JobKind, Phase};
+use crate::model::{Oid, RelationKind, quote_ident};
+use crate::pg;
+use crate::pg::catalog::{Catalog, LargeObjectFacts, SequenceState};
+use crate::pg::conninfo::ConnInfo;
+use crate::pg::control::{self, Control};
+use crate::plan::budget::{IndexBudget, TargetSettings};
+use crate::plan::job_queue::JobQueue;
+use crate::plan::locks::LockMode;
+use crate::plan::restore_graph::{GraphInput, Job, JobId, Pass, RestoreGraph};
+use crate::schema::{self, EntryOptions, Skip};
+
+/// SQLSTATE of a statement on something that is not there.
+const UNDEFINED: [&str; 4] = ["42P01", "42704", "42883", "3F000"];
+
+/// A target whose schema is there and whose rows are awaited.
+pub(super) struct PreparedTarget {
+    pub graph: RestoreGraph,
+    /// The relations whose rows the jobs wait for.
+    pub rows_of: HashSet<Oid>,
+    /// For every connection that runs jobs.
+    prologue: Vec<String>,
+    large_objects: Vec<String>,
+}
+
+impl PreparedTarget {
+    /// What is left out, in words, for the report.
+    pub(super) fn skipped(&self, inventory: &Inventory) -> Vec<String> {
+        let name = |id| inventory.toc.get(id).map_or_else(|| format!("entry {id}"), |entry| entry.object());
+        let worth_saying = self.graph.skipped.iter().filter(|(_, skip)| *skip == Skip::Unwanted);
+        worth_saying.map(|(id, skip)| format!("{}: {skip}", name(*id))).collect()
+    }
+}
+
+/// What decides how a target is prepared.
+pub(super) struct Preparation<'a> {
+    pub inventory: &'a Inventory,
+    pub options: &'a TargetOptions,
+    pub contents: Contents,
+    /// For the ledger: where the rows come from, in words.
+    pub origin: String,
+}
+
+impl Preparation<'_> {
+    fn entry_options(&self, target: &Server) -> EntryOptions {
+        EntryOptions {
+            target_version: target.version(),
+            no_owner: self.options.no_owner,
+            no_privileges: self.options.no_privileges,
+            no_tablespaces: false,
+        }
+    }
+
+    /// Drops what stands in the way if that was asked for, makes the ledger, runs the pre-data section.
+    pub(super) async fn run(&self, target: &Server, run: &Run) -> Result<PreparedTarget> {
+        let phase = PhaseTimer::start(Phase::PreData, run);
+        let catalog = target.catalog();
+        let toc = &self.inventory.toc;
+        let entry_options = self.entry_options(target);
+        let prologue = schema::session_prologue(toc, target.version());
+        for statement in &prologue {
+            catalog.execute(statement).await?;
+        }
+        if self.options.drop_target_objects && self.contents != Contents::DataOnly {
+            self.drop_what_stands_in_the_way(target, &entry_options, run).await?;
+        }
+        let rows_of: HashSet<Oid> = match self.contents {
+            Contents::SchemaOnly => HashSet::new(),
+            _ => self.inventory.relations.iter().map(|r| r.oid).collect(),
+        };
+        let input = GraphInput {
+            toc,
+            facts: &self.inventory.facts,
+            options: &entry_options,
+            rows_of: &rows_of,
+            refresh_matviews: self.contents == Contents::Everything,
+        };
+        let mut graph = RestoreGraph::build(&input)?;
+        for warning in &graph.warnings {
+            run.events.warn(warning.clone());
+        }
+        if self.contents == Contents::DataOnly {
+            graph = RestoreGraph::default();
+        }
+        ledger::create(catalog, &self.origin).await?;
+        self.run_pre_data(&graph, catalog, run).await?;
+        self.create_large_objects(catalog).await?;
+        if self.contents != Contents::SchemaOnly && self.options.analyze {
+            self.push_analyze(&mut graph, &rows_of);
+        }
+        phase.finish();
+        Ok(PreparedTarget { graph, rows_of, prologue, large_objects: self.large_object_attributes() })
+    }
+
+    async fn run_pre_data(&self, graph: &RestoreGraph, catalog: Catalog<'_>, run: &Run) -> Result<()> {
+        for step in &graph.pre_data {
+            if run.cancel.is_cancelled() {
+                return Err(Error::new(Cause::Cancelled));
+            }
+            for statement in &step.statements {
+                if let Err(error) = catalog.execute(statement).await {
+                    if step.optional {
+                        run.events.warn(format!("skipped {}: {error}", step.object));
+                        break;
+                    }
+                    return Err(Error::from(error).doing(format!("creating {}", step.object)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn drop_what_stands_in_the_way(
+        &self,
+        target: &Server,
+        entry_options: &EntryOptions,
+        run: &Run,
+    ) -> Result<()> {
+        let catalog = target.catalog();
+        ledger::remove(catalog).await?;
+        for drop in schema::drop_statements(&self.inventory.toc, entry_options) {
+            if let Err(error) = catalog.execute(&drop.sql).await {
+                let is_gone = error.sqlstate().is_some_and(|s| UNDEFINED.contains(&s) || schema::nothing_to_drop(s));
+                if !is_gone && !drop.optional {
+                    return Err(Error::from(error).doing(format!("dropping {}", drop.object)));
+                }
+            }
+        }
+        let oids: Vec<String> = self.inventory.large_objects.iter().map(|l| l.oid.to_string()).collect();
+        for batch in oids.chunks(LARGE_OBJECT_BATCH) {
+            catalog
+                .execute(&format!(
+                    "SELECT pg_catalog.lo_unlink(m.oid) FROM pg_catalog.pg_largeobject_metadata m WHERE m.oid IN ({})",
+                    batch.join(", ")
+                ))
+                .await?;
+        }
+        let left = catalog.user_objects(4).await?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        run.events.warn(format!("the target keeps what the source does not have: {}", left.join(", ")));
+        Ok(())
+    }
+
+    async fn create_large_objects(&self, catalog: Catalog<'_>) -> Result<()> {
+        if self.contents == Contents::SchemaOnly {
+            return Ok(());
+        }
+        let oids: Vec<String> = self.inventory.large_objects.iter().map(|l| l.oid.to_string()).collect();
+        for batch in oids.chunks(LARGE_OBJECT_BATCH) {
+            let list = batch.join(", ");
+            catalog
+                .execute(&format!("SELECT pg_catalog.lo_create(o) FROM pg_catalog.unnest(ARRAY[{list}]::oid[]) o"))
+                .await?;
+        }
+        Ok(())
+    }
+
+    fn large_object_attributes(&self) -> Vec<String> {
+        let of = |l: &LargeObjectFacts| l.attribute_statements(!self.options.no_owner, !self.options.no_privileges);
+        self.inventory.large_objects.iter().flat_map(of).collect()
+    }
+
+    /// ANALYZE of each table, when its rows are in and its indexes are built.
+    fn push_analyze(&self, graph: &mut RestoreGraph, rows_of: &HashSet<Oid>) {
+        let tables = self.inventory.relations.iter().filter(|r| r.kind == RelationKind::Table && r.filter.is_none());
+        let mut of_table: std::collections::HashMap<Oid, Vec<JobId>> = std::collections::HashMap::new();
+        for job in graph.jobs.iter().filter(|j| matches!(j.kind, JobKind::Index | JobKind::Constraint)) {
+            for (table, _) in &job.locks {
+                of_table.entry(*table).or_default().push(job.id);
+            }
+        }
+        for relation in tables {
+            let depends_on = of_table.remove(&relation.oid).unwrap_or_default();
+            graph.push(Job {
+                id: 0,
+                kind: JobKind::Statistics,
+                pass: Pass::Main,
+                object: relation.name.to_string(),
+                entries: Vec::new(),
+                statements: vec![format!("ANALYZE {}", relation.name.to_sql())],
+                depends_on,
+                after_rows_of: if rows_of.contains(&relation.oid) { vec![relation.oid] } else { Vec::new() },
+                locks: vec![(relation.oid, LockMode::ShareUpdateExclusive)],
+                cost_bytes: relation.size_bytes().min(ANALYZE_SAMPLE_BYTES),
+                optional: false,
+            });
+        }
+    }
+}
+
+/// What ANALYZE reads of a large table: 30,000 pages at the default statistics target.
+const ANALYZE_SAMPLE_BYTES: u64 = 30_000 * 8192;
+
+/// Large objects created or dropped by one statement.
+const LARGE_OBJECT_BATCH: usize = 1000;
+
+/// The jobs after the rows, run as soon as what they wait for is there.
+pub(super) struct JobRunner {
+    conninfo: ConnInfo,
+    prologue: Vec<String>,
+    budget: IndexBudget,
+    run: Run,
+    stop: CancellationToken,
+    idle: Vec<Control>,
+}
+
+/// A job that ended, with its connection if that is still good.
+struct Ended {
+    id: JobId,
+    control: Option<Control>,
+    result: pg::Result<()>,
+    elapsed_ms: u64,
+}
+
+impl JobRunner {
+    pub(super) async fn new(
+        target: &Server,
+        prepared: &PreparedTarget,
+        jobs: u32,
+        run: &Run,
+        stop: CancellationToken,
+    ) -> Result<Self> {
+        let free = target.facts.free_connections;
+        let settings = target.catalog().target_settings(free).await?;
+        let settings = TargetSettings {
+            version: settings.version,
+            max_connections_free: settings.free_connections,
+            maintenance_work_mem_bytes: settings.maintenance_work_mem_bytes,
+            shared_buffers_bytes: settings.shared_buffers_bytes,
+            autovacuum_max_workers: settings.autovacuum_max_workers,
+            max_worker_processes: settings.max_worker_processes,
+            max_parallel_workers: settings.max_parallel_workers,
+            max_parallel_maintenance_workers: settings.max_parallel_maintenance_workers,
+            cpus: target.local_cpus(),
+        };
+        let builds = prepared.graph.jobs.iter().filter(|j| j.kind == JobKind::Index).count();
+        let builds = u32::try_from(builds).unwrap_or(u32::MAX).max(2);
+        Ok(Self {
+            conninfo: target.conninfo.clone(),
+            prologue: prepared.prologue.clone(),
+            budget: IndexBudget::from_target(&settings, jobs, builds),
+            run: run.clone(),
+            stop,
+            idle: Vec::new(),
+        })
+    }
+
+    /// Runs all jobs to their end. `loaded` says which relations are in; it closes when all rows are.
+    ///
+    /// # Errors
+    /// The first job that fails; those that run meanwhile are waited for, no other is started.
+    pub(super) async fn run_all(
+        mut self,
+        graph: &RestoreGraph,
+        rows_of: &HashSet<Oid>,
+        mut loaded: mpsc::UnboundedReceiver<Oid>,
+    ) -> Result<()> {
+        let mut queue = JobQueue::new(graph, rows_of.iter().copied());
+        let mut running: JoinSet<Ended> = JoinSet::new();
+        let mut failure: Option<Error> = None;
+        let mut rows_open = true;
+        self.run.events.send(Event::JobsPlanned { jobs: u32::try_from(graph.jobs.len()).unwrap_or(u32::MAX) });
+        loop {
+            while failure.is_none()
+                && !self.stop.is_cancelled()
+                && running.len() < self.budget.concurrent as usize
+                && let Some(id) = queue.next()
+            {
+                self.start(&graph.jobs[id as usize], &mut running).await?;
+            }
+            if running.is_empty() && (queue.is_done() || failure.is_some() || self.stop.is_cancelled()) {
+                break;
+            }
+            if running.is_empty() && !rows_open {
+                return Err(Error::new(Cause::Internal(format!(
+                    "the jobs wait for each other: {:?}",
+                    queue.blocked_report()
+                ))));
+            }
+            tokio::select! {
+                oid = loaded.recv(), if rows_open => match oid {
+                    Some(oid) => queue.rows_loaded(oid),
+                    None => rows_open = false,
+                },
+                ended = running.join_next(), if !running.is_empty() => {
+                    let Some(ended) = ended else { continue };
+                    let ended = ended.map_err(|e| Error::new(Cause::Internal(e.to_string())))?;
+                    if let Err(error) = self.note(&graph.jobs[ended.id as usize], ended, &mut queue) {
+                        self.stop.cancel();
+                        failure.get_or_insert(error);
+                    }
+                }
+                () = self.stop.cancelled(), if running.is_empty() => {}
+            }
+        }
+        match failure {
+            Some(error) => Err(error),
+            None if !queue.is_done() => Err(Error::new(Cause::Cancelled)),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts a job on a connection of its own.
+    async fn start(&mut self, job: &Job, running: &mut JoinSet<Ended>) -> Result<()> {
+        let control = match self.idle.pop() {
+            Some(control) => control,
+            None => self.connect().await?,
+        };
+        let (id, kind, object) = (job.id, job.kind, job.object.clone());
+        self.run.events.send(Event::JobStarted { job: id, kind, object });
+        let (statements, stop) = (job.statements.clone(), self.stop.clone());
+        let side = self.conninfo.side();
+        running.spawn(async move {
+            let start = Instant::now();
+            let mut result = Ok(());
+            for statement in &statements {
+                result = run_cancellable(&control, side, statement, &stop).await;
+                if result.is_err() {
+                    break;
+                }
+            }
+            let control = result.is_ok().then_some(control);
+            Ended { id, control, result, elapsed_ms: ms(start) }
+        });
+        Ok(())
+    }
+
+    async fn connect(&self) -> Result<Control> {
+        let control = control::connect(&self.conninfo).await?;
+        let catalog = Catalog { side: self.conninfo.side(), client: &control.client, version: control.version };
+        for statement in self.prologue.iter().chain(&self.budget.settings(control.version)) {
+            catalog.execute(statement).await?;
+        }
+        Ok(control)
+    }
+
+    fn note(&mut self, job: &Job, ended: Ended, queue: &mut JobQueue) -> Result<()> {
+        self.idle.extend(ended.control);
+        let (kind, object, elapsed_ms) = (job.kind, job.object.clone(), ended.elapsed_ms);
+        match ended.result {
+            Ok(()) => {
+                queue.finished(ended.id);
+                self.run.events.send(Event::JobFinished { job: ended.id, kind, object, elapsed_ms });
+                Ok(())
+            }
+            Err(error) if job.optional && !error.is_cancelled() => {
+                queue.finished(ended.id);
+                self.run.events.warn(format!("skipped {object}: {error}"));
+                Ok(())
+            }
+            Err(error) => {
+                queue.failed(ended.id);
+                Err(Error::from(error).doing(format!("{kind}: {object}")))
+            }
+        }
+    }
+}
+
+/// Runs one statement; cancels it on the server when asked to stop.
+async fn run_cancellable(
+    control: &Control,
+    side: crate::model::Side,
+    sql: &str,
+    stop: &CancellationToken,
+) -> pg::Result<()> {
+    let catalog = Catalog { side, client: &control.client, version: control.version };
+    let work = catalog.execute(sql);
+    tokio::pin!(work);
+    tokio::select! {
+        result = &mut work => result,
+        () = stop.cancelled() => {
+            if let Err(error) = control.cancel_token().cancel().await {
+                tracing::debug!(%error, "cancel request");
+            }
+            work.await
+        }
+    }
+}
+
+/// What is left when rows and jobs are done: sequences, owners and grants of large objects, the ledger.
+pub(super) async fn complete(
+    target: &Server,
+    prepared: &PreparedTarget,
+    sequences: &[SequenceState],
+    contents: Contents,
+) -> Result<()> {
+    let catalog = target.catalog();
+    if contents != Contents::SchemaOnly {
+        for statement in SequenceState::setval_statements(sequences) {
+            catalog.execute(&statement).await.map_err(|e| Error::from(e).doing("setting sequences"))?;
+        }
+        for statement in &prepared.large_objects {
+            catalog.execute(statement).await.map_err(|e| Error::from(e).doing("large objects"))?;
+        }
+    }
+    ledger::remove(catalog).await
+}
+
+/// Compares what the target's tables are with what the stream carries, and returns the relations that must travel as
+/// text or not at all. A wrong column type loads silently wrong.
+pub(super) async fn check_columns(target: &Server, inventory: &Inventory) -> Result<Vec<(Oid, String)>> {
+    let columns = target.catalog().loadable_columns().await?;
+    let types = target.catalog().type_flags().await?;
+    let by_table: std::collections::HashMap<_, Vec<_>> =
+        columns.into_iter().fold(std::collections::HashMap::new(), |mut map, (table, name, type_name, type_oid)| {
+            map.entry(table).or_insert_with(Vec::new).push((name, type_name, type_oid));
+            map
+        });
+    let mut to_text = Vec::new();
+    for relation in &inventory.relations {
+        if relation.columns.is_empty() {
+            continue;
+        }
+        let Some(there) = by_table.get(&relation.name) else {
+            let message = format!("the target has no table {}", relation.name);
+            return Err(Error::new(Cause::Refused { side: target.side, message }));
+        };
+        for column in &relation.columns {
+            let Some((_, type_name, type_oid)) = there.iter().find(|(name, _, _)| *name == column.name) else {
+                let message =
+                    format!("table {} of the target has no column {}", relation.name, quote_ident(&column.name));
+                return Err(Error::new(Cause::Refused { side: target.side, message }));
+            };
+            if *type_name != column.type_name {
+                to_text.push((relation.oid, format!("column {} is {type_name} at the target", column.name)));
+            } else if types.get(type_oid).is_some_and(|t| t.no_binary_io) {
+                to_text.push((
+                    relation.oid,
+                    format!("column {}: the target has no binary input for {type_name}", column.name),
+                ));
+            }
+        }
+    }
+    Ok(to_text)
+}
+
+/// Relations shared with the lanes.
+pub(super) fn share(relations: Vec<crate::model::Relation>) -> Vec<Arc<crate::model::Relation>> {
+    relations.into_iter().map(Arc::new).collect()
+}

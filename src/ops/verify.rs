@@ -1,0 +1,306 @@
+//! Compares two databases, or an archive and a database: counts, and an order-independent hash of every row.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use super::copy::first_cause;
+use super::error::{Cause, Error, Result};
+use super::lanes::{ArchivePort, HashLane, HashSource, Hashes, Shared, SourcePort};
+use super::options::{Filters, Run, ServerArgs, VerifyAgainst, VerifyOptions};
+use super::preflight::table_filter;
+use super::recorder::{PhaseTimer, ms};
+use super::rows::{Cancellers, RowsPlan, move_rows};
+use super::server::{Server, lanes_that_fit};
+use crate::archive::Archive;
+use crate::event::{Event, Operation, Phase};
+use crate::flow::{Meter, RowHash, budget};
+use crate::model::{Chunk, CopyFormat, Oid, QualifiedName, Relation, RelationKind, Side};
+use crate::pg::catalog::{
+    CatalogRelation, FormatRules, LargeObjectAccess, choose_format, lock_list_sql, read_lock_list,
+};
+use crate::pg::copy_sql::ReadRules;
+use crate::pg::session;
+use crate::pg::snapshot::{SnapshotHolder, SnapshotMode};
+use crate::pg::wire::{Block, DataConnection};
+use crate::plan::chunking::{ChunkingRules, plan_chunks};
+use crate::report::{TableComparison, VerifyReport};
+
+/// Compares. Differences are in the report, not an error.
+///
+/// # Errors
+/// A side that cannot be read as a whole.
+pub async fn verify(options: &VerifyOptions, run: &Run) -> Result<VerifyReport> {
+    let start = std::time::Instant::now();
+    let phase = PhaseTimer::start(Phase::Verify, run);
+    let target = Server::connect(Side::Target, &options.target, run).await?;
+    let lanes = lanes_that_fit(options.jobs, &[&target], run);
+    let (lanes, _) = budget::fit(lanes, budget::SEGMENT_BLOCK_BYTES, budget::BUDGET_BYTES / 2);
+    let job = VerifyJob { target: &target, options, lanes, run };
+    let mut report = match &options.reference {
+        VerifyAgainst::Server(args) => job.against_server(args).await?,
+        VerifyAgainst::Archive(path) => job.against_archive(path).await?,
+    };
+    report.elapsed_ms = ms(start);
+    report.tables.sort_by(|a, b| a.is_equal().cmp(&b.is_equal()).then_with(|| a.name.cmp(&b.name)));
+    phase.finish();
+    Ok(report)
+}
+
+struct VerifyJob<'a> {
+    target: &'a Server,
+    options: &'a VerifyOptions,
+    lanes: u32,
+    run: &'a Run,
+}
+
+/// One side: what is read, by which lanes, into which hashes.
+struct HashedSide {
+    relations: Vec<Arc<Relation>>,
+    chunks: Vec<Chunk>,
+    reader: ReaderKind,
+}
+
+enum ReaderKind {
+    Server(SourcePort),
+    Archive(Arc<ArchivePort>),
+}
+
+impl VerifyJob<'_> {
+    async fn against_server(&self, args: &ServerArgs) -> Result<VerifyReport> {
+        let source = Server::connect(Side::Source, args, self.run).await?;
+        self.announce(vec![source.info(), self.target.info()], None);
+        let reference = list(&source, &self.options.filters).await?;
+        let target = list(self.target, &self.options.filters).await?;
+        let (pairs, missing) = pair(reference, target);
+        let formats = Formats::choose(&pairs, &source, self.target).await?;
+        let reference = self.server_side(&source, formats.apply(pairs.iter().map(|(r, _)| r))).await?;
+        let target = self.server_side(self.target, formats.apply(pairs.iter().map(|(_, t)| t))).await?;
+        let servers = vec![source.info(), self.target.info()];
+        self.compare(reference, target, missing, servers, None).await
+    }
+
+    async fn against_archive(&self, path: &Path) -> Result<VerifyReport> {
+        let owned = path.to_owned();
+        let archive = tokio::task::spawn_blocking(move || Archive::open(&owned)).await;
+        let archive = archive.map_err(|e| Error::new(Cause::Internal(e.to_string())))??;
+        let name = path.display().to_string();
+        self.announce(vec![self.target.info()], Some(name.clone()));
+        let there: HashMap<QualifiedName, CatalogRelation> =
+            list(self.target, &self.options.filters).await?.into_iter().map(|r| (r.name.clone(), r)).collect();
+        let mut missing = Vec::new();
+        let mut reference = Vec::new();
+        let mut target = Vec::new();
+        for relation in archive.relations() {
+            match there.get(&relation.name) {
+                None => missing.push(format!("{} is only in the archive", relation.name)),
+                Some(other) => {
+                    target.push(Arc::new(as_stored(relation, other)));
+                    reference.push(Arc::new(relation.clone()));
+                }
+            }
+        }
+        let kept: std::collections::HashSet<Oid> = reference.iter().map(|r| r.oid).collect();
+        let chunks =
+            archive.segments().iter().map(|s| s.chunk).filter(|c| kept.contains(&c.id.relation)).collect::<Vec<_>>();
+        let reader = ReaderKind::Archive(Arc::new(ArchivePort::new(archive)));
+        let reference = HashedSide { relations: reference, chunks, reader };
+        let target = self.server_side(self.target, target).await?;
+        self.compare(reference, target, missing, vec![self.target.info()], Some(name)).await
+    }
+
+    fn announce(&self, servers: Vec<crate::event::ServerInfo>, archive: Option<String>) {
+        let event = Event::RunStarted { operation: Operation::Verify, servers, archive, jobs: self.lanes };
+        self.run.events.send(event);
+    }
+
+    /// A side that is a server: its snapshot, its chunks.
+    async fn server_side(&self, server: &Server, relations: Vec<Arc<Relation>>) -> Result<HashedSide> {
+        let filter = table_filter(&self.options.filters)?;
+        let holder = snapshot(server, lock_list_sql(&filter), self.run).await?;
+        let rules = ChunkingRules {
+            version: server.version(),
+            block_bytes: server.facts.block_bytes,
+            jobs: self.lanes,
+            chunk_bytes: None,
+            shared_snapshot: holder.snapshot.id.is_some(),
+        };
+        let chunks = plan_chunks(&relations, rules);
+        let read_rules = ReadRules {
+            version: server.version(),
+            block_bytes: server.facts.block_bytes,
+            large_objects: LargeObjectAccess::Pages,
+        };
+        let port = SourcePort {
+            conninfo: server.conninfo.clone(),
+            snapshot: holder.snapshot.clone(),
+            rules: read_rules,
+            encoding: "UTF8".into(),
+            holder: Mutex::new(Some(holder)),
+        };
+        Ok(HashedSide { relations, chunks, reader: ReaderKind::Server(port) })
+    }
+
+    /// Hashes both sides at the same time.
+    async fn compare(
+        &self,
+        reference: HashedSide,
+        target: HashedSide,
+        missing: Vec<String>,
+        servers: Vec<crate::event::ServerInfo>,
+        archive: Option<String>,
+    ) -> Result<VerifyReport> {
+        let stop = self.run.cancel.child_token();
+        let pairs: Vec<(Arc<Relation>, Oid)> = reference
+            .relations
+            .iter()
+            .zip(&target.relations)
+            .map(|(reference, target)| (Arc::clone(reference), target.oid))
+            .collect();
+        let (left, right) = tokio::join!(self.hash(reference, &stop, true), self.hash(target, &stop, false));
+        let (left, right) = match (left, right) {
+            (Ok(left), Ok(right)) => (left, right),
+            (left, right) => {
+                first_cause(left.map(drop), right.map(drop))?;
+                return Err(Error::new(Cause::Cancelled));
+            }
+        };
+        let tables = pairs.into_iter().map(|(relation, target_oid)| {
+            let reference = left.get(&relation.oid).copied().unwrap_or_default();
+            let target = right.get(&target_oid).copied().unwrap_or_default();
+            TableComparison {
+                name: relation.name.clone(),
+                reference_rows: reference.rows,
+                target_rows: target.rows,
+                reference_hash: reference.to_string(),
+                target_hash: target.to_string(),
+                format: relation.format,
+            }
+        });
+        Ok(VerifyReport { elapsed_ms: 0, servers, archive, tables: tables.collect(), missing, warnings: Vec::new() })
+    }
+
+    async fn hash(&self, side: HashedSide, stop: &CancellationToken, visible: bool) -> Result<HashMap<Oid, RowHash>> {
+        let plan = RowsPlan::new(&side.relations, side.chunks, self.lanes);
+        // One side is enough to watch: both go at the pace of the slower one's server.
+        let run = if visible { self.run.clone() } else { self.run.silent() };
+        plan.announce(&run);
+        let shared = Shared {
+            board: Arc::clone(&plan.board),
+            meter: Arc::new(Meter::default()),
+            stop: stop.clone(),
+            cancellers: Cancellers::default(),
+        };
+        let hashes: Hashes = Arc::default();
+        let cancellers = shared.cancellers.clone();
+        let (reader, collected) = (side.reader, Arc::clone(&hashes));
+        let make = move |index| {
+            let source = match &reader {
+                ReaderKind::Server(port) => HashSource::Server(port.open(index, &shared)?),
+                ReaderKind::Archive(port) => HashSource::Archive(Arc::clone(port)),
+            };
+            let block = Block::new(budget::SEGMENT_BLOCK_BYTES);
+            Ok(HashLane { source, hashes: Arc::clone(&collected), block, shared: shared.clone() })
+        };
+        move_rows(plan, make, cancellers, &run, stop.clone(), |_| {}).await?;
+        Ok(std::mem::take(&mut *hashes.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+/// Tables with rows, by name.
+async fn list(server: &Server, filters: &Filters) -> Result<Vec<CatalogRelation>> {
+    let relations = server.catalog().relations(&table_filter(filters)?).await?;
+    let mut tables: Vec<_> = relations.into_iter().filter(|r| r.kind == RelationKind::Table).collect();
+    tables.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(tables)
+}
+
+type Pairs = Vec<(CatalogRelation, CatalogRelation)>;
+
+/// Tables that both sides have, and sentences on those that only one has.
+fn pair(reference: Vec<CatalogRelation>, target: Vec<CatalogRelation>) -> (Pairs, Vec<String>) {
+    let mut there: HashMap<QualifiedName, CatalogRelation> = target.into_iter().map(|r| (r.name.clone(), r)).collect();
+    let mut missing = Vec::new();
+    let mut pairs = Vec::new();
+    for relation in reference {
+        match there.remove(&relation.name) {
+            Some(other) => pairs.push((relation, other)),
+            None => missing.push(format!("{} is only at the source", relation.name)),
+        }
+    }
+    let mut extra: Vec<_> = there.into_keys().map(|name| format!("{name} is only at the target")).collect();
+    extra.sort();
+    missing.extend(extra);
+    (pairs, missing)
+}
+
+/// In which format each pair is read: binary where both sides send the same bytes for the same value.
+struct Formats(HashMap<QualifiedName, CopyFormat>);
+
+impl Formats {
+    async fn choose(pairs: &Pairs, source: &Server, target: &Server) -> Result<Self> {
+        let source_types = source.catalog().type_flags().await?;
+        let target_types = target.catalog().type_flags().await?;
+        // A type's OID in the stream differs between servers, so no target version excuses it here.
+        let rules = |server: &Server| FormatRules {
+            integer_datetimes: server.facts.integer_datetimes,
+            source_is_utf8: server.facts.encoding == "UTF8",
+            target_version: None,
+        };
+        let choose = |(s, t): &(CatalogRelation, CatalogRelation)| {
+            let (left, _) = choose_format(&s.columns, &source_types, rules(source));
+            let (right, _) = choose_format(&t.columns, &target_types, rules(target));
+            let both = left == CopyFormat::Binary && right == CopyFormat::Binary;
+            (s.name.clone(), if both { CopyFormat::Binary } else { CopyFormat::Text })
+        };
+        Ok(Self(pairs.iter().map(choose).collect()))
+    }
+
+    /// Relations to read, with columns in the order of their names: their physical order may differ.
+    fn apply<'r>(&self, relations: impl Iterator<Item = &'r CatalogRelation>) -> Vec<Arc<Relation>> {
+        relations
+            .map(|r| {
+                let format = self.0.get(&r.name).copied().unwrap_or(CopyFormat::Text);
+                let mut columns: Vec<_> = r.columns.iter().map(|(column, _)| column.clone()).collect();
+                columns.sort_by(|a, b| a.name.cmp(&b.name));
+                Arc::new(Relation { columns, format, ..plain(r) })
+            })
+            .collect()
+    }
+}
+
+/// A target's table, to be read with the columns and in the format of an archive's segments.
+fn as_stored(stored: &Relation, there: &CatalogRelation) -> Relation {
+    Relation { columns: stored.columns.clone(), format: stored.format, ..plain(there) }
+}
+
+fn plain(r: &CatalogRelation) -> Relation {
+    Relation {
+        oid: r.oid,
+        name: r.name.clone(),
+        kind: r.kind,
+        columns: Vec::new(),
+        format: CopyFormat::Text,
+        text_reason: None,
+        heap_bytes: r.heap_bytes,
+        toast_bytes: r.toast_bytes,
+        estimated_rows: r.estimated_rows,
+        load_via_root: None,
+        keep_order: r.keep_order,
+        has_ctid: r.has_ctid,
+        filter: r.extension_condition.clone(),
+    }
+}
+
+async fn snapshot(server: &Server, list: String, run: &Run) -> Result<SnapshotHolder> {
+    let (side, conninfo, version) = (server.side, server.conninfo.clone(), server.version());
+    let cancel = run.cancel.clone();
+    let taken = tokio::task::spawn_blocking(move || {
+        let mut connection = DataConnection::connect(side, &conninfo, &cancel)?;
+        connection.execute(&session::reading(version, "UTF8"))?;
+        SnapshotHolder::take(connection, SnapshotMode::FrozenSource, |connection| read_lock_list(connection, &list))
+    });
+    Ok(taken.await.map_err(|e| Error::new(Cause::Internal(e.to_string())))??)
+}

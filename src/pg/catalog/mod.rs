@@ -1,0 +1,51 @@
+//! What a server's catalogs say. Every query is schema-qualified and reads through one [`Catalog`].
+
+mod large_objects;
+mod pattern;
+mod relations;
+mod sequences;
+mod server;
+mod types;
+
+use tokio_postgres::types::FromSql;
+use tokio_postgres::{Client, Row};
+
+use super::error::{Error, Result};
+use crate::model::{ServerVersion, Side};
+
+pub use large_objects::{LargeObjectAccess, LargeObjectFacts};
+pub use pattern::{PatternError, TableFilter};
+pub use relations::{CatalogRelation, lock_list_sql, read_lock_list};
+pub use sequences::SequenceState;
+pub use server::{DatabaseFacts, ExtensionFacts, TargetSettings};
+pub use types::{FormatRules, TypeFlags, choose_format};
+
+/// A window on one server's catalogs; on the source, inside the shared snapshot.
+#[derive(Clone, Copy)]
+pub struct Catalog<'c> {
+    pub side: Side,
+    pub client: &'c Client,
+    pub version: ServerVersion,
+}
+
+impl Catalog<'_> {
+    pub(crate) async fn rows(&self, sql: &str) -> Result<Vec<Row>> {
+        self.client.query(sql, &[]).await.map_err(|e| Error::control(self.side, &e, Some(sql)))
+    }
+
+    /// The first column of the first row.
+    pub(crate) async fn scalar<T: for<'r> FromSql<'r>>(&self, sql: &str) -> Result<T> {
+        let rows = self.rows(sql).await?;
+        let row =
+            rows.first().ok_or_else(|| Error::protocol(self.side, "no row where one must be").with_statement(sql))?;
+        self.get(row, 0)
+    }
+
+    pub(crate) async fn execute(&self, sql: &str) -> Result<()> {
+        self.client.batch_execute(sql).await.map_err(|e| Error::control(self.side, &e, Some(sql)))
+    }
+
+    pub(crate) fn get<'r, T: FromSql<'r>>(&self, row: &'r Row, column: usize) -> Result<T> {
+        row.try_get(column).map_err(|e| Error::control(self.side, &e, None))
+    }
+}

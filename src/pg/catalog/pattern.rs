@@ -1,0 +1,143 @@
+//! Name patterns as in psql and pg_dump: `*`, `?`, `|`, character classes, double quotes; unquoted letters fold to
+//! lower case; a dot separates schema and name (PostgreSQL documentation, psql, "Patterns").
+
+use crate::model::quote_literal;
+
+/// Which tables take part, as patterns. Empty lists let everything through.
+#[derive(Clone, Debug, Default)]
+pub struct TableFilter {
+    pub include_schemas: Vec<String>,
+    pub exclude_schemas: Vec<String>,
+    pub include_tables: Vec<String>,
+    pub exclude_tables: Vec<String>,
+}
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{pattern}` is not a name pattern: {why}")]
+pub struct PatternError {
+    pub pattern: String,
+    pub why: &'static str,
+}
+
+impl TableFilter {
+    /// A condition on `n.nspname` and `c.relname`.
+    pub fn to_sql(&self) -> Result<String, PatternError> {
+        let schema = |pattern: &String| schema_condition(pattern);
+        let table = |pattern: &String| table_condition(pattern);
+        let mut conditions = Vec::new();
+        let any = |conditions: Vec<String>| format!("({})", conditions.join(" OR "));
+        if !self.include_schemas.is_empty() {
+            conditions.push(any(self.include_schemas.iter().map(schema).collect::<Result<_, _>>()?));
+        }
+        if !self.include_tables.is_empty() {
+            conditions.push(any(self.include_tables.iter().map(table).collect::<Result<_, _>>()?));
+        }
+        for pattern in &self.exclude_schemas {
+            conditions.push(format!("NOT ({})", schema_condition(pattern)?));
+        }
+        for pattern in &self.exclude_tables {
+            conditions.push(format!("NOT ({})", table_condition(pattern)?));
+        }
+        Ok(if conditions.is_empty() { "true".into() } else { conditions.join(" AND ") })
+    }
+
+    /// A condition that holds for tables one of the patterns names.
+    pub fn any_table_sql(patterns: &[String]) -> Result<String, PatternError> {
+        let conditions: Vec<String> = patterns.iter().map(|p| table_condition(p)).collect::<Result<_, _>>()?;
+        Ok(if conditions.is_empty() { "false".into() } else { conditions.join(" OR ") })
+    }
+}
+
+fn schema_condition(pattern: &str) -> Result<String, PatternError> {
+    match to_regexes(pattern)?.as_slice() {
+        [schema] => Ok(matches("n.nspname", schema)),
+        _ => Err(PatternError { pattern: pattern.into(), why: "a schema has no dot in its name" }),
+    }
+}
+
+fn table_condition(pattern: &str) -> Result<String, PatternError> {
+    match to_regexes(pattern)?.as_slice() {
+        [name] => Ok(matches("c.relname", name)),
+        [schema, name] => Ok(format!("({} AND {})", matches("n.nspname", schema), matches("c.relname", name))),
+        _ => Err(PatternError { pattern: pattern.into(), why: "at most schema.table" }),
+    }
+}
+
+fn matches(column: &str, regex: &str) -> String {
+    format!("{column}::pg_catalog.text OPERATOR(pg_catalog.~) {}", quote_literal(&format!("^({regex})$")))
+}
+
+/// One regular expression for each part between dots (`processSQLNamePattern` in PostgreSQL's `string_utils.c`).
+fn to_regexes(pattern: &str) -> Result<Vec<String>, PatternError> {
+    let mut parts = vec![String::new()];
+    let mut quoted = false;
+    let mut in_class = false;
+    let mut chars = pattern.chars().peekable();
+    while let Some(c) = chars.next() {
+        let Some(part) = parts.last_mut() else { break };
+        match c {
+            '"' if quoted && chars.peek() == Some(&'"') => {
+                chars.next();
+                part.push('"');
+            }
+            '"' => quoted = !quoted,
+            _ if quoted => push_literal(part, c),
+            '.' if !in_class => parts.push(String::new()),
+            '*' if !in_class => part.push_str(".*"),
+            '?' if !in_class => part.push('.'),
+            '[' | ']' => {
+                in_class = c == '[';
+                part.push(c);
+            }
+            '$' => part.push_str("\\$"),
+            '\\' => part.push_str("\\\\"),
+            c => part.extend(c.to_lowercase()),
+        }
+    }
+    if quoted {
+        return Err(PatternError { pattern: pattern.into(), why: "a double quote is not closed" });
+    }
+    if parts.iter().any(String::is_empty) {
+        return Err(PatternError { pattern: pattern.into(), why: "a part of it is empty" });
+    }
+    Ok(parts)
+}
+
+fn push_literal(part: &mut String, c: char) {
+    if "|*+?()[]{}.^$\\".contains(c) {
+        part.push('\\');
+    }
+    part.push(c);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_become_anchored_regular_expressions() {
+        for (pattern, parts) in [
+            ("Orders", vec!["orders"]),
+            ("sales.o*", vec!["sales", "o.*"]),
+            ("\"Mixed.Case\"", vec!["Mixed\\.Case"]),
+            ("t?_[0-9]", vec!["t._[0-9]"]),
+            ("a|b", vec!["a|b"]),
+            ("\"q\"\"q\"", vec!["q\"q"]),
+        ] {
+            assert_eq!(to_regexes(pattern).unwrap(), parts, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for pattern in ["", "a.", "\"a", "a.b.c"] {
+            assert!(table_condition(pattern).is_err(), "{pattern}");
+        }
+        assert!(schema_condition("a.b").is_err());
+    }
+
+    #[test]
+    fn a_quote_cannot_end_the_literal() {
+        assert_eq!(table_condition("it's").unwrap(), "c.relname::pg_catalog.text OPERATOR(pg_catalog.~) '^(it''s)$'");
+    }
+}

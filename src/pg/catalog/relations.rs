@@ -1,0 +1,183 @@
+use std::collections::HashMap;
+
+use super::Catalog;
+use crate::model::{Column, Oid, QualifiedName, RelationKind, ServerVersion};
+use crate::pg::error::Result;
+use crate::pg::snapshot::LockTarget;
+use crate::pg::wire::DataConnection;
+
+/// A relation as the catalogs describe it, before its COPY format is chosen.
+#[derive(Clone, Debug)]
+pub struct CatalogRelation {
+    pub oid: Oid,
+    pub name: QualifiedName,
+    pub kind: RelationKind,
+    /// Columns that take part in COPY, with their types.
+    pub columns: Vec<(Column, Oid)>,
+    pub heap_bytes: u64,
+    pub toast_bytes: u64,
+    pub estimated_rows: u64,
+    pub has_ctid: bool,
+    pub keep_order: bool,
+    pub unlogged: bool,
+    /// An extension's configuration table: which of its rows are the user's (`pg_extension.extcondition`).
+    pub extension_condition: Option<String>,
+    /// The root through which the rows must be loaded.
+    pub load_via_root: Option<QualifiedName>,
+    /// Row-level security applies to the table.
+    pub row_security: bool,
+    /// The role can read it.
+    pub readable: bool,
+}
+
+/// Relations that are the user's: not the system's, not temporary, not an extension's own (but its configuration
+/// tables are), not ours.
+const USER_RELATIONS: &str = "\
+    n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgconvoy')
+    AND n.nspname OPERATOR(pg_catalog.!~) '^pg_(toast|temp)'
+    AND c.relpersistence OPERATOR(pg_catalog.<>) 't'
+    AND (NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass
+                     AND d.objid = c.oid AND d.objsubid = 0 AND d.deptype = 'e')
+         OR EXISTS (SELECT 1 FROM pg_catalog.pg_extension e WHERE c.oid = ANY (e.extconfig)))
+    AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_namespace'::regclass
+                    AND d.objid = n.oid AND d.deptype = 'e' AND NOT EXISTS
+                    (SELECT 1 FROM pg_catalog.pg_extension e WHERE c.oid = ANY (e.extconfig)))";
+
+/// The query behind [`read_lock_list`]. `filter` is a condition on `n.nspname` and `c.relname`.
+#[must_use]
+pub fn lock_list_sql(filter: &str) -> String {
+    format!(
+        "SELECT c.oid, pg_catalog.pg_relation_filenode(c.oid),
+                pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind = 'r' AND {USER_RELATIONS} AND ({filter})"
+    )
+}
+
+/// The tables whose rows are moved, to be locked before the snapshot is taken.
+pub fn read_lock_list(connection: &mut DataConnection, sql: &str) -> Result<Vec<LockTarget>> {
+    let rows = connection.query(sql)?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| {
+            let mut values = row.into_iter();
+            let oid = values.next()??.parse().ok()?;
+            let filenode = values.next()?.and_then(|v| v.parse().ok()).unwrap_or(0);
+            Some(LockTarget { oid, filenode, sql_name: values.next()?? })
+        })
+        .collect())
+}
+
+impl Catalog<'_> {
+    /// Every relation of the user whose definition or rows move. `filter` as in [`lock_list_sql`].
+    pub async fn relations(&self, filter: &str) -> Result<Vec<CatalogRelation>> {
+        let rows = self.rows(&self.relations_sql(filter)).await?;
+        let mut columns = self.columns(filter).await?;
+        let mut roots = self.roots_to_load_through().await?;
+        let mut relations = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let oid: Oid = self.get(row, 0)?;
+            let kind: &str = self.get(row, 3)?;
+            let size = |column| -> Result<u64> { Ok(u64::try_from(self.get::<i64>(row, column)?).unwrap_or(0)) };
+            relations.push(CatalogRelation {
+                oid,
+                name: QualifiedName::new(self.get::<&str>(row, 1)?, self.get::<&str>(row, 2)?),
+                kind: match kind {
+                    "p" => RelationKind::Partitioned,
+                    "m" => RelationKind::MaterializedView,
+                    "f" => RelationKind::Foreign,
+                    _ => RelationKind::Table,
+                },
+                columns: columns.remove(&oid).unwrap_or_default(),
+                heap_bytes: size(4)?,
+                toast_bytes: size(5)?,
+                estimated_rows: size(6)?,
+                has_ctid: self.get(row, 7)?,
+                keep_order: self.get(row, 8)?,
+                unlogged: self.get(row, 9)?,
+                extension_condition: self.get(row, 10)?,
+                row_security: self.get(row, 11)?,
+                readable: self.get(row, 12)?,
+                load_via_root: roots.remove(&oid),
+            });
+        }
+        Ok(relations)
+    }
+
+    fn relations_sql(&self, filter: &str) -> String {
+        let is_heap = if self.version >= ServerVersion::V12 {
+            "c.relkind = 'r' AND COALESCE((SELECT a.amname = 'heap' FROM pg_catalog.pg_am a WHERE a.oid = c.relam), false)"
+        } else {
+            "c.relkind = 'r'"
+        };
+        let row_security = if self.version >= ServerVersion::V9_5 { "c.relrowsecurity" } else { "false" };
+        format!(
+            "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text,
+                CASE WHEN c.relkind IN ('r', 'm') THEN pg_catalog.pg_relation_size(c.oid, 'main') ELSE 0 END,
+                CASE WHEN c.reltoastrelid OPERATOR(pg_catalog.<>) 0
+                     THEN pg_catalog.pg_relation_size(c.reltoastrelid, 'main') ELSE 0 END,
+                GREATEST(c.reltuples, 0)::int8,
+                {is_heap},
+                EXISTS (SELECT 1 FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
+                        JOIN pg_catalog.pg_am ia ON ia.oid = ic.relam
+                        WHERE i.indrelid = c.oid AND (i.indisclustered OR ia.amname = 'brin')),
+                c.relpersistence = 'u',
+                (SELECT COALESCE(e.extcondition[s.i], '') FROM pg_catalog.pg_extension e,
+                        pg_catalog.generate_subscripts(e.extconfig, 1) s(i) WHERE e.extconfig[s.i] = c.oid LIMIT 1),
+                {row_security},
+                pg_catalog.has_table_privilege(c.oid, 'SELECT')
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind IN ('r', 'p', 'm', 'f') AND {USER_RELATIONS} AND ({filter})
+             ORDER BY c.oid"
+        )
+    }
+
+    async fn columns(&self, filter: &str) -> Result<HashMap<Oid, Vec<(Column, Oid)>>> {
+        let generated = if self.version >= ServerVersion::V12 { "AND a.attgenerated = ''" } else { "" };
+        let sql = format!(
+            "SELECT c.oid, a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypid
+             FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped {generated}
+               AND {USER_RELATIONS} AND ({filter})
+             ORDER BY c.oid, a.attnum"
+        );
+        let mut columns: HashMap<Oid, Vec<(Column, Oid)>> = HashMap::new();
+        for row in &self.rows(&sql).await? {
+            let column = Column { name: self.get(row, 1)?, type_name: self.get(row, 2)? };
+            columns.entry(self.get(row, 0)?).or_default().push((column, self.get(row, 3)?));
+        }
+        Ok(columns)
+    }
+
+    /// Leaf partitions below a hash partitioning whose key hashes differently on another server: an enum hashes its
+    /// OID (`hashenum`). A key that is an expression is taken as such a one.
+    async fn roots_to_load_through(&self) -> Result<HashMap<Oid, QualifiedName>> {
+        if self.version < ServerVersion::V11 {
+            return Ok(HashMap::new());
+        }
+        let sql = "\
+            WITH RECURSIVE hashed AS (
+                SELECT p.partrelid FROM pg_catalog.pg_partitioned_table p
+                WHERE p.partstrat = 'h' AND EXISTS (
+                    SELECT 1 FROM pg_catalog.unnest(p.partattrs::int2[]) k(attnum)
+                    LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = k.attnum
+                    LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+                    WHERE k.attnum = 0 OR t.typtype IN ('e', 'c', 'r', 'm', 'd') OR t.typcategory = 'A')
+            ), below AS (
+                SELECT i.inhrelid AS relid FROM pg_catalog.pg_inherits i JOIN hashed h ON h.partrelid = i.inhparent
+                UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN below b ON b.relid = i.inhparent
+            ), up AS (
+                SELECT b.relid AS leaf, b.relid AS at FROM below b
+                UNION ALL SELECT u.leaf, i.inhparent FROM up u JOIN pg_catalog.pg_inherits i ON i.inhrelid = u.at
+            )
+            SELECT u.leaf, n.nspname::text, c.relname::text FROM up u
+            JOIN pg_catalog.pg_class c ON c.oid = u.at JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_inherits i WHERE i.inhrelid = u.at) AND u.leaf <> u.at";
+        let mut roots = HashMap::new();
+        for row in &self.rows(sql).await? {
+            roots.insert(self.get(row, 0)?, QualifiedName::new(self.get::<&str>(row, 1)?, self.get::<&str>(row, 2)?));
+        }
+        Ok(roots)
+    }
+}

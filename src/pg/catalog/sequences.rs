@@ -1,0 +1,71 @@
+use serde::{Deserialize, Serialize};
+
+use super::Catalog;
+use crate::model::{QualifiedName, quote_literal};
+use crate::pg::error::Result;
+
+/// The exact state of a sequence: what `setval` needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SequenceState {
+    pub name: QualifiedName,
+    pub last_value: i64,
+    pub is_called: bool,
+}
+
+/// Sequences read or set by one statement.
+const BATCH: usize = 200;
+
+impl Catalog<'_> {
+    /// The state of every sequence that is the user's. A sequence is not an MVCC object: its value is that of now.
+    pub async fn sequences(&self, filter: &str) -> Result<Vec<SequenceState>> {
+        let sql = format!(
+            "SELECT n.nspname::text, c.relname::text
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+               AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass
+                   AND d.objid = c.oid AND d.deptype = 'e')
+               AND ({filter})
+             ORDER BY 1, 2"
+        );
+        let mut names = Vec::new();
+        for row in &self.rows(&sql).await? {
+            names.push(QualifiedName::new(self.get::<&str>(row, 0)?, self.get::<&str>(row, 1)?));
+        }
+        let mut states = Vec::with_capacity(names.len());
+        for batch in names.chunks(BATCH) {
+            let selects: Vec<String> = batch
+                .iter()
+                .enumerate()
+                .map(|(at, name)| format!("SELECT {at}, last_value, is_called FROM {}", name.to_sql()))
+                .collect();
+            for row in &self.rows(&selects.join(" UNION ALL ")).await? {
+                let at = usize::try_from(self.get::<i32>(row, 0)?).unwrap_or(usize::MAX);
+                if let Some(name) = batch.get(at) {
+                    let (last_value, is_called) = (self.get(row, 1)?, self.get(row, 2)?);
+                    states.push(SequenceState { name: name.clone(), last_value, is_called });
+                }
+            }
+        }
+        Ok(states)
+    }
+}
+
+impl SequenceState {
+    /// Statements that put sequences into these states.
+    #[must_use]
+    pub fn setval_statements(states: &[Self]) -> Vec<String> {
+        states
+            .chunks(BATCH)
+            .map(|batch| {
+                let calls: Vec<String> = batch
+                    .iter()
+                    .map(|s| {
+                        let name = quote_literal(&s.name.to_sql());
+                        format!("pg_catalog.setval({name}::pg_catalog.regclass, {}, {})", s.last_value, s.is_called)
+                    })
+                    .collect();
+                format!("SELECT {}", calls.join(", "))
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,172 @@
+//! Which columns are proven safe in COPY BINARY between two servers.
+//!
+//! Binary is a format for identical column types: a server checks little more than lengths, and a wrong type loads
+//! silently wrong. So the choice is made per relation, before the start, from the types' catalogs.
+
+use std::collections::HashMap;
+
+use super::Catalog;
+use crate::model::{Column, CopyFormat, Oid, ServerVersion, TextReason};
+use crate::pg::error::Result;
+
+/// What a type's tree (elements, attributes, base types, subtypes) holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TypeFlags {
+    /// A type without send or receive function.
+    pub no_binary_io: bool,
+    /// `regclass` and its kin: OIDs of this server's objects. Only text moves the name.
+    pub oid_alias: bool,
+    /// An array or composite that carries the OID of a type made by a user; servers before 14 check it.
+    pub user_oid_in_stream: bool,
+    /// `tsquery`, `int2vector`, `oidvector`: an empty value does not load in binary.
+    pub empty_value_bug: bool,
+    /// Times, which a server built without integer datetimes sends as floats.
+    pub time: bool,
+    pub xml: bool,
+    /// A base type of an extension that is not known to keep its binary format.
+    pub unvetted_extension: bool,
+}
+
+/// What the choice depends on besides the types.
+#[derive(Clone, Copy, Debug)]
+pub struct FormatRules {
+    pub integer_datetimes: bool,
+    pub source_is_utf8: bool,
+    /// `None`: not known yet, as for a dump.
+    pub target_version: Option<ServerVersion>,
+}
+
+/// Binary, or text and the first reason for it.
+#[must_use]
+pub fn choose_format(
+    columns: &[(Column, Oid)],
+    types: &HashMap<Oid, TypeFlags>,
+    rules: FormatRules,
+) -> (CopyFormat, Option<TextReason>) {
+    for (column, type_oid) in columns {
+        let flags = types.get(type_oid).copied().unwrap_or(TypeFlags { no_binary_io: true, ..TypeFlags::default() });
+        if let Some(why) = reason_for_text(flags, rules) {
+            let reason =
+                TextReason { column: column.name.clone(), type_name: column.type_name.clone(), why: why.into() };
+            return (CopyFormat::Text, Some(reason));
+        }
+    }
+    (CopyFormat::Binary, None)
+}
+
+fn reason_for_text(flags: TypeFlags, rules: FormatRules) -> Option<&'static str> {
+    let oid_checked = rules.target_version.is_none_or(|v| v < ServerVersion::V14);
+    [
+        (flags.no_binary_io, "its type has no binary input or output"),
+        (flags.oid_alias, "its values are OIDs of the source's own objects; text carries their names"),
+        (flags.user_oid_in_stream && oid_checked, "it carries a type's OID, which servers before 14 insist on"),
+        (flags.empty_value_bug, "an empty value of this type does not load in binary"),
+        (flags.time && !rules.integer_datetimes, "the source sends times as floating-point numbers"),
+        (flags.xml && !rules.source_is_utf8, "binary xml would gain an encoding declaration"),
+        (flags.unvetted_extension, "the binary format of this extension's type is not known to be stable"),
+    ]
+    .into_iter()
+    .find_map(|(applies, why)| applies.then_some(why))
+}
+
+/// Extension types whose binary format has not changed between versions that have one.
+const VETTED_EXTENSION_TYPES: &str = "'citext', 'hstore', 'ltree', 'lquery', 'ltxtquery', 'cube', 'vector', 'halfvec', 'sparsevec', 'geometry', 'geography'";
+
+impl Catalog<'_> {
+    /// The flags of every type that a user's table has a column of, by the type's OID.
+    pub async fn type_flags(&self) -> Result<HashMap<Oid, TypeFlags>> {
+        let range = if self.version >= ServerVersion::V9_2 {
+            "UNION ALL SELECT rngtypid, rngsubtype, false FROM pg_catalog.pg_range"
+        } else {
+            ""
+        };
+        let multirange = if self.version >= ServerVersion::V14 {
+            "UNION ALL SELECT rngmultitypid, rngtypid, false FROM pg_catalog.pg_range"
+        } else {
+            ""
+        };
+        let sql = format!(
+            "WITH RECURSIVE edge(typ, child, embeds_oid) AS (
+                SELECT oid, typelem, true FROM pg_catalog.pg_type WHERE typelem <> 0 AND typlen = -1
+                UNION ALL SELECT oid, typbasetype, false FROM pg_catalog.pg_type WHERE typtype = 'd'
+                UNION ALL SELECT t.oid, a.atttypid, true FROM pg_catalog.pg_type t
+                    JOIN pg_catalog.pg_attribute a ON a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+                    WHERE t.typtype = 'c'
+                {range} {multirange}
+            ), walk(root, typ, oid_embedded) AS (
+                SELECT DISTINCT a.atttypid, a.atttypid, false FROM pg_catalog.pg_attribute a
+                JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+                WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
+                  AND c.relnamespace NOT IN (SELECT oid FROM pg_catalog.pg_namespace
+                      WHERE nspname IN ('pg_catalog', 'information_schema', 'pg_toast'))
+                UNION SELECT w.root, e.child, e.embeds_oid FROM walk w JOIN edge e ON e.typ = w.typ
+            )
+            SELECT w.root,
+                bool_or(t.typsend = 0 OR t.typreceive = 0),
+                bool_or(t.typnamespace = 11 AND t.typname IN ('regproc', 'regprocedure', 'regoper', 'regoperator',
+                    'regclass', 'regtype', 'regrole', 'regnamespace', 'regconfig', 'regdictionary', 'regcollation',
+                    'regdatabase')),
+                bool_or(w.oid_embedded AND w.typ >= 10000),
+                bool_or(t.typnamespace = 11 AND t.typname IN ('tsquery', 'int2vector', 'oidvector')),
+                bool_or(t.typnamespace = 11 AND t.typname IN ('time', 'timetz', 'timestamp', 'timestamptz', 'interval')),
+                bool_or(t.typnamespace = 11 AND t.typname = 'xml'),
+                bool_or(t.typtype = 'b' AND t.oid >= 10000 AND NOT (t.typelem <> 0 AND t.typlen = -1)
+                    AND t.typname NOT IN ({VETTED_EXTENSION_TYPES}))
+            FROM walk w JOIN pg_catalog.pg_type t ON t.oid = w.typ GROUP BY 1"
+        );
+        let mut flags = HashMap::new();
+        for row in &self.rows(&sql).await? {
+            flags.insert(
+                self.get(row, 0)?,
+                TypeFlags {
+                    no_binary_io: self.get(row, 1)?,
+                    oid_alias: self.get(row, 2)?,
+                    user_oid_in_stream: self.get(row, 3)?,
+                    empty_value_bug: self.get(row, 4)?,
+                    time: self.get(row, 5)?,
+                    xml: self.get(row, 6)?,
+                    unvetted_extension: self.get(row, 7)?,
+                },
+            );
+        }
+        Ok(flags)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choose(flags: TypeFlags, rules: FormatRules) -> CopyFormat {
+        let column = Column { name: "c".into(), type_name: "t".into() };
+        choose_format(&[(column, 7)], &HashMap::from([(7, flags)]), rules).0
+    }
+
+    const RULES: FormatRules =
+        FormatRules { integer_datetimes: true, source_is_utf8: true, target_version: Some(ServerVersion::V18) };
+
+    #[test]
+    fn plain_types_go_in_binary_and_unknown_ones_never() {
+        assert_eq!(choose(TypeFlags::default(), RULES), CopyFormat::Binary);
+        let column = Column { name: "c".into(), type_name: "t".into() };
+        assert_eq!(choose_format(&[(column, 8)], &HashMap::new(), RULES).0, CopyFormat::Text);
+        assert_eq!(choose_format(&[], &HashMap::new(), RULES).0, CopyFormat::Binary);
+    }
+
+    #[test]
+    fn embedded_oids_depend_on_the_target() {
+        let flags = TypeFlags { user_oid_in_stream: true, ..TypeFlags::default() };
+        assert_eq!(choose(flags, RULES), CopyFormat::Binary);
+        assert_eq!(choose(flags, FormatRules { target_version: Some(ServerVersion::V13), ..RULES }), CopyFormat::Text);
+        assert_eq!(choose(flags, FormatRules { target_version: None, ..RULES }), CopyFormat::Text);
+    }
+
+    #[test]
+    fn settings_of_the_source_matter_only_for_the_types_they_touch() {
+        let times = TypeFlags { time: true, ..TypeFlags::default() };
+        assert_eq!(choose(times, RULES), CopyFormat::Binary);
+        assert_eq!(choose(times, FormatRules { integer_datetimes: false, ..RULES }), CopyFormat::Text);
+        let xml = TypeFlags { xml: true, ..TypeFlags::default() };
+        assert_eq!(choose(xml, FormatRules { source_is_utf8: false, ..RULES }), CopyFormat::Text);
+    }
+}

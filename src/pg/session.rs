@@ -1,0 +1,49 @@
+//! What every session of ours sets, on each side, so that nothing depends on defaults of a server, database or role.
+
+use crate::model::{ServerVersion, quote_literal};
+
+/// Settings that make text values mean the same on both sides.
+const SAME_TEXT: [&str; 5] = [
+    "SET extra_float_digits = 3",
+    "SET DateStyle = 'ISO, MDY'",
+    "SET IntervalStyle = 'postgres'",
+    "SET bytea_output = 'hex'",
+    "SET lc_monetary = 'C'",
+];
+
+/// For connections that read rows. `encoding` is the source's server encoding: the source sends raw bytes and the
+/// target converts and validates (`hstore_send` writes wrong lengths when the source converts).
+#[must_use]
+pub fn reading(version: ServerVersion, encoding: &str) -> String {
+    let mut settings: Vec<String> = SAME_TEXT.map(Into::into).to_vec();
+    settings.push(client_encoding(encoding));
+    settings.push("SET synchronize_seqscans = off".into());
+    for (since, setting) in [
+        (ServerVersion::V9_5, "SET row_security = off"),
+        (ServerVersion::V10, "SET max_parallel_workers_per_gather = 0"),
+        (ServerVersion::V11, "SET jit = off"),
+    ] {
+        if version >= since {
+            settings.push(setting.into());
+        }
+    }
+    settings.join("; ")
+}
+
+/// For connections that load rows.
+#[must_use]
+pub fn loading(version: ServerVersion, encoding: &str) -> String {
+    let mut settings: Vec<String> = SAME_TEXT.map(Into::into).to_vec();
+    settings.push(client_encoding(encoding));
+    settings.push("SET xmloption = content".into());
+    settings.push("SET array_nulls = on".into());
+    settings.push("SET synchronous_commit = off".into());
+    if version >= ServerVersion::V9_5 {
+        settings.push("SET row_security = off".into());
+    }
+    settings.join("; ")
+}
+
+fn client_encoding(encoding: &str) -> String {
+    format!("SET client_encoding = {}", quote_literal(encoding))
+}

@@ -1,0 +1,215 @@
+//! One holder exports a snapshot, every other connection imports it.
+//!
+//! The order is: list, lock, export, list again. `LOCK TABLE` does not take the transaction's snapshot, so a
+//! TRUNCATE or a rewrite between listing and locking shows up as a difference between the two lists and the whole
+//! thing is done again. With the usual order such a table would look empty.
+
+use super::error::{Error, ErrorKind, Result};
+use super::wire::DataConnection;
+use crate::model::{Lsn, Oid, ServerVersion};
+
+/// Tables locked by one statement. Long enough to be quick, short enough for a readable log.
+const LOCK_BATCH: usize = 500;
+
+/// How often listing and locking are repeated on a server whose tables change meanwhile.
+const ATTEMPTS: usize = 10;
+
+/// A table that takes part, as the catalog showed it: what must not change between listing and locking.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LockTarget {
+    pub oid: Oid,
+    /// `pg_relation_filenode`: changes with TRUNCATE and every rewrite.
+    pub filenode: Oid,
+    /// Schema-qualified and quoted.
+    pub sql_name: String,
+}
+
+/// A snapshot that others can import, or the agreement to do without one.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The name to import. `None`: a frozen source, every connection has a snapshot of its own.
+    pub id: Option<String>,
+    /// The write-ahead log position at the time, where the server tells.
+    pub lsn: Option<Lsn>,
+    pub version: ServerVersion,
+    pub in_recovery: bool,
+    /// `txid_current_snapshot()`: equal strings on a primary mean equal snapshots.
+    txid_snapshot: String,
+}
+
+/// Owns the exporting transaction. As long as it lives, the snapshot can be imported and the tables stay locked
+/// against DDL. It is a data connection, so that it can read a table whose lock nobody else gets any more.
+pub struct SnapshotHolder {
+    pub connection: DataConnection,
+    pub snapshot: Snapshot,
+    /// What is locked.
+    pub tables: Vec<LockTarget>,
+}
+
+/// How the snapshot is to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotMode {
+    /// Export, or fail.
+    Exported,
+    /// Nobody writes: export where possible, else prove what can be proven.
+    FrozenSource,
+}
+
+impl SnapshotHolder {
+    /// Takes the snapshot. `list` returns the tables to lock; it is called in and outside of the transaction.
+    ///
+    /// # Errors
+    /// A server that cannot export (before 9.2, a standby before 10) without [`SnapshotMode::FrozenSource`]; tables
+    /// that keep changing; missing SELECT privilege; too few lock slots.
+    pub fn take(
+        mut connection: DataConnection,
+        mode: SnapshotMode,
+        mut list: impl FnMut(&mut DataConnection) -> Result<Vec<LockTarget>>,
+    ) -> Result<Self> {
+        let in_recovery = flag(&mut connection, "SELECT pg_catalog.pg_is_in_recovery()")?;
+        let exports = can_export(connection.version(), in_recovery);
+        if !exports && mode == SnapshotMode::Exported {
+            return Err(cannot_export(&connection, in_recovery));
+        }
+        for _ in 0..ATTEMPTS {
+            let mut before = list(&mut connection)?;
+            before.sort();
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+            match lock_all(&mut connection, &before) {
+                Ok(()) => {}
+                // Dropped or renamed since it was listed.
+                Err(e) if e.sqlstate() == Some("42P01") || e.sqlstate() == Some("3F000") => {
+                    connection.execute("ROLLBACK")?;
+                    continue;
+                }
+                Err(e) => return Err(explain_lock_failure(e)),
+            }
+            let id = exports.then(|| export(&mut connection)).transpose()?;
+            let mut after = list(&mut connection)?;
+            after.sort();
+            if before == after {
+                let snapshot = describe(&mut connection, id, in_recovery)?;
+                return Ok(Self { connection, snapshot, tables: after });
+            }
+            connection.execute("ROLLBACK")?;
+        }
+        Err(Error::unsupported(
+            connection.side(),
+            format!("tables kept being created, dropped, truncated or rewritten: {ATTEMPTS} attempts to lock them all"),
+            Some("stop migrations and jobs that run DDL or TRUNCATE on the source, then start again"),
+        ))
+    }
+}
+
+impl Snapshot {
+    /// Puts a connection into this snapshot, before its first query.
+    ///
+    /// # Errors
+    /// An exporter that is gone; on a frozen source, a snapshot that differs: somebody writes.
+    pub fn import(&self, connection: &mut DataConnection) -> Result<()> {
+        match &self.id {
+            Some(id) => {
+                connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+                let id = crate::model::quote_literal(id);
+                connection.execute(&format!("SET TRANSACTION SNAPSHOT {id}"))
+            }
+            None => self.open_frozen(connection),
+        }
+    }
+
+    fn open_frozen(&self, connection: &mut DataConnection) -> Result<()> {
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+        let own = describe(connection, None, self.in_recovery)?;
+        let unchanged = if self.in_recovery { own.lsn == self.lsn } else { own.txid_snapshot == self.txid_snapshot };
+        if unchanged {
+            return Ok(());
+        }
+        Err(Error::unsupported(
+            connection.side(),
+            "the source is not frozen: something was written while the connections were opened",
+            Some("stop every writer (on a standby: pause replay with pg_wal_replay_pause()), then start again"),
+        ))
+    }
+
+    /// On a frozen source, whether it still is: to be asked again when all rows have been read.
+    pub fn is_still_frozen(&self, connection: &mut DataConnection) -> Result<bool> {
+        connection.execute("COMMIT")?;
+        let now = describe(connection, None, self.in_recovery)?;
+        Ok(if self.in_recovery { now.lsn == self.lsn } else { now.txid_snapshot == self.txid_snapshot })
+    }
+}
+
+/// Locks one table in a worker's transaction without waiting. `false`: somebody's DDL waits for the table, and only the
+/// holder can read it now (a plain lock request would wait behind the DDL, which waits for the holder).
+pub fn lock_nowait(connection: &mut DataConnection, sql_name: &str) -> Result<bool> {
+    connection.execute("SAVEPOINT pgconvoy_lock")?;
+    match connection.execute(&format!("LOCK TABLE ONLY {sql_name} IN ACCESS SHARE MODE NOWAIT")) {
+        Ok(()) => connection.execute("RELEASE SAVEPOINT pgconvoy_lock").map(|()| true),
+        Err(e) if e.sqlstate() == Some("55P03") => {
+            connection.execute("ROLLBACK TO SAVEPOINT pgconvoy_lock").map(|()| false)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// `pg_export_snapshot` came with 9.2, on hot standbys with 10.
+fn can_export(version: ServerVersion, in_recovery: bool) -> bool {
+    version >= if in_recovery { ServerVersion::V10 } else { ServerVersion::V9_2 }
+}
+
+fn cannot_export(connection: &DataConnection, in_recovery: bool) -> Error {
+    let what = if in_recovery { "a standby of version" } else { "version" };
+    Error::unsupported(
+        connection.side(),
+        format!("{what} {} cannot export a snapshot", connection.version()),
+        Some("stop every writer and add --frozen-source"),
+    )
+}
+
+fn lock_all(connection: &mut DataConnection, tables: &[LockTarget]) -> Result<()> {
+    for batch in tables.chunks(LOCK_BATCH) {
+        let names: Vec<String> = batch.iter().map(|t| format!("ONLY {}", t.sql_name)).collect();
+        connection.execute(&format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", ")))?;
+    }
+    Ok(())
+}
+
+fn explain_lock_failure(error: Error) -> Error {
+    let hint = match error.sqlstate() {
+        Some("53200") => "raise max_locks_per_transaction on the source: every table is locked against DDL",
+        Some("42501") => "the role needs SELECT on every table and USAGE on every schema that is copied",
+        _ => return error,
+    };
+    let message = match &*error.kind {
+        ErrorKind::Server(e) => e.to_string(),
+        other => other.to_string(),
+    };
+    Error::unsupported(error.side, message, Some(hint))
+}
+
+fn export(connection: &mut DataConnection) -> Result<String> {
+    text(connection, "SELECT pg_catalog.pg_export_snapshot()")
+}
+
+fn describe(connection: &mut DataConnection, id: Option<String>, in_recovery: bool) -> Result<Snapshot> {
+    let version = connection.version();
+    let new_names = version >= ServerVersion::V10;
+    let lsn_function = match (new_names, in_recovery) {
+        (true, false) => "pg_current_wal_lsn",
+        (true, true) => "pg_last_wal_replay_lsn",
+        (false, false) => "pg_current_xlog_location",
+        (false, true) => "pg_last_xlog_replay_location",
+    };
+    let lsn = text(connection, &format!("SELECT pg_catalog.{lsn_function}()"))?.parse().ok();
+    let txid_snapshot = text(connection, "SELECT pg_catalog.txid_current_snapshot()")?;
+    Ok(Snapshot { id, lsn, version, in_recovery, txid_snapshot })
+}
+
+fn text(connection: &mut DataConnection, sql: &str) -> Result<String> {
+    let rows = connection.query(sql)?;
+    Ok(rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten().unwrap_or_default())
+}
+
+fn flag(connection: &mut DataConnection, sql: &str) -> Result<bool> {
+    Ok(text(connection, sql)? == "t")
+}

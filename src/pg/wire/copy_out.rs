@@ -1,0 +1,166 @@
+use postgres_protocol::message::backend::Message;
+
+use super::block::Block;
+use super::connection::{DataConnection, copy_count};
+use super::frames::Drained;
+use super::startup::decode_fields;
+use crate::model::CopyFormat;
+use crate::pg::error::{Error, ErrorKind, Result};
+
+/// How many bytes a stream must have had before the socket is asked to wait for large pieces: short streams must
+/// not wait at all.
+const LOW_WATER_AFTER_BYTES: u64 = 1024 * 1024;
+
+/// Bytes that a read of a long stream waits for.
+const LOW_WATER_BYTES: usize = 128 * 1024;
+
+/// What a complete COPY moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyOutcome {
+    /// Rows, as the server's command tag says; checked against the frames seen.
+    pub rows: u64,
+    /// Bytes of the COPY stream.
+    pub bytes: u64,
+}
+
+/// A COPY … TO STDOUT under way.
+///
+/// Only [`CopyOut::next_block`] returning `false` means that the source said `COPY n`: a stream that merely ends is
+/// not complete (a missing trailer is no error to a server that loads it).
+pub struct CopyOut<'c> {
+    connection: &'c mut DataConnection,
+    sql: String,
+    format: CopyFormat,
+    bytes: u64,
+    low_water: bool,
+    outcome: Option<CopyOutcome>,
+}
+
+impl DataConnection {
+    /// Starts a `COPY … TO STDOUT`.
+    ///
+    /// # Errors
+    /// The server's refusal; the connection is then usable.
+    pub fn copy_out(&mut self, sql: &str, format: CopyFormat) -> Result<CopyOut<'_>> {
+        self.send_query(sql)?;
+        match self.next_message()? {
+            Message::CopyOutResponse(body) => {
+                let binary = body.format() == 1;
+                if binary != (format == CopyFormat::Binary) {
+                    return Err(self.out_of_step("the COPY format asked for", sql));
+                }
+                self.reader.begin_copy();
+                Ok(CopyOut { connection: self, sql: sql.into(), format, bytes: 0, low_water: false, outcome: None })
+            }
+            Message::ErrorResponse(body) => {
+                let error = decode_fields(body.fields());
+                self.drain_to_ready()?;
+                Err(self.server_error(error, sql))
+            }
+            _ => Err(self.out_of_step("CopyOutResponse", sql)),
+        }
+    }
+}
+
+impl CopyOut<'_> {
+    /// Fills `block`. `false`: the stream is complete, the block may hold its last bytes.
+    ///
+    /// # Errors
+    /// A failure of the source in mid-stream, or a row count that does not fit the frames seen.
+    pub fn next_block(&mut self, block: &mut Block) -> Result<bool> {
+        let full_len = block.full_len();
+        let before = block.payload().len();
+        let more = loop {
+            let drained = self.connection.reader.drain_copy(block.tail(), full_len);
+            match drained {
+                Ok(Drained::Full) => break true,
+                Ok(Drained::NeedInput) => self.connection.fill()?,
+                Ok(Drained::OtherMessage) => {
+                    if self.end_of_stream()? {
+                        break false;
+                    }
+                }
+                Err(e) => return Err(self.connection.frame_error(&e)),
+            }
+        };
+        self.bytes += (block.payload().len() - before) as u64;
+        if more {
+            self.raise_low_water();
+        } else {
+            self.complete()?;
+        }
+        Ok(more)
+    }
+
+    /// What was moved. `None` before [`CopyOut::next_block`] has returned `false`.
+    pub fn outcome(&self) -> Option<CopyOutcome> {
+        self.outcome
+    }
+
+    /// Reads a message that is not CopyData. `true`: the server is ready again and all went well.
+    fn end_of_stream(&mut self) -> Result<bool> {
+        match self.connection.next_message()? {
+            Message::CommandComplete(body) => {
+                let rows = body.tag().ok().and_then(copy_count);
+                let Some(rows) = rows else { return Err(self.connection.out_of_step("COPY n", &self.sql)) };
+                self.outcome = Some(CopyOutcome { rows, bytes: 0 });
+                Ok(false)
+            }
+            Message::CopyDone => Ok(false),
+            Message::ReadyForQuery(_) if self.outcome.is_some() => {
+                self.lower_low_water();
+                Ok(true)
+            }
+            Message::ErrorResponse(body) => {
+                let error = decode_fields(body.fields());
+                self.lower_low_water();
+                self.connection.drain_to_ready()?;
+                Err(self.connection.server_error(error, &self.sql))
+            }
+            _ => Err(self.connection.out_of_step("CopyData, CopyDone or COPY n", &self.sql)),
+        }
+    }
+
+    /// The pair check: rows of the command tag against frames seen. In binary, the trailer is a frame of its own and
+    /// the header shares the first one, also in an empty table, so that there is one frame more than rows.
+    fn complete(&mut self) -> Result<()> {
+        let frames = self.connection.reader.frames();
+        let by_frames = match self.format {
+            CopyFormat::Binary => frames.saturating_sub(1),
+            CopyFormat::Text => frames,
+        };
+        let bytes = self.bytes;
+        if let Some(outcome) = &mut self.outcome {
+            outcome.bytes = bytes;
+            if outcome.rows != by_frames {
+                let message = format!("the source says {} rows, its stream held {by_frames}", outcome.rows);
+                return Err(Error::new(self.connection.side, ErrorKind::Mismatch(message)).with_statement(&self.sql));
+            }
+        }
+        Ok(())
+    }
+
+    fn raise_low_water(&mut self) {
+        if !self.low_water && self.bytes >= LOW_WATER_AFTER_BYTES {
+            self.connection.transport.set_low_water(LOW_WATER_BYTES);
+            self.low_water = true;
+        }
+    }
+
+    fn lower_low_water(&mut self) {
+        if self.low_water {
+            self.connection.transport.set_low_water(1);
+            self.low_water = false;
+        }
+    }
+}
+
+/// Left unfinished, the stream is not read to its end: the connection is given up.
+impl Drop for CopyOut<'_> {
+    fn drop(&mut self) {
+        self.lower_low_water();
+        if !self.connection.is_idle() {
+            self.connection.give_up();
+        }
+    }
+}

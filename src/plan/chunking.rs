@@ -1,0 +1,167 @@
+//! Cuts relations into chunks by heap and TOAST size.
+
+use std::borrow::Borrow;
+
+use crate::model::{BlockNumber, Chunk, ChunkId, CtidRange, Oid, Relation, ServerVersion};
+
+/// Below this, a chunk's fixed cost (a round trip, a transaction on the target) begins to show.
+const CHUNK_MIN_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Above this, the last chunk of a run keeps everybody waiting.
+const CHUNK_MAX_BYTES: u64 = 512 * 1024 * 1024;
+
+/// Chunks that each job should get to see, so that all of them finish at about the same time.
+const CHUNKS_PER_JOB: u64 = 12;
+
+/// A relation of an old server is read page by page only if its rows are wide: the per-page scan costs about 50 µs
+/// a page, a sequential scan of narrow rows a third of that.
+const WIDE_ROW_BYTES: u64 = 400;
+
+/// No relation is cut into more chunks than this, whatever the user asks for.
+const CHUNKS_MAX: u64 = 20_000;
+
+/// What the planner must know of the source.
+#[derive(Clone, Copy, Debug)]
+pub struct ChunkingRules {
+    pub version: ServerVersion,
+    /// Bytes of a heap block.
+    pub block_bytes: u64,
+    pub jobs: u32,
+    /// The user's wish for the bytes of a chunk.
+    pub chunk_bytes: Option<u64>,
+    /// Whether every worker reads the same snapshot: ctid ranges need it, since rows move on UPDATE.
+    pub shared_snapshot: bool,
+}
+
+/// Cuts all relations; biggest chunks first, chunks of one relation in order.
+///
+/// Every relation gets at least one chunk; the ranges of one relation cover every block exactly once, the first and
+/// the last are open-ended.
+#[must_use]
+pub fn plan_chunks<R: Borrow<Relation>>(relations: &[R], rules: ChunkingRules) -> Vec<Chunk> {
+    let total_bytes: u64 = relations.iter().map(|r| r.borrow().size_bytes()).sum();
+    let chunk_bytes = rules.chunk_bytes.unwrap_or_else(|| default_chunk_bytes(total_bytes, rules.jobs)).max(1);
+    let mut chunks: Vec<Chunk> = relations.iter().flat_map(|r| cut(r.borrow(), chunk_bytes, rules)).collect();
+    chunks.sort_by(|a, b| b.estimated_bytes.cmp(&a.estimated_bytes).then(a.id.cmp(&b.id)));
+    chunks
+}
+
+/// The planner's choice for a database of this size.
+#[must_use]
+pub fn default_chunk_bytes(total_bytes: u64, jobs: u32) -> u64 {
+    (total_bytes / (u64::from(jobs.max(1)) * CHUNKS_PER_JOB)).clamp(CHUNK_MIN_BYTES, CHUNK_MAX_BYTES)
+}
+
+fn cut(relation: &Relation, chunk_bytes: u64, rules: ChunkingRules) -> Vec<Chunk> {
+    let blocks = relation.heap_bytes / rules.block_bytes.max(1);
+    let wanted = relation.size_bytes().div_ceil(chunk_bytes).min(blocks).min(CHUNKS_MAX);
+    let count = if wanted > 1 && can_cut(relation, rules) { wanted } else { 1 };
+    let at = |index: u64| BlockNumber::try_from(u128::from(blocks) * u128::from(index) / u128::from(count)).ok();
+    (0..count)
+        .map(|index| Chunk {
+            id: ChunkId { relation: relation.oid, index: u32::try_from(index).unwrap_or(u32::MAX) },
+            range: CtidRange {
+                start: if index == 0 { None } else { at(index) },
+                end: if index + 1 == count { None } else { at(index + 1) },
+            },
+            estimated_bytes: relation.size_bytes() / count,
+        })
+        .collect()
+}
+
+fn can_cut(relation: &Relation, rules: ChunkingRules) -> bool {
+    if !rules.shared_snapshot || relation.keep_order || !relation.has_ctid {
+        return false;
+    }
+    if rules.version >= ServerVersion::V14 {
+        return true;
+    }
+    let row_bytes = if relation.estimated_rows == 0 { 0 } else { relation.size_bytes() / relation.estimated_rows };
+    rules.version >= ServerVersion::V9_3 && row_bytes >= WIDE_ROW_BYTES
+}
+
+/// How many chunks each relation was cut into.
+#[must_use]
+pub fn chunk_counts(chunks: &[Chunk]) -> std::collections::HashMap<Oid, u32> {
+    let mut counts = std::collections::HashMap::new();
+    for chunk in chunks {
+        *counts.entry(chunk.id.relation).or_insert(0) += 1;
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{CopyFormat, QualifiedName, RelationKind};
+    use proptest::prelude::*;
+
+    fn relation(heap_bytes: u64, toast_bytes: u64) -> Relation {
+        Relation {
+            oid: 1,
+            name: QualifiedName::new("public", "t"),
+            kind: RelationKind::Table,
+            columns: Vec::new(),
+            format: CopyFormat::Binary,
+            text_reason: None,
+            heap_bytes,
+            toast_bytes,
+            estimated_rows: heap_bytes / 100,
+            load_via_root: None,
+            keep_order: false,
+            has_ctid: true,
+            filter: None,
+        }
+    }
+
+    fn rules(version: ServerVersion, chunk_bytes: Option<u64>) -> ChunkingRules {
+        ChunkingRules { version, block_bytes: 8192, jobs: 16, chunk_bytes, shared_snapshot: true }
+    }
+
+    proptest! {
+        #[test]
+        fn every_block_is_in_exactly_one_chunk(
+            blocks in 0u32..100_000, toast_bytes in 0u64..1 << 40, chunk_bytes in 1u64..1 << 30, probe in any::<u32>(),
+        ) {
+            let r = relation(u64::from(blocks) * 8192, toast_bytes);
+            let chunks = plan_chunks(&[r], rules(ServerVersion::V14, Some(chunk_bytes)));
+            prop_assert!(!chunks.is_empty());
+            let near = probe % blocks.max(1);
+            for block in [0, near, probe, blocks, u32::MAX] {
+                prop_assert_eq!(chunks.iter().filter(|c| c.range.contains(block)).count(), 1, "block {}", block);
+            }
+            let mut ordered = chunks.clone();
+            ordered.sort_by_key(|c| c.id);
+            for pair in ordered.windows(2) {
+                prop_assert_eq!(pair[0].range.end, pair[1].range.start);
+                prop_assert!(pair[0].range.start < pair[0].range.end);
+            }
+        }
+    }
+
+    #[test]
+    fn toast_counts_as_much_as_heap() {
+        let chunks = plan_chunks(&[relation(8192 * 1000, 1 << 30)], rules(ServerVersion::V18, Some(64 << 20)));
+        assert_eq!(chunks.len(), 17);
+    }
+
+    #[test]
+    fn biggest_chunks_come_first() {
+        let mut small = relation(8192, 0);
+        small.oid = 2;
+        let chunks = plan_chunks(&[small, relation(8192 * 100_000, 0)], rules(ServerVersion::V18, None));
+        assert!(chunks.windows(2).all(|w| w[0].estimated_bytes >= w[1].estimated_bytes));
+        assert_eq!(chunks.last().unwrap().id.relation, 2);
+    }
+
+    #[test]
+    fn what_cannot_be_cut_stays_whole() {
+        let narrow = relation(1 << 30, 0);
+        assert_eq!(plan_chunks(std::slice::from_ref(&narrow), rules(ServerVersion::V13, None)).len(), 1);
+        let mut no_snapshot = rules(ServerVersion::V18, None);
+        no_snapshot.shared_snapshot = false;
+        assert_eq!(plan_chunks(std::slice::from_ref(&narrow), no_snapshot).len(), 1);
+        let wide = relation(1 << 30, 1 << 34);
+        assert!(plan_chunks(&[wide], rules(ServerVersion::V13, None)).len() > 1);
+    }
+}
