@@ -227,3 +227,24 @@ async fn the_fixture_of_docker_compose_loads() {
         "SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM order_lines), count(*) FROM turnover_by_month";
     assert_eq!(cluster.query_text("postgres", counts).await.unwrap(), [["20000", "40001", "8"]]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_programs_read_old_and_new_servers() {
+    let clients = support::clients();
+    say(&format!("client programs of {}", clients.version));
+    assert!(clients.version >= pgconvoy::model::ServerVersion::V18);
+    for cluster in support::clusters().await {
+        let database = TestDb::new(&cluster, "dumped").await;
+        database.execute("CREATE TABLE heron (i int); INSERT INTO heron VALUES (7)").await;
+        for uri in [database.uri(), database.tcp_uri()] {
+            let dumped = Command::new(&clients.pg_dump).arg("-d").arg(uri).output().unwrap();
+            let text = String::from_utf8(dumped.stdout).unwrap();
+            assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
+            assert!(text.contains("COPY public.heron (i) FROM stdin;\n7\n"), "{text}");
+        }
+        let sql = ["-X", "-A", "-t", "-c", "SELECT i FROM heron", "-d"];
+        let said = Command::new(&clients.psql).args(sql).arg(database.uri()).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&said.stdout), "7\n");
+        database.remove().await;
+    }
+}
