@@ -128,6 +128,9 @@ async fn a_server_that_cannot_start_says_why_and_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "started by servers_do_not_outlive_a_killed_process"]
 async fn hold_a_server_for_ever() {
+    if std::env::var_os("LAB_HOLD").is_none() {
+        return;
+    }
     let cluster = Cluster::start(spec(Major::V17), &progress()).await.unwrap();
     println!("\nheld {} {}", cluster.pid().unwrap().as_raw_nonzero(), base_of(&cluster).display());
     std::future::pending::<()>().await;
@@ -137,6 +140,7 @@ async fn hold_a_server_for_ever() {
 fn servers_do_not_outlive_a_killed_process() {
     let mut holder = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "hold_a_server_for_ever", "--ignored", "--nocapture"])
+        .env("LAB_HOLD", "1")
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -222,4 +226,25 @@ async fn the_fixture_of_docker_compose_loads() {
     let counts =
         "SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM order_lines), count(*) FROM turnover_by_month";
     assert_eq!(cluster.query_text("postgres", counts).await.unwrap(), [["20000", "40001", "8"]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_programs_read_old_and_new_servers() {
+    let clients = support::clients();
+    say(&format!("client programs of {}", clients.version));
+    assert!(clients.version >= pgconvoy::model::ServerVersion::V18);
+    for cluster in support::clusters().await {
+        let database = TestDb::new(&cluster, "dumped").await;
+        database.execute("CREATE TABLE heron (i int); INSERT INTO heron VALUES (7)").await;
+        for uri in [database.uri(), database.tcp_uri()] {
+            let dumped = Command::new(&clients.pg_dump).arg("-d").arg(uri).output().unwrap();
+            let text = String::from_utf8(dumped.stdout).unwrap();
+            assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
+            assert!(text.contains("COPY public.heron (i) FROM stdin;\n7\n"), "{text}");
+        }
+        let sql = ["-X", "-A", "-t", "-c", "SELECT i FROM heron", "-d"];
+        let said = Command::new(&clients.psql).args(sql).arg(database.uri()).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&said.stdout), "7\n");
+        database.remove().await;
+    }
 }

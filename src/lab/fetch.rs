@@ -79,9 +79,14 @@ fn non_empty_env(name: &str) -> Option<PathBuf> {
 
 /// Makes the directory, and says why it will not do.
 fn usable(root: &Path) -> Result<(), String> {
+    let me = rustix::process::geteuid();
+    if me.is_root()
+        && let Some(existing) = root.ancestors().skip(1).find(|directory| directory.is_dir())
+    {
+        others_may_enter(existing)?;
+    }
     fs::create_dir_all(root).map_err(|e| e.to_string())?;
     let about = fs::symlink_metadata(root).map_err(|e| e.to_string())?;
-    let me = rustix::process::geteuid();
     if !about.is_dir() || about.uid() != me.as_raw() {
         return Err("it is not a directory of this user's own".into());
     }

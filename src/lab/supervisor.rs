@@ -1,6 +1,8 @@
 //! The shell process that owns a server: it outlives us just long enough to clean up.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -60,7 +62,11 @@ impl Supervisor {
                 setpriv
             }
         };
-        command.arg("-c").arg(SCRIPT).arg("pgconvoy-lab").arg(base).arg(&binaries.bin_dir);
+        let script = base.join("pgconvoy-lab.sh");
+        std::fs::write(&script, SCRIPT)
+            .and_then(|()| std::fs::set_permissions(&script, Permissions::from_mode(0o644)))
+            .map_err(Error::io(&script))?;
+        command.arg(script).arg(base).arg(&binaries.bin_dir);
         command.arg(binaries.lib_dir.as_deref().unwrap_or(Path::new("")));
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
             command.env_remove(name);
