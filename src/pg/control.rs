@@ -153,20 +153,16 @@ fn connector(info: &ConnInfo, endpoint: &Endpoint) -> Result<Option<Connector>> 
 async fn log_in(info: &ConnInfo, endpoint: &Endpoint) -> Result<Client> {
     let stream = dial(info, endpoint, info.connect_timeout).await?;
     let config = login(info, endpoint);
-    match connector(info, endpoint)? {
-        Some(connector) => {
-            let connected = config.connect_raw(stream, connector).await;
-            let (client, connection) = connected.map_err(|error| connect_error(info, endpoint, &error))?;
-            tokio::spawn(drive(info.side(), connection));
-            Ok(client)
-        }
-        None => {
-            let connected = config.connect_raw(stream, NoTls).await;
-            let (client, connection) = connected.map_err(|error| connect_error(info, endpoint, &error))?;
-            tokio::spawn(drive(info.side(), connection));
-            Ok(client)
-        }
+    if let Some(connector) = connector(info, endpoint)? {
+        let connected = config.connect_raw(stream, connector).await;
+        let (client, connection) = connected.map_err(|error| connect_error(info, endpoint, &error))?;
+        tokio::spawn(drive(info.side(), connection));
+        return Ok(client);
     }
+    let connected = config.connect_raw(stream, NoTls).await;
+    let (client, connection) = connected.map_err(|error| connect_error(info, endpoint, &error))?;
+    tokio::spawn(drive(info.side(), connection));
+    Ok(client)
 }
 
 fn login(info: &ConnInfo, endpoint: &Endpoint) -> Config {
@@ -220,7 +216,7 @@ fn connect_error(info: &ConnInfo, endpoint: &Endpoint, error: &tokio_postgres::E
     let mut cause: &(dyn std::error::Error + 'static) = error;
     while let Some(next) = cause.source() {
         if let Some(io) = next.downcast_ref::<io::Error>() {
-            if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+            if tls::is_tls_error(io) {
                 return tls::handshake_error(info, endpoint.host_index, io);
             }
             return wire::connect_error(info, endpoint, io::Error::new(io.kind(), io.to_string()));

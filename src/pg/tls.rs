@@ -145,6 +145,11 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window == needle)
 }
 
+/// Whether it was TLS that failed, not the connection below it.
+pub(crate) fn is_tls_error(error: &std::io::Error) -> bool {
+    error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some()
+}
+
 /// What to say, and to try, when a handshake failed.
 pub(crate) fn handshake_error(info: &ConnInfo, host_index: usize, error: &std::io::Error) -> Error {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
@@ -177,6 +182,11 @@ fn handshake_hint(settings: &TlsSettings, error: &rustls::Error) -> Option<Strin
         Tls::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => {
             "renew the server's certificate, or look at this machine's clock".into()
         }
+        Tls::InvalidCertificate(Certificate::Other(_)) => {
+            "a certificate of X.509 version 1 (OpenSSL before 3.2 made them) cannot be verified: make one of version 3, \
+             or give the server's own certificate in sslrootcert"
+                .into()
+        }
         Tls::AlertReceived(Alert::CertificateRequired) => {
             "the server wants a client certificate: sslcert, sslkey".into()
         }
@@ -189,3 +199,6 @@ fn handshake_hint(settings: &TlsSettings, error: &rustls::Error) -> Option<Strin
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests;

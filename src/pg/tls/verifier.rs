@@ -9,9 +9,9 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use x509_cert::Certificate;
-use x509_cert::der::Decode as _;
 use x509_cert::der::asn1::{PrintableStringRef, TeletexStringRef, Utf8StringRef};
 use x509_cert::der::oid::db::rfc4519::COMMON_NAME;
+use x509_cert::der::{Decode as _, Encode as _};
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
@@ -55,6 +55,29 @@ impl Verifier {
         let trust = Some(Trust { roots, certificates: certificates.to_vec(), check_name });
         Ok(Self { trust, algorithms })
     }
+
+    /// The handshake's signature by the certificate's key alone. webpki reads no certificates of X.509 version 1,
+    /// which is what OpenSSL before 3.2 makes without extensions; where the certificate is not to be verified, or is
+    /// one that the user names, libpq takes them.
+    fn verify_by_key(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let key = parse(cert)?.tbs_certificate.subject_public_key_info;
+        let bad = || Error::from(CertificateError::BadEncoding);
+        let algorithm = key.algorithm.to_der().map_err(|_| bad())?;
+        let candidates = self.algorithms.mapping.iter().filter(|(scheme, _)| *scheme == dss.scheme);
+        let verified = candidates
+            .flat_map(|(_, algorithms)| algorithms.iter())
+            // The identifier is the content of the DER sequence.
+            .filter(|candidate| algorithm.ends_with(candidate.public_key_alg_id().as_ref()))
+            .any(|candidate| {
+                candidate.verify_signature(key.subject_public_key.raw_bytes(), message, dss.signature()).is_ok()
+            });
+        if verified { Ok(HandshakeSignatureValid::assertion()) } else { Err(CertificateError::BadSignature.into()) }
+    }
 }
 
 impl ServerCertVerifier for Verifier {
@@ -90,6 +113,9 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        if ParsedCertificate::try_from(cert).is_err() {
+            return self.verify_by_key(message, cert, dss);
+        }
         verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
@@ -99,6 +125,9 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        if ParsedCertificate::try_from(cert).is_err() {
+            return self.verify_by_key(message, cert, dss);
+        }
         verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
 

@@ -50,7 +50,7 @@ impl Failure {
         if Cancelled::is(&error) {
             return Self::stop(Error::new(info.side(), ErrorKind::Cancelled));
         }
-        if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+        if tls::is_tls_error(&error) {
             return Self::stop(tls::handshake_error(info, endpoint.host_index, &error));
         }
         Self::connect(info, endpoint, error)

@@ -128,12 +128,15 @@ impl<'a> Session<'a> {
         self.send(|out| frontend::query(sql, out))?;
         let (mut rows, mut failed) = (Vec::new(), None);
         loop {
-            match self.receive()? {
-                Message::DataRow(body) => rows.push(decode_row(&body).map_err(|error| self.broken(error))?),
-                Message::ErrorResponse(body) => failed = Some(decode_fields(body.fields())),
-                Message::ReadyForQuery(_) => break,
-                Message::RowDescription(_) | Message::CommandComplete(_) | Message::EmptyQueryResponse => {}
-                _ => return Err(self.surprise("an unexpected answer to a query")),
+            match self.receive() {
+                Ok(Message::DataRow(body)) => rows.push(decode_row(&body).map_err(|error| self.broken(error))?),
+                Ok(Message::ErrorResponse(body)) => failed = Some(decode_fields(body.fields())),
+                Ok(Message::ReadyForQuery(_)) => break,
+                Ok(Message::RowDescription(_) | Message::CommandComplete(_) | Message::EmptyQueryResponse) => {}
+                Ok(_) => return Err(self.surprise("an unexpected answer to a query")),
+                // A last word, then the end: the word is what matters.
+                Err(_) if failed.is_some() => break,
+                Err(failure) => return Err(failure),
             }
         }
         match failed {

@@ -79,6 +79,7 @@ struct Established<'a> {
 }
 
 /// What a server says about itself.
+#[derive(Clone, Copy)]
 struct Checked {
     server_pid: i32,
     in_recovery: bool,

@@ -22,7 +22,7 @@ pub struct Cancelled;
 impl Cancelled {
     /// Whether `error` is one of ours.
     pub fn is(error: &io::Error) -> bool {
-        error.get_ref().is_some_and(|inner| inner.is::<Self>())
+        error.get_ref().and_then(|inner| inner.downcast_ref::<Self>()).is_some()
     }
 }
 
