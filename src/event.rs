@@ -58,8 +58,8 @@ impl std::fmt::Display for Phase {
             Self::Plan => "plan",
             Self::PreData => "schema",
             Self::Rows => "rows",
-            Self::Indexes => "indexes",
-            Self::PostData => "constraints and the rest",
+            Self::Indexes => "indexes, constraints and the rest",
+            Self::PostData => "sequences",
             Self::Verify => "verify",
             Self::Seal => "seal",
         })

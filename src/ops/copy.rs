@@ -13,7 +13,7 @@ use super::preflight::{self, Findings};
 use super::recorder::{Closing, PhaseTimer, Recorder};
 use super::rows::{Cancellers, Moved, RowsPlan, move_rows};
 use super::server::{Server, lanes_that_fit};
-use super::source_plan::SourcePlan;
+use super::source_plan::{SourcePlan, check_still_frozen};
 use super::target::{JobRunner, Preparation, PreparedTarget, check_columns, complete, share};
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, budget};
@@ -65,7 +65,7 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
     }
     let job = CopyJob { source: &source, target: &target, options, lanes, run: &run };
     let (relations, meter) = job.rows_and_jobs(&mut plan, &prepared).await?;
-    complete(&target, &prepared, &plan.inventory.sequences, options.contents).await?;
+    complete(&target, &prepared, &plan.inventory.sequences, options.contents, &run).await?;
     let closing = Closing {
         relations: relations.iter().map(AsRef::as_ref).collect(),
         meter: Some(&meter),
@@ -159,6 +159,7 @@ impl CopyJob<'_> {
             cancellers: Cancellers::default(),
         };
         let port = plan.source_port(self.source)?;
+        let snapshot = port.snapshot.clone();
         let target = TargetPort {
             conninfo: self.target.conninfo.clone(),
             encoding: plan.inventory.encoding.clone(),
@@ -168,6 +169,7 @@ impl CopyJob<'_> {
         let cancellers = shared.cancellers.clone();
         let make = move |index| CopyLane::open(index, &port, &target, &shared);
         let moved = move_rows(rows, make, cancellers, self.run, stop, relation_done).await?;
+        check_still_frozen(self.source, snapshot).await?;
         phase.finish();
         Ok(moved)
     }

@@ -10,7 +10,7 @@ use super::preflight::{self, Findings};
 use super::recorder::{Closing, PhaseTimer, Recorder};
 use super::rows::{Cancellers, RowsPlan, move_rows};
 use super::server::{Server, lanes_that_fit};
-use super::source_plan::SourcePlan;
+use super::source_plan::{SourcePlan, check_still_frozen};
 use super::target::share;
 use crate::archive::{ArchiveContents, ArchiveSource, ArchiveWriter, ManifestHeader, Record};
 use crate::event::{Event, Operation, Phase};
@@ -135,10 +135,12 @@ impl DumpJob<'_> {
         };
         let phase = PhaseTimer::start(Phase::Rows, self.run);
         let port = plan.source_port(self.source)?;
+        let snapshot = port.snapshot.clone();
         let (archive, zstd_level) = (writer.clone(), self.options.zstd_level);
         let cancellers = shared.cancellers.clone();
         let make = move |index| DumpLane::open(index, &port, (&archive, zstd_level), &shared);
         move_rows(rows, make, cancellers, self.run, stop, |_| {}).await?;
+        check_still_frozen(self.source, snapshot).await?;
         phase.finish();
         Ok((relations, meter))
     }

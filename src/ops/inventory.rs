@@ -79,35 +79,40 @@ impl Inventory {
 
     /// The large objects as if they were a relation: rows of (oid, byte offset, bytes), cut into ranges of OIDs.
     pub(super) fn large_object_chunks(&self) -> Option<(Relation, Vec<Chunk>)> {
-        if self.large_objects.is_empty() {
-            return None;
-        }
-        let relation = Relation {
-            oid: LARGE_OBJECTS_OID,
-            name: QualifiedName::new("pg_catalog", "pg_largeobject"),
-            kind: RelationKind::LargeObjects,
-            columns: Vec::new(),
-            format: CopyFormat::Binary,
-            text_reason: None,
-            heap_bytes: 0,
-            toast_bytes: 0,
-            estimated_rows: 0,
-            load_via_root: None,
-            keep_order: false,
-            has_ctid: false,
-            filter: None,
-        };
-        let firsts: Vec<u32> = self.large_objects.iter().step_by(LARGE_OBJECTS_PER_CHUNK).map(|o| o.oid).collect();
-        let chunks = (0..firsts.len()).map(|at| Chunk {
-            id: ChunkId { relation: LARGE_OBJECTS_OID, index: u32::try_from(at).unwrap_or(u32::MAX) },
-            range: CtidRange {
-                start: if at == 0 { None } else { firsts.get(at).copied() },
-                end: firsts.get(at + 1).copied(),
-            },
-            estimated_bytes: 0,
-        });
-        Some((relation, chunks.collect()))
+        large_object_chunks(&self.large_objects)
     }
+}
+
+/// As [`Inventory::large_object_chunks`].
+pub(super) fn large_object_chunks(objects: &[LargeObjectFacts]) -> Option<(Relation, Vec<Chunk>)> {
+    if objects.is_empty() {
+        return None;
+    }
+    let relation = Relation {
+        oid: LARGE_OBJECTS_OID,
+        name: QualifiedName::new("pg_catalog", "pg_largeobject"),
+        kind: RelationKind::LargeObjects,
+        columns: Vec::new(),
+        format: CopyFormat::Binary,
+        text_reason: None,
+        heap_bytes: 0,
+        toast_bytes: 0,
+        estimated_rows: 0,
+        load_via_root: None,
+        keep_order: false,
+        has_ctid: false,
+        filter: None,
+    };
+    let firsts: Vec<u32> = objects.iter().step_by(LARGE_OBJECTS_PER_CHUNK).map(|o| o.oid).collect();
+    let chunks = (0..firsts.len()).map(|at| Chunk {
+        id: ChunkId { relation: LARGE_OBJECTS_OID, index: u32::try_from(at).unwrap_or(u32::MAX) },
+        range: CtidRange {
+            start: if at == 0 { None } else { firsts.get(at).copied() },
+            end: firsts.get(at + 1).copied(),
+        },
+        estimated_bytes: 0,
+    });
+    Some((relation, chunks.collect()))
 }
 
 /// No relation has this OID.

@@ -61,7 +61,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     let totals = archive.totals();
     let job = RestoreJob { target: &target, options, contents, lanes, run: &run };
     let (relations, meter) = job.rows_and_jobs(&mut inventory, archive, &prepared).await?;
-    complete(&target, &prepared, &inventory.sequences, contents).await?;
+    complete(&target, &prepared, &inventory.sequences, contents, &run).await?;
     let closing = Closing {
         relations: relations.iter().map(AsRef::as_ref).collect(),
         archive: name.map(|path| ArchiveSummary {

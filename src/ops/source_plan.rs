@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use tempfile::TempPath;
+use tokio_util::sync::CancellationToken;
 
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
@@ -75,6 +76,24 @@ impl SourcePlan {
         };
         Ok(Self { holder: Some(holder), inventory, schema_dump, rules })
     }
+}
+
+/// On a source without an exported snapshot: whether it stood still until now, when all rows have been read.
+pub(super) async fn check_still_frozen(source: &Server, snapshot: Snapshot) -> Result<()> {
+    if snapshot.id.is_some() {
+        return Ok(());
+    }
+    let conninfo = source.conninfo.clone();
+    let asked = tokio::task::spawn_blocking(move || {
+        let mut connection = DataConnection::connect(Side::Source, &conninfo, &CancellationToken::new())?;
+        snapshot.is_still_frozen(&mut connection)
+    });
+    if asked.await.map_err(|e| Error::new(Cause::Internal(e.to_string())))?? {
+        return Ok(());
+    }
+    let message = "the source was written to while its rows were read: what was read does not fit together".into();
+    let error = Error::new(Cause::Refused { side: Side::Source, message });
+    Err(error.hint("stop every writer (on a standby: pause replay with pg_wal_replay_pause()), then start again"))
 }
 
 /// How long pg_dump waits for its locks. We hold the tables' already; it locks partitioned parents and views too.

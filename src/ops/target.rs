@@ -273,6 +273,7 @@ impl JobRunner {
         rows_of: &HashSet<Oid>,
         mut loaded: mpsc::UnboundedReceiver<Oid>,
     ) -> Result<()> {
+        let phase = PhaseTimer::start(Phase::Indexes, &self.run);
         let mut queue = JobQueue::new(graph, rows_of.iter().copied());
         let mut running: JoinSet<Ended> = JoinSet::new();
         let mut failure: Option<Error> = None;
@@ -311,6 +312,7 @@ impl JobRunner {
                 () = self.stop.cancelled(), if running.is_empty() => {}
             }
         }
+        phase.finish();
         match failure {
             Some(error) => Err(error),
             None if !queue.is_done() => Err(Error::new(Cause::Cancelled)),
@@ -401,7 +403,9 @@ pub(super) async fn complete(
     prepared: &PreparedTarget,
     sequences: &[SequenceState],
     contents: Contents,
+    run: &Run,
 ) -> Result<()> {
+    let phase = PhaseTimer::start(Phase::PostData, run);
     let catalog = target.catalog();
     if contents != Contents::SchemaOnly {
         for statement in SequenceState::setval_statements(sequences) {
@@ -411,7 +415,9 @@ pub(super) async fn complete(
             catalog.execute(statement).await.map_err(|e| Error::from(e).doing("large objects"))?;
         }
     }
-    ledger::remove(catalog).await
+    ledger::remove(catalog).await?;
+    phase.finish();
+    Ok(())
 }
 
 /// Compares what the target's tables are with what the stream carries, and returns the relations that must travel as

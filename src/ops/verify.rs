@@ -8,18 +8,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::copy::first_cause;
 use super::error::{Cause, Error, Result};
+use super::inventory::{Inventory, large_object_chunks};
 use super::lanes::{ArchivePort, HashLane, HashSource, Hashes, Shared, SourcePort};
 use super::options::{Filters, Run, ServerArgs, VerifyAgainst, VerifyOptions};
 use super::preflight::table_filter;
 use super::recorder::{PhaseTimer, ms};
 use super::rows::{Cancellers, RowsPlan, move_rows};
 use super::server::{Server, lanes_that_fit};
-use crate::archive::Archive;
+use crate::archive::{Archive, ArchiveContents};
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, RowHash, budget};
 use crate::model::{Chunk, CopyFormat, Oid, QualifiedName, Relation, RelationKind, Side};
 use crate::pg::catalog::{
-    CatalogRelation, FormatRules, LargeObjectAccess, choose_format, lock_list_sql, read_lock_list,
+    CatalogRelation, FormatRules, LargeObjectAccess, SequenceState, choose_format, lock_list_sql, read_lock_list,
 };
 use crate::pg::copy_sql::ReadRules;
 use crate::pg::session;
@@ -74,10 +75,17 @@ impl VerifyJob<'_> {
         self.announce(vec![source.info(), self.target.info()], None);
         let reference = list(&source, &self.options.filters).await?;
         let target = list(self.target, &self.options.filters).await?;
-        let (pairs, missing) = pair(reference, target);
+        let (pairs, mut missing) = pair(reference, target);
+        let filter = table_filter(&self.options.filters)?;
+        let sequences = source.catalog().sequences(&filter).await?;
+        missing.extend(self.compare_sequences(&sequences).await?);
+        let access = self.common_access(&source).await?;
         let formats = Formats::choose(&pairs, &source, self.target).await?;
-        let reference = self.server_side(&source, formats.apply(pairs.iter().map(|(r, _)| r))).await?;
-        let target = self.server_side(self.target, formats.apply(pairs.iter().map(|(_, t)| t))).await?;
+        let same_encoding = source.facts.encoding == self.target.facts.encoding;
+        let encoding = if same_encoding { source.facts.encoding.clone() } else { "UTF8".into() };
+        let how = SideRules { encoding, access };
+        let reference = self.server_side(&source, formats.apply(pairs.iter().map(|(r, _)| r)), &how).await?;
+        let target = self.server_side(self.target, formats.apply(pairs.iter().map(|(_, t)| t)), &how).await?;
         let servers = vec![source.info(), self.target.info()];
         self.compare(reference, target, missing, servers, None).await
     }
@@ -102,12 +110,19 @@ impl VerifyJob<'_> {
                 }
             }
         }
+        let inventory = Inventory::of_archive(&archive).await?;
+        if archive.header().contents != ArchiveContents::Schema {
+            missing.extend(self.compare_sequences(&inventory.sequences).await?);
+        }
+        let large_objects = inventory.large_object_chunks();
+        reference.extend(large_objects.map(|(relation, _)| Arc::new(relation)));
         let kept: std::collections::HashSet<Oid> = reference.iter().map(|r| r.oid).collect();
         let chunks =
             archive.segments().iter().map(|s| s.chunk).filter(|c| kept.contains(&c.id.relation)).collect::<Vec<_>>();
         let reader = ReaderKind::Archive(Arc::new(ArchivePort::new(archive)));
         let reference = HashedSide { relations: reference, chunks, reader };
-        let target = self.server_side(self.target, target).await?;
+        let how = SideRules { encoding: inventory.encoding, access: inventory.large_object_access };
+        let target = self.server_side(self.target, target, &how).await?;
         self.compare(reference, target, missing, vec![self.target.info()], Some(name)).await
     }
 
@@ -116,10 +131,43 @@ impl VerifyJob<'_> {
         self.run.events.send(event);
     }
 
-    /// A side that is a server: its snapshot, its chunks.
-    async fn server_side(&self, server: &Server, relations: Vec<Arc<Relation>>) -> Result<HashedSide> {
+    /// Sentences on sequences whose state differs, or that the target lacks.
+    async fn compare_sequences(&self, reference: &[SequenceState]) -> Result<Vec<String>> {
         let filter = table_filter(&self.options.filters)?;
-        let holder = snapshot(server, lock_list_sql(&filter), self.run).await?;
+        let there = self.target.catalog().sequences(&filter).await?;
+        let there: HashMap<&QualifiedName, &SequenceState> = there.iter().map(|s| (&s.name, s)).collect();
+        let differs = |s: &SequenceState| match there.get(&s.name) {
+            None => Some(format!("sequence {} is missing at the target", s.name)),
+            Some(t) if (t.last_value, t.is_called) != (s.last_value, s.is_called) => Some(format!(
+                "sequence {}: last value {} ({}), at the target {} ({})",
+                s.name,
+                s.last_value,
+                called(s.is_called),
+                t.last_value,
+                called(t.is_called)
+            )),
+            Some(_) => None,
+        };
+        Ok(reference.iter().filter_map(differs).collect())
+    }
+
+    /// A way to read large objects that both servers allow.
+    async fn common_access(&self, source: &Server) -> Result<LargeObjectAccess> {
+        let everywhere =
+            [source.catalog().large_object_access().await, self.target.catalog().large_object_access().await];
+        let pages = everywhere.iter().all(|access| matches!(access, Ok(LargeObjectAccess::Pages)));
+        Ok(if pages { LargeObjectAccess::Pages } else { LargeObjectAccess::Slices })
+    }
+
+    /// A side that is a server: its snapshot, its chunks.
+    async fn server_side(
+        &self,
+        server: &Server,
+        mut relations: Vec<Arc<Relation>>,
+        how: &SideRules,
+    ) -> Result<HashedSide> {
+        let filter = table_filter(&self.options.filters)?;
+        let holder = snapshot(server, lock_list_sql(&filter), &how.encoding, self.run).await?;
         let rules = ChunkingRules {
             version: server.version(),
             block_bytes: server.facts.block_bytes,
@@ -127,17 +175,21 @@ impl VerifyJob<'_> {
             chunk_bytes: None,
             shared_snapshot: holder.snapshot.id.is_some(),
         };
-        let chunks = plan_chunks(&relations, rules);
-        let read_rules = ReadRules {
-            version: server.version(),
-            block_bytes: server.facts.block_bytes,
-            large_objects: LargeObjectAccess::Pages,
-        };
+        let mut chunks = plan_chunks(&relations, rules);
+        if self.options.filters.is_empty() {
+            let objects = server.catalog().large_objects().await?;
+            if let Some((relation, more)) = large_object_chunks(&objects) {
+                relations.push(Arc::new(relation));
+                chunks.extend(more);
+            }
+        }
+        let read_rules =
+            ReadRules { version: server.version(), block_bytes: server.facts.block_bytes, large_objects: how.access };
         let port = SourcePort {
             conninfo: server.conninfo.clone(),
             snapshot: holder.snapshot.clone(),
             rules: read_rules,
-            encoding: "UTF8".into(),
+            encoding: how.encoding.clone(),
             holder: Mutex::new(Some(holder)),
         };
         Ok(HashedSide { relations, chunks, reader: ReaderKind::Server(port) })
@@ -153,12 +205,7 @@ impl VerifyJob<'_> {
         archive: Option<String>,
     ) -> Result<VerifyReport> {
         let stop = self.run.cancel.child_token();
-        let pairs: Vec<(Arc<Relation>, Oid)> = reference
-            .relations
-            .iter()
-            .zip(&target.relations)
-            .map(|(reference, target)| (Arc::clone(reference), target.oid))
-            .collect();
+        let pairs = pairs_of(&reference.relations, &target.relations);
         let (left, right) = tokio::join!(self.hash(reference, &stop, true), self.hash(target, &stop, false));
         let (left, right) = match (left, right) {
             (Ok(left), Ok(right)) => (left, right),
@@ -294,12 +341,33 @@ fn plain(r: &CatalogRelation) -> Relation {
     }
 }
 
-async fn snapshot(server: &Server, list: String, run: &Run) -> Result<SnapshotHolder> {
+/// How both sides are read.
+struct SideRules {
+    /// The client encoding.
+    encoding: String,
+    access: LargeObjectAccess,
+}
+
+fn called(is_called: bool) -> &'static str {
+    if is_called { "used" } else { "not used yet" }
+}
+
+/// The relations of both sides by name, with the target's OID. Large objects may be on one side only.
+fn pairs_of(reference: &[Arc<Relation>], target: &[Arc<Relation>]) -> Vec<(Arc<Relation>, Oid)> {
+    let by_name: HashMap<&QualifiedName, Oid> = target.iter().map(|r| (&r.name, r.oid)).collect();
+    let of = |r: &Arc<Relation>| (Arc::clone(r), by_name.get(&r.name).copied().unwrap_or(r.oid));
+    let mut pairs: Vec<_> = reference.iter().map(of).collect();
+    let extra = target.iter().filter(|t| !reference.iter().any(|r| r.name == t.name));
+    pairs.extend(extra.map(|t| (Arc::clone(t), t.oid)));
+    pairs
+}
+
+async fn snapshot(server: &Server, list: String, encoding: &str, run: &Run) -> Result<SnapshotHolder> {
     let (side, conninfo, version) = (server.side, server.conninfo.clone(), server.version());
-    let cancel = run.cancel.clone();
+    let (cancel, encoding) = (run.cancel.clone(), encoding.to_owned());
     let taken = tokio::task::spawn_blocking(move || {
         let mut connection = DataConnection::connect(side, &conninfo, &cancel)?;
-        connection.execute(&session::reading(version, "UTF8"))?;
+        connection.execute(&session::reading(version, &encoding))?;
         SnapshotHolder::take(connection, SnapshotMode::FrozenSource, |connection| read_lock_list(connection, &list))
     });
     Ok(taken.await.map_err(|e| Error::new(Cause::Internal(e.to_string())))??)

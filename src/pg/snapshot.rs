@@ -133,7 +133,6 @@ impl Snapshot {
 
     /// On a frozen source, whether it still is: to be asked again when all rows have been read.
     pub fn is_still_frozen(&self, connection: &mut DataConnection) -> Result<bool> {
-        connection.execute("COMMIT")?;
         let now = describe(connection, None, self.in_recovery)?;
         Ok(if self.in_recovery { now.lsn == self.lsn } else { now.txid_snapshot == self.txid_snapshot })
     }
