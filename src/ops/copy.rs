@@ -52,28 +52,23 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
     let mut plan = SourcePlan::make(&source, &options.source, options.contents, target_version, &run).await?;
     phase.finish();
 
-    let preparation = Preparation {
-        inventory: &plan.inventory,
-        options: &options.target,
-        contents: options.contents,
-        origin: source.conninfo.address(),
-    };
-    let prepared = preparation.run(&target, &run).await?;
-    if options.contents != Contents::SchemaOnly {
-        let differing = check_columns(&target, &plan.inventory).await?;
-        fall_back_to_text(&mut plan.inventory, differing);
-    }
     let job = CopyJob { source: &source, target: &target, options, lanes, run: &run };
-    let (relations, meter) = job.rows_and_jobs(&mut plan, &prepared).await?;
-    complete(&target, &prepared, &plan.inventory.sequences, options.contents, &run).await?;
+    let done = job.fill_target(&mut plan).await.map_err(|e| recorder.explain_target(e, &target))?;
     let closing = Closing {
-        relations: relations.iter().map(AsRef::as_ref).collect(),
-        meter: Some(&meter),
+        relations: done.relations.iter().map(AsRef::as_ref).collect(),
+        meter: Some(&done.meter),
         checked: vec!["rows counted at the source equal rows loaded, chunk by chunk".into()],
-        skipped: prepared.skipped(&plan.inventory),
+        skipped: done.skipped,
         ..Closing::default()
     };
     Ok(recorder.finish(closing, &run))
+}
+
+/// What filling a target came to.
+pub(super) struct Filled {
+    pub relations: Vec<Arc<Relation>>,
+    pub meter: Arc<Meter>,
+    pub skipped: Vec<String>,
 }
 
 /// Relations whose columns the target cannot read in binary travel as text.
@@ -97,6 +92,25 @@ struct CopyJob<'a> {
 }
 
 impl CopyJob<'_> {
+    /// From the first statement that changes the target to the last.
+    async fn fill_target(&self, plan: &mut SourcePlan) -> Result<Filled> {
+        let contents = self.options.contents;
+        let preparation = Preparation {
+            inventory: &plan.inventory,
+            options: &self.options.target,
+            contents,
+            origin: self.source.conninfo.address(),
+        };
+        let prepared = preparation.run(self.target, self.run).await?;
+        if contents != Contents::SchemaOnly {
+            let differing = check_columns(self.target, &plan.inventory).await?;
+            fall_back_to_text(&mut plan.inventory, differing);
+        }
+        let (relations, meter) = self.rows_and_jobs(plan, &prepared).await?;
+        complete(self.target, &prepared, &plan.inventory.sequences, contents, self.run).await?;
+        Ok(Filled { relations, meter, skipped: prepared.skipped(&plan.inventory) })
+    }
+
     /// Rows, and beside them the jobs that follow each table.
     async fn rows_and_jobs(
         &self,

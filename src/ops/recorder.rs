@@ -8,7 +8,9 @@ use std::time::Instant;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::error::Error;
 use super::options::Run;
+use super::server::Server;
 use crate::event::{Event, EventSink, JobKind, Operation, Phase, ServerInfo};
 use crate::flow::Meter;
 use crate::model::{Oid, QualifiedName, Relation};
@@ -31,6 +33,8 @@ struct State {
     restore_jobs: Vec<JobReport>,
     index_spans: HashMap<String, (u64, u64)>,
     warnings: Vec<String>,
+    relations_planned: usize,
+    relations_done: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -67,6 +71,21 @@ impl Recorder {
 
     pub(super) fn elapsed_ms(&self) -> u64 {
         ms(self.started)
+    }
+
+    /// An error that leaves a target half filled says so, and what to do.
+    pub(super) fn explain_target(&self, error: Error, target: &Server) -> Error {
+        let (done, all) = {
+            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            (state.relations_done, state.relations_planned)
+        };
+        let database = &target.facts.database;
+        let left = if all == 0 {
+            format!("database {database} of the target holds a part of the schema and no rows")
+        } else {
+            format!("database {database} of the target is not whole: {done} of {all} tables have all their rows")
+        };
+        error.hint(format!("{left}; start again with --drop-target-objects, or drop the database"))
     }
 
     pub(super) fn finish(self, closing: Closing<'_>, run: &Run) -> TransferReport {
@@ -143,6 +162,8 @@ impl State {
                 }
                 self.restore_jobs.push(JobReport { kind: *kind, object: object.clone(), elapsed_ms: *elapsed_ms });
             }
+            Event::Planned { relations, .. } => self.relations_planned = relations.len(),
+            Event::RelationFinished { .. } => self.relations_done += 1,
             Event::Warning { message } => self.warnings.push(message.clone()),
             _ => {}
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::copy::first_cause;
+use super::copy::{Filled, first_cause};
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
 use super::lanes::{ArchivePort, RestoreLane, Shared, TargetPort};
@@ -52,30 +52,23 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     findings.into_result(&run)?;
     phase.finish();
 
-    let origin = format!("archive {}", options.archive.display());
-    let preparation = Preparation { inventory: &inventory, options: &options.target, contents, origin };
-    let prepared = preparation.run(&target, &run).await?;
-    if contents != Contents::SchemaOnly {
-        refuse_other_columns(&inventory, check_columns(&target, &inventory).await?)?;
-    }
     let totals = archive.totals();
     let job = RestoreJob { target: &target, options, contents, lanes, run: &run };
-    let (relations, meter) = job.rows_and_jobs(&mut inventory, archive, &prepared).await?;
-    complete(&target, &prepared, &inventory.sequences, contents, &run).await?;
+    let done = job.fill_target(&mut inventory, archive).await.map_err(|e| recorder.explain_target(e, &target))?;
     let closing = Closing {
-        relations: relations.iter().map(AsRef::as_ref).collect(),
+        relations: done.relations.iter().map(AsRef::as_ref).collect(),
         archive: name.map(|path| ArchiveSummary {
             path,
             stored_bytes: totals.stored_bytes,
             raw_bytes: totals.raw_bytes,
             segments: totals.segments,
         }),
-        meter: Some(&meter),
+        meter: Some(&done.meter),
         checked: vec![
             "every block's checksum".into(),
             "rows counted at the source equal rows loaded, chunk by chunk".into(),
         ],
-        skipped: prepared.skipped(&inventory),
+        skipped: done.skipped,
     };
     Ok(recorder.finish(closing, &run))
 }
@@ -124,6 +117,20 @@ struct RestoreJob<'a> {
 }
 
 impl RestoreJob<'_> {
+    /// From the first statement that changes the target to the last.
+    async fn fill_target(&self, inventory: &mut Inventory, archive: Archive) -> Result<Filled> {
+        let contents = self.contents;
+        let origin = format!("archive {}", self.options.archive.display());
+        let preparation = Preparation { inventory, options: &self.options.target, contents, origin };
+        let prepared = preparation.run(self.target, self.run).await?;
+        if contents != Contents::SchemaOnly {
+            refuse_other_columns(inventory, check_columns(self.target, inventory).await?)?;
+        }
+        let (relations, meter) = self.rows_and_jobs(inventory, archive, &prepared).await?;
+        complete(self.target, &prepared, &inventory.sequences, contents, self.run).await?;
+        Ok(Filled { relations, meter, skipped: prepared.skipped(inventory) })
+    }
+
     async fn rows_and_jobs(
         &self,
         inventory: &mut Inventory,
