@@ -101,6 +101,7 @@ impl Error {
         match &self.cause {
             Cause::Cancelled => 130,
             Cause::Pg(e) if matches!(*e.kind, pg::ErrorKind::Cancelled) => 130,
+            Cause::Schema(e) if e.is_cancelled() => 130,
             Cause::Difference(_) => 1,
             Cause::Usage(_) => 2,
             Cause::Archive(_) => 5,

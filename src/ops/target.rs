@@ -283,7 +283,7 @@ impl JobRunner {
             while failure.is_none()
                 && !self.stop.is_cancelled()
                 && running.len() < self.budget.concurrent as usize
-                && let Some(id) = queue.next()
+                && let Some(id) = queue.start_next()
             {
                 self.start(&graph.jobs[id as usize], &mut running).await?;
             }

@@ -100,7 +100,7 @@ impl JobQueue {
     }
 
     /// The job to start now, if there is one; it counts as running from here on.
-    pub fn next(&mut self) -> Option<JobId> {
+    pub fn start_next(&mut self) -> Option<JobId> {
         let open = self.open_pass();
         let startable = |&&(pass, _, id): &&(Pass, Reverse<u64>, JobId)| {
             pass <= open && self.locks.allows(&self.jobs[id as usize].locks)
@@ -150,7 +150,7 @@ impl JobQueue {
         self.running
     }
 
-    /// How many jobs [`JobQueue::next`] could choose among now.
+    /// How many jobs [`JobQueue::start_next`] could choose among now.
     #[must_use]
     pub fn startable(&self) -> usize {
         let open = self.open_pass();

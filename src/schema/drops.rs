@@ -16,8 +16,7 @@ pub struct DropStatement {
 /// --if-exists` puts it (`RestoreArchive` in `pg_backup_archiver.c`).
 ///
 /// Never CASCADE: what depends on these objects and is not in the dump is not ours to drop, the statement fails and
-/// says what it is. Parts of tables (indexes, keys, triggers, policies) go with their table and are not named; foreign
-/// keys are, since they hold two tables together, and rules are, since they tie views in circles.
+/// says what it is.
 #[must_use]
 pub fn drop_statements(toc: &Toc, options: &EntryOptions) -> Vec<DropStatement> {
     let wanted = toc.entries.iter().rev().filter(|entry| skipped(entry, options).is_none() && is_dropped(entry));
@@ -39,21 +38,15 @@ pub fn nothing_to_drop(sqlstate: &str) -> bool {
     matches!(sqlstate, "42P01" | "42703" | "42704" | "42883" | "3F000")
 }
 
+/// Keys go with their tables: those of partitions cannot be dropped alone. What a partition only alters (the state of
+/// a trigger that its parent made) is not there to be dropped either, nor is `public`, where a comment stands instead.
 fn is_dropped(entry: &TocEntry) -> bool {
-    let with_their_table = matches!(
-        entry.desc.as_str(),
-        "INDEX"
-            | "INDEX ATTACH"
-            | "CONSTRAINT"
-            | "CHECK CONSTRAINT"
-            | "TRIGGER"
-            | "POLICY"
-            | "ROW SECURITY"
-            | "STATISTICS"
-            | "TABLE ATTACH"
-    );
-    // A comment stands where `public` is not to be dropped.
-    !with_their_table && !entry.drop_statement.trim().is_empty() && !entry.drop_statement.starts_with("--")
+    let drop = entry.drop_statement.trim();
+    let alters = entry.desc == "TRIGGER" && !entry.definition.trim_start().starts_with("CREATE ");
+    !matches!(entry.desc.as_str(), "CONSTRAINT" | "INDEX ATTACH" | "TABLE ATTACH" | "ROW SECURITY")
+        && !alters
+        && !drop.is_empty()
+        && !drop.starts_with("--")
 }
 
 fn if_exists(entry: &TocEntry) -> String {
@@ -67,11 +60,11 @@ fn if_exists(entry: &TocEntry) -> String {
     };
     let drop = match entry.desc.as_str() {
         "DEFAULT" => return format!("{alter}{rest}"),
-        "FK CONSTRAINT" => "DROP CONSTRAINT".to_owned(),
+        "FK CONSTRAINT" | "CHECK CONSTRAINT" => "DROP CONSTRAINT".to_owned(),
         desc => format!("DROP {desc}"),
     };
     match rest.split_once(&drop) {
-        Some((before, after)) if !after.starts_with(" IF EXISTS") => format!("{alter}{before}{drop} IF EXISTS{after}"),
+        Some((head, tail)) if !tail.starts_with(" IF EXISTS") => format!("{alter}{head}{drop} IF EXISTS{tail}"),
         _ => format!("{alter}{rest}"),
     }
 }

@@ -83,7 +83,9 @@ pub fn entry_sql(toc: &Toc, entry: &TocEntry, options: &EntryOptions) -> EntrySq
     if !options.no_owner {
         sql.extend(alter_owner(entry));
     }
-    if let (Some('p'), Some(method)) = (entry.relkind, &entry.table_access_method) {
+    if let (Some('p'), Some(method)) = (entry.relkind, &entry.table_access_method)
+        && options.target_version >= ServerVersion::V17
+    {
         let table = qualified(entry);
         sql.push(format!("ALTER TABLE {table} SET ACCESS METHOD {}", quote_ident(method)));
     }

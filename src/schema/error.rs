@@ -55,7 +55,7 @@ impl Error {
                 Some(pg_dump_hint(*source_version))
             }
             Self::BrokenPgDump { .. } => Some("name another with --pg-dump or PGCONVOY_PG_DUMP".into()),
-            Self::PgDumpFailed { stderr, .. } if stderr.contains("lock") && stderr.contains("timeout") => {
+            Self::PgDumpFailed { stderr, .. } if stderr.contains("timeout") && stderr.contains("LOCK TABLE") => {
                 Some("another session holds an ACCESS EXCLUSIVE lock on a table; look at pg_locks".into())
             }
             Self::Encoding { .. } => Some("make the dump with pg_dump --encoding=UTF8".into()),

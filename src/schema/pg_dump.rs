@@ -97,10 +97,15 @@ fn candidates(extra: &[PathBuf]) -> Vec<PathBuf> {
     }
     directories.extend(children(Path::new("/usr")).filter(|d| is_pgdg(d)).map(|d| d.join("bin")));
     directories.extend(extra.iter().cloned());
-    let mut files = Vec::new();
+    let mut files: Vec<PathBuf> = Vec::new();
+    let mut seen = Vec::new();
     for directory in directories {
         let file = directory.join("pg_dump");
-        if file.is_file() && !files.contains(&file) {
+        let Ok(real) = file.canonicalize() else { continue };
+        // Debian's wrapper runs now this version, now that, depending on the server asked for: its answer to
+        // `--version` binds it to nothing. What it runs is found beside it.
+        if real.is_file() && !real.ends_with("pg_wrapper") && !seen.contains(&real) {
+            seen.push(real);
             files.push(file);
         }
     }

@@ -10,8 +10,19 @@ use super::{GraphInput, Job, JobId, Pass, PreDataStep, RestoreGraph, order};
 /// `pg_class`, as the catalog id of an entry names it.
 const PG_CLASS: Oid = 1259;
 
+/// Attaching all keys of a table in one job can close a circle that the entries do not have, if one of them is needed
+/// to make an index of the same table that another needs. No server is known to make such a dump; it would run as
+/// pg_dump wrote it.
 pub(super) fn build(input: &GraphInput<'_>) -> Result<RestoreGraph> {
-    let mut builder = Builder::new(input);
+    build_with(input, Keys::Attached).or_else(|_| {
+        let mut graph = build_with(input, Keys::AsWritten)?;
+        graph.warnings.push("keys are built one by one: they and indexes of their tables need each other".to_owned());
+        Ok(graph)
+    })
+}
+
+fn build_with(input: &GraphInput<'_>, keys: Keys) -> Result<RestoreGraph> {
+    let mut builder = Builder::new(input, keys);
     builder.pre_data();
     let entries: Vec<&TocEntry> = input.toc.entries.iter().filter(|e| builder.is_pending(e)).collect();
     for entry in entries {
@@ -32,7 +43,15 @@ pub(super) struct Wants {
     pub(super) rather_after: Vec<JobId>,
 }
 
+/// How primary keys and unique constraints come to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keys {
+    Attached,
+    AsWritten,
+}
+
 pub(super) struct Builder<'a> {
+    pub(super) keys: Keys,
     pub(super) input: &'a GraphInput<'a>,
     pub(super) graph: RestoreGraph,
     pub(super) tables: HashMap<Oid, &'a TableFact>,
@@ -59,7 +78,7 @@ pub(super) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(input: &'a GraphInput<'a>) -> Self {
+    fn new(input: &'a GraphInput<'a>, keys: Keys) -> Self {
         let facts = input.facts;
         let mut partitions: HashMap<Oid, Vec<Oid>> = HashMap::new();
         for table in &facts.tables {
@@ -78,6 +97,7 @@ impl<'a> Builder<'a> {
             index_entry.extend(index.map(|oid| (oid, entry.dump_id)));
         }
         Self {
+            keys,
             input,
             graph: RestoreGraph::default(),
             tables: facts.tables.iter().map(|t| (t.oid, t)).collect(),

@@ -6,7 +6,7 @@ use crate::plan::locks::LockMode;
 use crate::schema::{TocEntry, entry_sql, with_storage};
 
 use super::JobId;
-use super::builder::{Builder, NewJob};
+use super::builder::{Builder, Keys, NewJob};
 
 impl Builder<'_> {
     /// `CREATE INDEX` is the job; what else the entry holds (CLUSTER ON, REPLICA IDENTITY, SET STATISTICS) takes
@@ -17,7 +17,7 @@ impl Builder<'_> {
         let table = fact.map(|f| f.table_oid).or_else(|| self.tables_of(entry).first().copied());
         let create = statements.iter().position(|s| s.starts_with("CREATE "));
         let tail = match (table, create) {
-            (Some(_), Some(create)) => self.tail(entry, create, &mut statements),
+            (Some(_), Some(create)) if self.keys == Keys::Attached => self.tail(entry, create, &mut statements),
             _ => Vec::new(),
         };
         let object = self.object_on(&entry.name(), table);
@@ -48,12 +48,14 @@ impl Builder<'_> {
 
     fn add_index(&mut self, entry: &TocEntry, job: IndexJob<'_>, complete: bool) -> JobId {
         let IndexJob { object, statements, table, fact } = job;
+        let only_creates = !statements.iter().any(|s| s.starts_with("ALTER "));
+        let lock = if only_creates { LockMode::Share } else { LockMode::AccessExclusive };
         let new = NewJob {
             kind: JobKind::Index,
             object,
             statements,
             after_rows_of: table.map(|t| self.rows_of(&[t])).unwrap_or_default(),
-            locks: table.map(|t| (t, LockMode::Share)).into_iter().collect(),
+            locks: table.map(|t| (t, lock)).into_iter().collect(),
             cost_bytes: self.index_cost(table, fact),
             optional: false,
         };
@@ -78,12 +80,16 @@ impl Builder<'_> {
     pub(super) fn constraint(&mut self, entry: &TocEntry) {
         let fact = self.constraints.get(&entry.catalog.1).copied();
         match fact {
-            Some(fact) if fact.can_use_index && !self.is_partitioned(fact.table_oid) => match attach(fact) {
+            Some(fact) if self.attaches(fact) => match attach(fact) {
                 Some(attach) => self.key(entry, fact, attach),
                 None => self.constraint_as_written(entry, Some(fact)),
             },
             _ => self.constraint_as_written(entry, fact),
         }
+    }
+
+    fn attaches(&self, fact: &ConstraintFact) -> bool {
+        self.keys == Keys::Attached && fact.can_use_index && !self.is_partitioned(fact.table_oid)
     }
 
     fn key(&mut self, entry: &TocEntry, fact: &ConstraintFact, attach: Attach) {
@@ -151,6 +157,9 @@ impl Builder<'_> {
     }
 
     /// `ALTER INDEX … ATTACH PARTITION …`: after both indexes. The entry names the partition's index.
+    ///
+    /// It locks both indexes against everybody. A query on the tables, such as that of a foreign key, locks all their
+    /// indexes one by one when it is planned and can meet it in a deadlock, so the tables count as locked.
     pub(super) fn index_attach(&mut self, entry: &TocEntry) {
         let child = entry
             .namespace
@@ -158,10 +167,7 @@ impl Builder<'_> {
             .and_then(|schema| self.indexes_by_name.get(&QualifiedName::new(schema, &entry.tag)))
             .copied();
         let parent = child.and_then(|c| c.parent_oid).and_then(|oid| self.indexes.get(&oid)).copied();
-        let mut locks = Vec::new();
-        locks.extend(parent.map(|p| (p.oid, LockMode::ShareUpdateExclusive)));
-        locks.extend(child.map(|c| (c.oid, LockMode::AccessExclusive)));
-        locks.extend(child.iter().chain(&parent).map(|i| (i.table_oid, LockMode::AccessShare)));
+        let tables = child.iter().chain(&parent).map(|i| i.table_oid);
         let made_by: Vec<_> =
             child.iter().chain(&parent).filter_map(|i| self.index_entry.get(&i.oid)).copied().collect();
         let job = NewJob {
@@ -169,7 +175,7 @@ impl Builder<'_> {
             object: format!("attach {}", entry.name()),
             statements: entry_sql(self.input.toc, entry, self.input.options).statements,
             after_rows_of: Vec::new(),
-            locks,
+            locks: tables.map(|table| (table, LockMode::AccessExclusive)).collect(),
             cost_bytes: 0,
             optional: false,
         };

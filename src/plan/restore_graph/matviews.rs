@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::event::JobKind;
 use crate::plan::locks::LockMode;
-use crate::schema::{DumpId, TocEntry};
+use crate::schema::{DumpId, Toc, TocEntry};
 
 use super::Pass;
 use super::builder::{Builder, NewJob};
@@ -17,8 +17,9 @@ impl Builder<'_> {
         }
         let toc = self.input.toc;
         let matviews: Vec<&TocEntry> = toc.entries.iter().filter(|e| e.desc == "MATERIALIZED VIEW").collect();
+        let rules = view_rules(toc);
         let reads: HashMap<DumpId, HashSet<DumpId>> =
-            matviews.iter().map(|m| (m.dump_id, self.matviews_read_by(m))).collect();
+            matviews.iter().map(|m| (m.dump_id, matviews_read_by(toc, &rules, m))).collect();
         for entry in &matviews {
             let unpopulated = reads[&entry.dump_id].iter().filter_map(|d| toc.get(*d)).find(|e| !self.is_populated(e));
             match unpopulated {
@@ -71,35 +72,40 @@ impl Builder<'_> {
     fn is_populated(&self, entry: &TocEntry) -> bool {
         self.matviews.get(&entry.catalog.1).is_some_and(|m| m.populated)
     }
+}
 
-    /// The matviews that one reads, directly or through views, functions and other matviews. A view that pg_dump had
-    /// to break out of a circle has its query in a rule of its own, which depends on the view and not it on the rule.
-    fn matviews_read_by(&self, matview: &TocEntry) -> HashSet<DumpId> {
-        let toc = self.input.toc;
-        let mut rules: HashMap<DumpId, Vec<DumpId>> = HashMap::new();
-        for rule in toc.entries.iter().filter(|e| e.desc == "RULE" && e.tag.ends_with(" _RETURN")) {
-            for &on in &rule.dependencies {
-                if toc.get(on).is_some_and(|e| e.desc == "VIEW" && e.namespace == rule.namespace && rule_of(rule, e)) {
-                    rules.entry(on).or_default().push(rule.dump_id);
-                }
-            }
+/// The rules that hold the queries of views. A view that pg_dump had to break out of a circle has its query in a rule
+/// of its own, which depends on the view and not it on the rule.
+fn view_rules(toc: &Toc) -> HashMap<DumpId, Vec<DumpId>> {
+    let mut rules: HashMap<DumpId, Vec<DumpId>> = HashMap::new();
+    for rule in toc.entries.iter().filter(|e| e.desc == "RULE") {
+        let views = rule.dependencies.iter().filter_map(|d| toc.get(*d)).filter(|view| is_rule_of(rule, view));
+        for view in views {
+            rules.entry(view.dump_id).or_default().push(rule.dump_id);
         }
-        let (mut seen, mut found) = (HashSet::from([matview.dump_id]), HashSet::new());
-        let mut open = vec![matview.dump_id];
-        while let Some(id) = open.pop() {
-            let direct = toc.get(id).map(|e| e.dependencies.as_slice()).unwrap_or_default();
-            for &next in direct.iter().chain(rules.get(&id).into_iter().flatten()) {
-                if seen.insert(next) {
-                    open.push(next);
-                    found.extend(toc.get(next).filter(|e| e.desc == "MATERIALIZED VIEW").map(|e| e.dump_id));
-                }
-            }
-        }
-        found
     }
+    rules
 }
 
 /// A rule's tag is `view rule`.
-fn rule_of(rule: &TocEntry, view: &TocEntry) -> bool {
-    rule.tag.strip_suffix(" _RETURN") == Some(view.tag.as_str())
+fn is_rule_of(rule: &TocEntry, view: &TocEntry) -> bool {
+    view.desc == "VIEW"
+        && view.namespace == rule.namespace
+        && rule.tag.strip_suffix(" _RETURN") == Some(view.tag.as_str())
+}
+
+/// The matviews that one reads, directly or through views, functions and other matviews.
+fn matviews_read_by(toc: &Toc, rules: &HashMap<DumpId, Vec<DumpId>>, matview: &TocEntry) -> HashSet<DumpId> {
+    let (mut seen, mut found) = (HashSet::from([matview.dump_id]), HashSet::new());
+    let mut open = vec![matview.dump_id];
+    while let Some(id) = open.pop() {
+        let direct = toc.get(id).map(|e| e.dependencies.as_slice()).unwrap_or_default();
+        for &next in direct.iter().chain(rules.get(&id).into_iter().flatten()) {
+            if seen.insert(next) {
+                open.push(next);
+                found.extend(toc.get(next).filter(|e| e.desc == "MATERIALIZED VIEW").map(|e| e.dump_id));
+            }
+        }
+    }
+    found
 }
