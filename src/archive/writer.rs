@@ -251,7 +251,7 @@ fn create_manifest(root: &Directory) -> Result<File> {
     })?;
     // Creating it decided who writes; the lock only tells others that we live. A file system without locks
     // is no reason to refuse.
-    match rustix::fs::flock(&manifest, FlockOperation::LockExclusive) {
+    match rustix::io::retry_on_intr(|| rustix::fs::flock(&manifest, FlockOperation::LockExclusive)) {
         Ok(()) | Err(Errno::NOTSUP | Errno::NOLCK | Errno::NOSYS) => Ok(manifest),
         Err(e) => Err(Error::io(&root.path.join(MANIFEST), e)),
     }

@@ -41,6 +41,8 @@ fn what_is_no_directory_is_refused() {
     let nowhere = place.directory.path().join("no/such/parent");
     let error = ArchiveWriter::create(&nowhere, header()).unwrap_err();
     insta::assert_snapshot!("no_parent", said(&error, place.directory.path()));
+    let error = Archive::open(&nowhere).unwrap_err();
+    insta::assert_snapshot!("no_archive", said(&error, place.directory.path()));
     let empty = place.directory.path().join("empty");
     fs::create_dir(&empty).unwrap();
     let error = Archive::open(&empty).unwrap_err();
