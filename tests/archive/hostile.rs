@@ -122,6 +122,46 @@ fn numbers_that_no_file_has_are_damage_of_that_file() {
     );
 }
 
+#[test]
+fn a_record_that_counts_other_rows_than_the_footer_is_noticed() {
+    for (member, value) in
+        [("rows", json!(2)), ("raw_bytes", json!(17)), ("blocks", json!(2)), ("checksum", json!("0"))]
+    {
+        let place = place_in_memory();
+        small(&place.archive);
+        forge(&place.archive, |records, totals| {
+            let record = find(records, "segment");
+            record[member] = value;
+            if let Some(total) = totals.get_mut(member) {
+                *total = json!(total.as_u64().unwrap() + 1);
+            }
+        });
+        let report = check(&place.archive, 1, &|_| (), &CancellationToken::new()).unwrap();
+        let expected = "segment data/10/16447.1.seg of public.orders, at byte 96: footer and manifest differ";
+        assert_eq!(report.damage, [expected], "{member}");
+    }
+}
+
+#[test]
+fn lines_lost_doubled_or_moved_break_the_seal() {
+    let place = place_in_memory();
+    small(&place.archive);
+    let path = place.archive.join("manifest");
+    let text = fs::read_to_string(&path).unwrap();
+    let lines: Vec<_> = text.split_inclusive('\n').collect();
+    let note = lines.len() - 2;
+    assert!(lines[note].contains("a remark"));
+    let lost = [&lines[..note], &lines[note + 1..]].concat();
+    let doubled = [&lines[..=note], &lines[note..]].concat();
+    let mut moved = lines.clone();
+    moved.swap(note, note - 1);
+    for changed in [lost, doubled, moved] {
+        fs::write(&path, changed.concat()).unwrap();
+        let error = Archive::open(&place.archive).unwrap_err().to_string();
+        assert!(error.ends_with("the seal does not match the lines before it"), "{error}");
+    }
+}
+
 /// What reading says of a segment with these blocks, every checksum right.
 fn read_forged(blocks: &[Block<'_>], raw_bytes: u64) -> String {
     let place = place_in_memory();
