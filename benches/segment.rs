@@ -62,6 +62,8 @@ fn relation() -> Relation {
         estimated_rows: 0,
         load_via_root: None,
         keep_order: false,
+        has_ctid: true,
+        filter: None,
     }
 }
 
@@ -99,6 +101,7 @@ fn segment(criterion: &mut Criterion) {
             let mut reader = archive.segment_reader(&archive.segments()[0]).unwrap();
             while reader.next_block(&mut raw).unwrap() {
                 black_box(&raw);
+                raw.clear();
             }
         });
     });

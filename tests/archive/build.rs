@@ -76,6 +76,8 @@ pub fn relation(oid: Oid, name: &str, format: CopyFormat) -> Relation {
         estimated_rows: 3,
         load_via_root: None,
         keep_order: false,
+        has_ctid: true,
+        filter: None,
     }
 }
 
@@ -141,7 +143,7 @@ pub fn read_segment(archive: &Archive, record: &SegmentRecord) -> pgconvoy::arch
     let mut reader = archive.segment_reader(record)?;
     let (mut block, mut blocks) = (Vec::new(), Vec::new());
     while reader.next_block(&mut block)? {
-        blocks.push(block.clone());
+        blocks.push(std::mem::take(&mut block));
     }
     assert!(!reader.next_block(&mut block)?, "the end stays the end");
     Ok(blocks)

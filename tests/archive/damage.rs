@@ -77,6 +77,28 @@ fn a_flipped_bit_never_reaches_the_reader_of_a_segment() {
     }
 }
 
+#[test]
+fn a_block_is_appended_and_damage_appends_nothing() {
+    let place = place_in_memory();
+    small(&place.archive);
+    let archive = Archive::open(&place.archive).unwrap();
+    for record in archive.segments_of(crate::build::ORDERS) {
+        let file = place.archive.join(segment_path(record));
+        let mut out = b"before ".to_vec();
+        assert!(archive.segment_reader(record).unwrap().next_block(&mut out).unwrap());
+        assert_eq!(out, [b"before ", &crate::build::orders_blocks()[record.chunk.id.index as usize][..]].concat());
+        let mut damaged = fs::read(&file).unwrap();
+        damaged[85] ^= 1;
+        fs::write(&file, &damaged).unwrap();
+        let mut reader = archive.segment_reader(record).unwrap();
+        let mut out = b"before".to_vec();
+        for _ in 0..3 {
+            assert!(matches!(reader.next_block(&mut out), Err(Error::DamagedSegment(_))));
+            assert_eq!(out, b"before");
+        }
+    }
+}
+
 fn segment_path(record: &pgconvoy::archive::SegmentRecord) -> String {
     let id = record.chunk.id;
     format!("data/{:02x}/{}.{}.seg", (id.relation >> 10) % 256, id.relation, id.index)

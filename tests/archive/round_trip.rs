@@ -80,6 +80,7 @@ fn inspection_tells_tables_totals_and_that_nothing_is_missing() {
     assert_eq!((orders.segments, orders.rows, orders.raw_bytes, orders.complete), (2, 3, 216, true));
     assert!(inspection.tables[1].text_reason.is_some());
     assert_eq!((inspection.sequences, inspection.large_objects, inspection.large_object_bytes), (1, 1, 5));
+    assert_eq!((inspection.large_object_data.segments, inspection.large_object_data.raw_bytes), (1, 5));
     let json = serde_json::to_value(&inspection).unwrap();
     assert_eq!(json["tables"][0]["name"]["name"], "orders");
     assert_eq!(json["state"], "sealed");
