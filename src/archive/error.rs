@@ -111,7 +111,7 @@ pub enum Misuse {
     LongRecord(usize),
     #[error("the header says {0}")]
     Header(String),
-    #[error("the dump counts {theirs:?}, the archive {ours:?}")]
+    #[error("the dump counts {theirs}; the archive holds {ours}")]
     TotalsDiffer { theirs: Totals, ours: Totals },
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::error::Result;
 use super::reader::Archive;
-use super::record::{ManifestHeader, Record, SchemaRecord, SegmentRecord, Totals};
+use super::record::{LARGE_OBJECTS, ManifestHeader, Record, SchemaRecord, SegmentRecord, Totals};
 use crate::model::{CopyFormat, Oid, QualifiedName, Relation, RelationKind, TextReason};
 
 /// What an archive says about itself. Its segments' contents were not read: that is [`check`](super::check)'s.
@@ -20,9 +20,12 @@ pub struct Inspection {
     /// In the order they were recorded.
     pub tables: Vec<TableInspection>,
     pub sequences: u64,
+    /// Large objects that have a record of their own.
     pub large_objects: u64,
-    /// Bytes in all large objects.
+    /// Bytes in all large objects that have a record.
     pub large_object_bytes: u64,
+    /// The segments that hold large objects; not among `tables`.
+    pub large_object_data: Totals,
     pub notes: Vec<String>,
     /// Bytes at the end of the manifest that are no whole record; 0 in a sealed archive.
     pub torn_bytes: u64,
@@ -91,6 +94,7 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
         sequences: archive.sequences().count() as u64,
         large_objects,
         large_object_bytes,
+        large_object_data: sum(archive.segments_of(LARGE_OBJECTS)),
         notes: notes.collect(),
         torn_bytes: archive.manifest.torn_bytes,
         missing: missing(&archive),

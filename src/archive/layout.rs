@@ -24,13 +24,14 @@ const DIRECTORY_MODE: Mode = Mode::RWXU;
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 const OPEN_DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// One of the 256 directories that segments are spread over: the low byte of the relation's OID.
+/// One of the 256 directories that segments are spread over: bits 10 to 17 of the relation's OID. Tables made
+/// together share one, so that a small database has few to make durable; a large one fills them evenly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Fan(u8);
 
 impl Fan {
     pub(super) fn of(relation: Oid) -> Self {
-        Self(relation.to_le_bytes()[0])
+        Self((relation >> 10).to_le_bytes()[0])
     }
 
     pub(super) fn name(self) -> String {
@@ -48,7 +49,7 @@ pub(super) fn temporary(name: &str) -> String {
     format!("{name}{TEMPORARY}")
 }
 
-/// A segment's path within the archive, for people and for lists: `data/3f/16447.0.seg`.
+/// A segment's path within the archive, for people and for lists: `data/10/16447.0.seg`.
 pub(super) fn segment_path(chunk: ChunkId) -> String {
     format!("{DATA}/{}/{}", Fan::of(chunk.relation).name(), segment_file(chunk))
 }
@@ -166,7 +167,7 @@ mod tests {
 
     #[test]
     fn names_come_from_numbers_and_spread_over_256_directories() {
-        assert_eq!(segment_path(ChunkId { relation: 16447, index: 0 }), "data/3f/16447.0.seg");
+        assert_eq!(segment_path(ChunkId { relation: 16447, index: 0 }), "data/10/16447.0.seg");
         assert_eq!(segment_path(ChunkId { relation: u32::MAX, index: u32::MAX }), "data/ff/4294967295.4294967295.seg");
     }
 }

@@ -48,6 +48,7 @@ impl Archive {
         let foreign = |why: String| Error::NotAnArchive { path: path.to_owned(), why };
         let root = Directory::open_root(path).map_err(|e| match e {
             Errno::NOTDIR => Error::NotADirectory { path: path.to_owned() },
+            Errno::NOENT => foreign("there is no such directory".into()),
             _ => Error::io(path, e),
         })?;
         let (file, _) = root.open_file(MANIFEST).map_err(|e| match e.kind() {

@@ -120,6 +120,13 @@ impl Totals {
     }
 }
 
+impl std::fmt::Display for Totals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { segments, rows, raw_bytes, stored_bytes } = self;
+        write!(f, "{segments} segments, {rows} rows, {raw_bytes} bytes stored in {stored_bytes}")
+    }
+}
+
 /// The last record: everything before it is durable and complete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sealed {

@@ -1,4 +1,5 @@
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -52,8 +53,8 @@ struct Shared {
 struct State {
     phase: Phase,
     ledger: Ledger,
-    /// Fan-out directories that exist and are durable.
-    fans: HashSet<Fan>,
+    /// Fan-out directories that were made, and whether their names are durable.
+    fans: HashMap<Fan, bool>,
     /// Chunks whose segments are being written.
     open: HashSet<ChunkId>,
     made_schema: bool,
@@ -100,7 +101,7 @@ impl ArchiveWriter {
         let state = State {
             phase: Phase::Writing,
             ledger: Ledger::new(contents),
-            fans: HashSet::new(),
+            fans: HashMap::new(),
             open: HashSet::new(),
             made_schema: false,
         };
@@ -250,7 +251,7 @@ fn create_manifest(root: &Directory) -> Result<File> {
     })?;
     // Creating it decided who writes; the lock only tells others that we live. A file system without locks
     // is no reason to refuse.
-    match rustix::fs::flock(&manifest, FlockOperation::LockExclusive) {
+    match rustix::io::retry_on_intr(|| rustix::fs::flock(&manifest, FlockOperation::LockExclusive)) {
         Ok(()) | Err(Errno::NOTSUP | Errno::NOLCK | Errno::NOSYS) => Ok(manifest),
         Err(e) => Err(Error::io(&root.path.join(MANIFEST), e)),
     }
@@ -338,17 +339,27 @@ impl Shared {
         self.append(&Record::Schema(SchemaRecord { size_bytes, sha256: hex(&sha256.finalize()) }))
     }
 
-    /// Opens the fan-out directory of a relation, made and durable.
+    /// Opens the fan-out directory of a relation, made if need be.
     fn open_fan(&self, state: &mut State, fan: Fan) -> Result<Directory> {
         let data = self.root.open_directory(DATA).map_err(|e| self.failed_in(DATA, e))?;
         let name = fan.name();
         let failed = |e| self.failed(&data.path.join(&name), e);
-        if !state.fans.contains(&fan) {
+        if let Entry::Vacant(unmade) = state.fans.entry(fan) {
             data.make_directory(&name).map_err(failed)?;
-            state.fans.insert(fan);
-            data.sync().map_err(|e| self.failed(&data.path, e))?;
+            unmade.insert(false);
         }
         data.open_directory(&name).map_err(failed)
+    }
+
+    /// Makes a fan-out directory's own name durable, once. Nobody waits meanwhile: two may both do it.
+    fn sync_fan_name(&self, fan: Fan) -> Result<()> {
+        if self.lock().fans.get(&fan) == Some(&true) {
+            return Ok(());
+        }
+        let synced = self.root.open_directory(DATA).and_then(|data| data.sync());
+        synced.map_err(|e| self.failed_in(DATA, e))?;
+        self.lock().fans.insert(fan, true);
+        Ok(())
     }
 
     fn abandon(&self) -> Result<()> {
@@ -397,7 +408,7 @@ impl Shared {
     /// Removes the directories of ours that hold nothing.
     fn remove_directories(&self, state: &State) {
         if let Ok(data) = self.root.open_directory(DATA) {
-            for fan in &state.fans {
+            for fan in state.fans.keys() {
                 let _ = data.remove_directory(&fan.name());
             }
         }
@@ -449,6 +460,7 @@ impl Destination for Slot {
         file.sync_all().map_err(|e| self.failed(e))?;
         self.fan.rename(&layout::temporary(&name), &name).map_err(|e| self.failed(e.into()))?;
         self.fan.sync().map_err(|e| self.failed(e.into()))?;
+        self.shared.sync_fan_name(Fan::of(self.chunk.relation))?;
         {
             let mut state = self.shared.lock();
             self.shared.append_to(&mut state, &Record::Segment(Box::new(record.clone())))?;

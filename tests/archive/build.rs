@@ -28,6 +28,15 @@ pub fn place() -> Place {
     Place { directory, archive }
 }
 
+/// The same where fsync costs nothing, for tests that make thousands of archives.
+pub fn place_in_memory() -> Place {
+    let shared_memory = Path::new("/dev/shm");
+    let parent = if shared_memory.is_dir() { shared_memory.to_owned() } else { std::env::temp_dir() };
+    let directory = tempfile::tempdir_in(parent).unwrap();
+    let archive = directory.path().join("archive");
+    Place { directory, archive }
+}
+
 /// The same bytes every time: identity and time are fixed.
 pub fn header() -> ManifestHeader {
     let source = ArchiveSource {
@@ -67,6 +76,8 @@ pub fn relation(oid: Oid, name: &str, format: CopyFormat) -> Relation {
         estimated_rows: 3,
         load_via_root: None,
         keep_order: false,
+        has_ctid: true,
+        filter: None,
     }
 }
 
@@ -132,7 +143,7 @@ pub fn read_segment(archive: &Archive, record: &SegmentRecord) -> pgconvoy::arch
     let mut reader = archive.segment_reader(record)?;
     let (mut block, mut blocks) = (Vec::new(), Vec::new());
     while reader.next_block(&mut block)? {
-        blocks.push(block.clone());
+        blocks.push(std::mem::take(&mut block));
     }
     assert!(!reader.next_block(&mut block)?, "the end stays the end");
     Ok(blocks)

@@ -1,4 +1,9 @@
 //! The archive: written, read, damaged, refused.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 
 mod build;
+mod damage;
+mod format;
+mod hostile;
+mod refusals;
 mod round_trip;

@@ -59,7 +59,7 @@ fn nobody_else_may_read_it() {
     let place = place();
     small(&place.archive);
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-    for directory in ["", "data", "data/3f"] {
+    for directory in ["", "data", "data/10"] {
         assert_eq!(mode(&place.archive.join(directory)), 0o700, "{directory}");
     }
     let files = files(&place.archive);
@@ -80,6 +80,7 @@ fn inspection_tells_tables_totals_and_that_nothing_is_missing() {
     assert_eq!((orders.segments, orders.rows, orders.raw_bytes, orders.complete), (2, 3, 216, true));
     assert!(inspection.tables[1].text_reason.is_some());
     assert_eq!((inspection.sequences, inspection.large_objects, inspection.large_object_bytes), (1, 1, 5));
+    assert_eq!((inspection.large_object_data.segments, inspection.large_object_data.raw_bytes), (1, 5));
     let json = serde_json::to_value(&inspection).unwrap();
     assert_eq!(json["tables"][0]["name"]["name"], "orders");
     assert_eq!(json["state"], "sealed");
@@ -119,19 +120,19 @@ fn many_threads_write_side_by_side() {
 fn a_segment_that_is_dropped_leaves_nothing_and_can_be_written_again() {
     let place = place();
     let writer = small_unsealed(&place.archive);
-    writer.record_relation(&relation(1, "retried", CopyFormat::Binary)).unwrap();
-    let again = spec(chunk(1, 0, CtidRange::ALL), CopyFormat::Binary);
+    writer.record_relation(&relation(5000, "retried", CopyFormat::Binary)).unwrap();
+    let again = spec(chunk(5000, 0, CtidRange::ALL), CopyFormat::Binary);
     let mut dropped = writer.segment(again).unwrap();
-    dropped.write(&[1; 300_000]).unwrap();
-    assert_eq!(files(&place.archive.join("data/01")).len(), 1);
+    dropped.write(&vec![1; 300_000]).unwrap();
+    assert_eq!(files(&place.archive.join("data/04")).len(), 1);
     assert!(writer.segment(again).is_err(), "while one is being written");
     drop(dropped);
-    assert_eq!(files(&place.archive.join("data/01")).len(), 0);
+    assert_eq!(files(&place.archive.join("data/04")).len(), 0);
     write_segment(&writer, again, &[b"second try"], 1);
     let totals = writer.totals();
     writer.seal(totals).unwrap();
     let archive = Archive::open(&place.archive).unwrap();
-    assert_eq!(read_segment(&archive, archive.segments_of(1).next().unwrap()).unwrap(), [b"second try"]);
+    assert_eq!(read_segment(&archive, archive.segments_of(5000).next().unwrap()).unwrap(), [b"second try"]);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 use std::fs::File;
 use std::io::{self, Cursor, Read};
+use std::path::Path;
 
+use rustix::io::Errno;
 use xxhash_rust::xxh3::Xxh3;
 use zstd::bulk::Decompressor;
 
@@ -43,6 +45,9 @@ enum State {
     Failed,
 }
 
+/// What opening a file says when a link or a file stands where a directory should be.
+const NOT_A_FILE: [Errno; 3] = [Errno::NOTDIR, Errno::LOOP, Errno::NXIO];
+
 /// What the manifest knows about a segment that is to be read.
 pub(in crate::archive) struct Expected<'a> {
     pub(in crate::archive) record: &'a SegmentRecord,
@@ -69,6 +74,10 @@ impl SegmentReader {
         };
         let (mut file, length) = opened.map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => damage("the file is missing".into()),
+            // Not the archive's fault: no right to read it, too many open files.
+            _ if e.raw_os_error().is_some_and(|e| !NOT_A_FILE.contains(&Errno::from_raw_os_error(e))) => {
+                Error::io(Path::new(&layout::segment_path(record.chunk.id)), e)
+            }
             _ => damage(e.to_string()),
         })?;
         if length != record.stored_bytes || length < MIN_FILE_BYTES {

@@ -32,7 +32,8 @@ pub(in crate::archive) trait Destination: Send {
 
 /// Writes one segment. One thread at a time; dropped before [`finish`](Self::finish), it leaves nothing.
 ///
-/// Holds one zstd context and two buffers: under 1.5 MiB at the levels up to 3, whatever is written.
+/// Holds one zstd context and two buffers: about 0.6 MiB at level 1, 1.1 MiB at level 3 (measured), under 3 MiB
+/// at level 6, 6 MiB at level 19, whatever is written.
 pub struct SegmentWriter {
     /// Declared before `destination`: the file is closed, then its temporary name is removed.
     file: File,
@@ -193,5 +194,21 @@ impl Encoder {
         let raw_bytes = u32::try_from(raw.len()).map_err(io::Error::other)?;
         let checksum = BlockHeader::encode_into(block, (raw_bytes, index), codec, seed);
         Ok((block, checksum))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::{Archive, ArchiveWriter, SegmentReader};
+
+    #[test]
+    fn writers_and_readers_may_move_between_threads() {
+        fn movable<T: Send + 'static>() {}
+        fn shared<T: Send + Sync + Clone + 'static>() {}
+        movable::<SegmentWriter>();
+        movable::<SegmentReader>();
+        movable::<Archive>();
+        shared::<ArchiveWriter>();
     }
 }
