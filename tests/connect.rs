@@ -8,6 +8,8 @@ mod certs;
 mod pooler;
 #[path = "connect/server.rs"]
 mod server;
+#[path = "connect/streams.rs"]
+mod streams;
 #[path = "connect/support.rs"]
 mod support;
 

@@ -37,13 +37,13 @@ struct Problem {
 /// # Errors
 /// `Tls`: a file cannot be read, is not what it should be, or can be read by others.
 pub(crate) fn client_config(info: &ConnInfo) -> Result<Arc<ClientConfig>> {
-    if let Some(config) = info.tls_config.get() {
+    if let Some(config) = info.tls_config.0.get() {
         return Ok(Arc::clone(config));
     }
     let config = build(&info.tls).map_err(|Problem { message, hint }| {
         Error::new(info.side(), ErrorKind::Tls { address: info.address(), message, hint: hint.map(Into::into) })
     })?;
-    Ok(Arc::clone(info.tls_config.get_or_init(|| Arc::new(config))))
+    Ok(Arc::clone(info.tls_config.0.get_or_init(|| Arc::new(config))))
 }
 
 fn build(tls: &TlsSettings) -> std::result::Result<ClientConfig, Problem> {

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::choice::{ChannelBinding, Choice, SslMode, SslNegotiation};
@@ -62,7 +61,7 @@ pub(super) fn build(side: Side, layers: &Layers, env: &dyn Env) -> Result<ConnIn
         target_session_attrs: layers.choice("target_session_attrs")?.unwrap_or_default(),
         load_balance: load_balance(layers)?,
         pinned: None,
-        tls_config: Arc::new(OnceLock::new()),
+        tls_config: super::TlsConfigCell::default(),
         warnings: Vec::new(),
     };
     info.tls = tls(layers, env, &mut info.warnings)?;

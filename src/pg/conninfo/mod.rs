@@ -51,9 +51,19 @@ pub struct ConnInfo {
     pub(crate) load_balance: bool,
     pinned: Option<Endpoint>,
     /// Built at first use and shared by all copies: reading certificates for each connection is a waste.
-    pub(crate) tls_config: Arc<OnceLock<Arc<rustls::ClientConfig>>>,
+    pub(crate) tls_config: TlsConfigCell,
     /// What the user should know: a password file that is ignored, for one.
     pub warnings: Vec<String>,
+}
+
+/// A TLS configuration that is built once, and not printed: there is a private key in it.
+#[derive(Clone, Default)]
+pub(crate) struct TlsConfigCell(pub Arc<OnceLock<Arc<rustls::ClientConfig>>>);
+
+impl std::fmt::Debug for TlsConfigCell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.get().is_some() { "built" } else { "not built" })
+    }
 }
 
 /// One of the hosts that can be tried.
@@ -127,19 +137,13 @@ impl ConnInfo {
     /// `Config` for what makes no sense, `Unsupported` for what libpq could do and we cannot. No message repeats
     /// a value that could be a password.
     pub fn resolve(side: Side, given: Option<&str>, env: &dyn Env) -> crate::pg::Result<Self> {
-        let variable = match side {
-            Side::Source => "PGCONVOY_SOURCE",
-            Side::Target => "PGCONVOY_TARGET",
+        let (variable, what) = match side {
+            Side::Source => ("PGCONVOY_SOURCE", "variable PGCONVOY_SOURCE"),
+            Side::Target => ("PGCONVOY_TARGET", "variable PGCONVOY_TARGET"),
         };
         let from_variable = env.var(variable).filter(|value| !value.is_empty());
-        let given = match (given, &from_variable) {
-            (Some(given), _) => Some(("connection string", given)),
-            (None, Some(value)) => Some((
-                if side == Side::Source { "variable PGCONVOY_SOURCE" } else { "variable PGCONVOY_TARGET" },
-                value.as_str(),
-            )),
-            (None, None) => None,
-        };
+        let given = given.map(|given| ("connection string", given));
+        let given = given.or_else(|| from_variable.as_deref().map(|value| (what, value)));
         layers::Layers::read(given, env)
             .and_then(|layers| build::build(side, &layers, env))
             .map_err(|problem| problem.on(side))

@@ -117,7 +117,8 @@ fn an_unknown_keyword_names_the_nearest() {
 }
 
 fn encode(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    let hex: Vec<_> = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    hex.concat()
 }
 
 fn quote(text: &str) -> String {

@@ -17,7 +17,7 @@ fn params(common: &str, alternatives: &[&str]) -> CertificateParams {
     params
 }
 
-fn self_signed(params: CertificateParams) -> (CertificateDer<'static>, KeyPair) {
+fn self_signed(params: &CertificateParams) -> (CertificateDer<'static>, KeyPair) {
     let key = KeyPair::generate().unwrap();
     (params.self_signed(&key).unwrap().der().clone(), key)
 }
@@ -105,7 +105,7 @@ fn the_common_name_counts_only_without_alternatives() {
         ("db.example.com", &["10.0.0.1"], "10.0.0.1", true),
     ];
     for (common, alternatives, host, accepted) in table {
-        let (certificate, key) = self_signed(params(common, alternatives));
+        let (certificate, key) = self_signed(&params(common, alternatives));
         let (_directory, roots) = root_file(&certificate);
         let shaken = handshake(&settings(SslMode::VerifyFull, roots.clone(), 3), host, &certificate, &key);
         assert_eq!(shaken.is_ok(), accepted, "{common} {alternatives:?} for {host}: {shaken:?}");
@@ -118,7 +118,7 @@ fn a_trusted_certificate_still_has_dates() {
     for (from, to, accepted) in [(2000, 2001, false), (2000, 4000, true), (3999, 4000, false)] {
         let mut params = params("db", &[]);
         (params.not_before, params.not_after) = (rcgen::date_time_ymd(from, 1, 1), rcgen::date_time_ymd(to, 1, 1));
-        let (certificate, key) = self_signed(params);
+        let (certificate, key) = self_signed(&params);
         let (_directory, roots) = root_file(&certificate);
         let shaken = handshake(&settings(SslMode::VerifyFull, roots, 3), "db", &certificate, &key);
         assert_eq!(shaken.is_ok(), accepted, "{from} to {to}: {shaken:?}");
@@ -128,10 +128,10 @@ fn a_trusted_certificate_still_has_dates() {
 
 #[test]
 fn certificates_of_version_1_are_taken_where_libpq_does_not_look_or_the_user_names_them() {
-    let (certificate, key) = self_signed(params("db", &[]));
+    let (certificate, key) = self_signed(&params("db", &[]));
     let old = version_1(&certificate, &key);
     let (_old_directory, old_root) = root_file(&old);
-    let (_directory, other_root) = root_file(&self_signed(params("db", &[])).0);
+    let (_directory, other_root) = root_file(&self_signed(&params("db", &[])).0);
     for minor in [2, 3] {
         handshake(&settings(SslMode::Require, RootCertificates::None, minor), "db", &old, &key).unwrap();
         handshake(&settings(SslMode::VerifyFull, old_root.clone(), minor), "db", &old, &key).unwrap();

@@ -23,7 +23,6 @@ use crate::pg::conninfo::{Address, ConnInfo, Endpoint, SslMode, SslNegotiation, 
 use crate::pg::{Error, ErrorKind, Result, ServerError, tls};
 
 /// A connection that has logged in and has its session settings, and what the server said on the way.
-#[derive(Debug)]
 pub struct WireStart {
     pub transport: Transport,
     /// From BackendKeyData: for [`cancel_request`]. Behind a proxy it is no process of the server's.
@@ -38,6 +37,17 @@ pub struct WireStart {
     pub endpoint: Endpoint,
     /// Bytes that have been read beyond the last message: to be looked at before the transport is read.
     pub leftover: BytesMut,
+}
+
+impl std::fmt::Debug for WireStart {
+    /// Without the key: who has it can cancel what the session does.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WireStart")
+            .field("endpoint", &self.endpoint)
+            .field("version", &self.version)
+            .field("server_pid", &self.server_pid)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How long a server may take to let go of a connection that is said goodbye to.
@@ -169,7 +179,10 @@ fn try_address<'a>(
                 // What is to be told is why the way that was asked for did not work.
                 first_failure.get_or_insert(failure);
             }
-            // The second way was tried for the first one's sake: where it fails too, that is worth less.
+            // A login that got further than the first says more; any other failure of the second way says less.
+            Err(failure) if matches!(*failure.error.kind, ErrorKind::Auth { .. } | ErrorKind::Cancelled) => {
+                return Err(failure);
+            }
             Err(failure) => return Err(first_failure.unwrap_or(failure)),
         }
     }

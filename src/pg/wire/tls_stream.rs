@@ -10,7 +10,6 @@ use super::transport::Inbox;
 const OUTBOX_BYTES: usize = 256 << 10;
 
 /// An established or beginning TLS session; sockets and inboxes belong to the [`super::Transport`].
-#[derive(Debug)]
 pub(super) struct TlsStream {
     session: rustls::ClientConnection,
     /// The server has said that it sends nothing more.

@@ -38,7 +38,7 @@ const LONGEST_NAP: Duration = Duration::from_micros(300);
 const SHORTEST_NAP: Duration = Duration::from_micros(50);
 
 /// Bytes from the socket that nobody has asked for yet.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Inbox {
     bytes: Vec<u8>,
     start: usize,
@@ -112,7 +112,6 @@ fn receive(mut socket: &Socket, buf: &mut [u8]) -> io::Result<Option<usize>> {
 }
 
 /// A connection to a server, as bytes. One thread at a time; no allocation per read or write.
-#[derive(Debug)]
 pub struct Transport {
     socket: Socket,
     tls: Option<Box<TlsStream>>,
@@ -120,6 +119,15 @@ pub struct Transport {
     patience: Patience,
     low_water: usize,
     nap: Duration,
+}
+
+impl std::fmt::Debug for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transport")
+            .field("socket", &self.socket)
+            .field("encrypted", &self.is_encrypted())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Transport {
