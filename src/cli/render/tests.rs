@@ -214,6 +214,16 @@ fn the_picture_at_40_columns_and_8_rows() {
 }
 
 #[test]
+fn when_the_rows_are_in_no_time_is_promised() {
+    let mut script = Script::started(1);
+    script.complete(2000, 0, 100 * MB);
+    script.job(2000, 1, "public.orders_pkey", None);
+    let lines = frame::frame(&script.state(&[]), Duration::from_secs(9), &canvas(100, 24));
+    assert!(lines[0].ends_with("rows  rows done") && lines[0].contains("100%"), "{}", lines[0]);
+    assert_eq!(lines[2], "jobs: 0 done, 1 running: index public.orders_pkey 7 s");
+}
+
+#[test]
 fn the_picture_always_fits() {
     let state = halfway().state(&[(5000, 600 * MB), (10_000, 700 * MB)]);
     let waiting = RunState::default();

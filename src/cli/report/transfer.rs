@@ -10,7 +10,7 @@ use crate::cli::settings::Detail;
 use crate::cli::text::{Canvas, clean, counted, grouped};
 
 /// Tables with a line of their own; the rest is summed.
-const TOP_TABLES: usize = 15;
+pub const TOP_TABLES: usize = 15;
 const TOP_JOBS: usize = 5;
 
 /// What a copy, a dump or a restore did.
