@@ -98,5 +98,5 @@ fn tables(page: &mut Page<'_>, inspection: &Inspection, detail: Detail) {
     let columns =
         [("table", 0), ("rows", 0), ("bytes", 0), ("stored", 2), ("segments", 4), ("format", 3), ("state", 1)];
     let columns = columns.into_iter().map(|(title, rank)| Column { title, rank }).collect();
-    page.table(&Table { columns, rows });
+    page.table(&Table { columns, whole_names: false, rows });
 }
