@@ -1,5 +1,7 @@
 //! The binary as a user meets it, without a server.
 
+#![allow(clippy::unwrap_used)]
+
 use std::process::{Command, Output, Stdio};
 
 const COMMANDS: [&str; 9] = ["copy", "dump", "restore", "verify", "check", "inspect", "preflight", "bench", "demo"];

@@ -57,7 +57,7 @@ pub fn run(task: &Task, run: &Run, page: Page) -> ops::Result<Outcome> {
             let text = report::preflight(&report, &canvas);
             outcome("preflight_finished", text, &report, preflight_exit_code(&report))
         }
-        Task::Inspect { archive, json } => inspect(archive, *json),
+        Task::Inspect { archive, json } => inspect(archive, *json, page),
         Task::Bench(settings) => bench(settings),
         Task::Demo(settings) => demo(settings),
     }
@@ -94,9 +94,15 @@ fn block_on<T>(operation: impl Future<Output = ops::Result<T>>) -> ops::Result<T
     result
 }
 
-// The place for `pgconvoy::archive::inspect`: render its tables here, or print the value itself for `--json`.
-fn inspect(_archive: &Path, _json: bool) -> ops::Result<Outcome> {
-    Err(Error::new(Cause::Internal("inspect is not wired yet".into())))
+fn inspect(archive: &Path, json: bool, page: Page) -> ops::Result<Outcome> {
+    let inspection = pgconvoy::archive::inspect(archive)?;
+    let text = if json {
+        serde_json::to_string_pretty(&inspection)
+            .map_err(|e| Cause::Internal(format!("the archive's description as JSON: {e}")))?
+    } else {
+        report::inspection(&inspection, page.detail, &page.canvas)
+    };
+    outcome("inspect_finished", text, &inspection, 0)
 }
 
 fn bench(_settings: &BenchSettings) -> ops::Result<Outcome> {

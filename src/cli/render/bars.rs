@@ -111,11 +111,12 @@ impl Terminal {
     }
 
     /// indicatif fills its lines up to the last column and relies on the terminal's wrapping. A terminal that
-    /// became narrower has broken them anew: the picture is higher now than when it was drawn.
+    /// became narrower has broken them anew: the picture is higher now than when it was drawn. The cursor is where
+    /// [`flush`](TermLike::flush) left it, at the beginning of the last line.
     fn rows_now(&self, rows_up: usize) -> usize {
         let drawn = usize::from(self.drawn_columns.load(Ordering::Relaxed));
         let now = usize::from(self.width());
-        if drawn <= now { rows_up } else { ((rows_up + 1) * drawn).div_ceil(now.max(1)) - 1 }
+        if drawn <= now { rows_up } else { rows_up * drawn / now.max(1) }
     }
 }
 
@@ -171,7 +172,9 @@ impl TermLike for Terminal {
     }
 
     fn flush(&self) -> io::Result<()> {
-        let picture = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut picture = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        // At the right edge, the `^C` that a terminal echoes would wrap, and the picture be a line higher than known.
+        picture.push('\r');
         self.printer.draw(&picture);
         self.drawn_columns.store(self.width(), Ordering::Relaxed);
         Ok(())

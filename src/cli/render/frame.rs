@@ -95,9 +95,14 @@ fn relation_line(relation: &ActiveRelation, layout: Layout, canvas: &Canvas) -> 
 
 fn total_fields(totals: &Totals, with_rows: bool, canvas: &Canvas) -> Vec<String> {
     let dash = canvas.glyphs.dash;
+    let mut fields = amounts(totals.fraction, totals.bytes, totals.rows, with_rows, canvas);
+    // Other work follows the rows: that none are left is not that no time is.
+    if totals.finished_tables == totals.tables {
+        fields.push("rows done".into());
+        return fields;
+    }
     let rate = totals.bytes_per_s.map_or_else(|| dash.to_string(), |rate| format!("{}/s", format_bytes(rate)));
     let left = totals.left.map_or_else(|| dash.to_string(), clock);
-    let mut fields = amounts(totals.fraction, totals.bytes, totals.rows, with_rows, canvas);
     fields.extend([pad_left(&rate, 9), format!("{} left", pad_left(&left, 6))]);
     fields
 }

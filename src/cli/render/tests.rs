@@ -1,12 +1,17 @@
+use std::fs::File;
+use std::io::Read;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use insta::assert_snapshot;
 use pgconvoy::event::{JobKind, Operation, Phase, PlannedRelation, ProgressBoard, ServerInfo};
 use pgconvoy::model::{ChunkId, CopyFormat, QualifiedName, ServerVersion, Side};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use time::macros::datetime;
 
 use super::*;
+use crate::cli::signals::Interrupt;
 use crate::cli::text::{Canvas, Glyphs, Paint, width};
 
 const MB: u64 = 1_000_000;
@@ -192,7 +197,7 @@ fn unfinished_never_shows_as_complete_and_complete_does() {
 
 #[test]
 fn an_empty_database_is_complete() {
-    let totals = Script::started(0).state(&[(1000, 0)].map(|_| (0, 0))[..0].as_ref()).totals();
+    let totals = Script::started(0).state(&[]).totals();
     assert_eq!((totals.fraction, totals.expected_bytes), (Some(1.0), Some(0)));
 }
 
@@ -209,6 +214,16 @@ fn the_picture_at_40_columns_and_8_rows() {
 }
 
 #[test]
+fn when_the_rows_are_in_no_time_is_promised() {
+    let mut script = Script::started(1);
+    script.complete(2000, 0, 100 * MB);
+    script.job(2000, 1, "public.orders_pkey", None);
+    let lines = frame::frame(&script.state(&[]), Duration::from_secs(9), &canvas(100, 24));
+    assert!(lines[0].ends_with("rows  rows done") && lines[0].contains("100%"), "{}", lines[0]);
+    assert_eq!(lines[2], "jobs: 0 done, 1 running: index public.orders_pkey 7 s");
+}
+
+#[test]
 fn the_picture_always_fits() {
     let state = halfway().state(&[(5000, 600 * MB), (10_000, 700 * MB)]);
     let waiting = RunState::default();
@@ -216,7 +231,7 @@ fn the_picture_always_fits() {
         for rows in 1..30 {
             for state in [&state, &waiting] {
                 let lines = frame::frame(state, Duration::from_secs(10), &canvas(columns, rows));
-                assert!(lines.len() <= rows.max(2) - 1, "{columns}x{rows}: {lines:#?}");
+                assert!(lines.len() < rows.max(2), "{columns}x{rows}: {lines:#?}");
                 for line in lines {
                     assert!(width(&line) < columns.max(2), "{columns}x{rows}: {line}");
                 }
@@ -322,28 +337,70 @@ fn the_thread_hands_every_event_on_and_knows_whether_the_run_finished() {
     assert!(!progress.finish());
 }
 
-/// Not a check but a show, for a look at the real thing: `PGCONVOY_SHOW=bars cargo test --bin pgconvoy show -- --nocapture`.
-#[test]
-fn show() {
-    if std::env::var_os("PGCONVOY_SHOW").is_none() {
-        return;
-    }
+/// A run with bars that goes on for so many steps of 100 ms, whatever becomes of the terminal.
+fn show_bars(steps: u64) {
     let printer = Arc::new(Printer::new(&Environment::read(), true));
     let display =
         Display { progress: ProgressMode::Bars, report: None, trace: None, detail: Detail::Normal, colour: true };
+    let interrupt = Interrupt::listen(Arc::clone(&printer), "stopping").unwrap();
     let mut progress = Progress::start(&display, &printer).unwrap();
     let sink = progress.sink();
     let script = halfway();
     for (_, event) in &script.events {
         sink.send(event.clone());
     }
-    for step in 0..150 {
+    for step in 0..steps {
         script.count(0, (600 + step * 8) * MB);
-        if step == 20 {
+        if step == steps / 4 {
             sink.warn("collation de_DE has version 2.31 at the source and 2.36 at the target");
         }
         std::thread::sleep(Duration::from_millis(100));
+        if interrupt.cancel.is_cancelled() {
+            break;
+        }
     }
     progress.finish();
     printer.err("after the bars");
+    printer.out("to the end");
+}
+
+/// Not a check but a show, for a look at the real thing in a real terminal:
+/// `PGCONVOY_SHOW=1 cargo test --bin pgconvoy tests::show -- --nocapture`. Also the child of the test below.
+#[test]
+fn show() {
+    if let Some(steps) = std::env::var("PGCONVOY_SHOW").ok().and_then(|steps| steps.parse().ok()) {
+        show_bars(steps);
+    }
+}
+
+#[test]
+fn a_lost_terminal_does_not_stop_a_run() {
+    // A child that held the terminal's other end, too, would never lose it.
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let path = ptsname(&terminal, Vec::new()).unwrap();
+    let inside = File::options().write(true).open(path.to_str().unwrap()).unwrap();
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "cli::render::tests::show", "--nocapture"])
+        .env("PGCONVOY_SHOW", "15")
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(inside)
+        .spawn()
+        .unwrap();
+    let mut terminal = File::from(terminal);
+    let mut drawn = Vec::new();
+    while !String::from_utf8_lossy(&drawn).contains("public.orders") {
+        let mut bytes = [0; 4096];
+        let count = terminal.read(&mut bytes).unwrap();
+        drawn.extend_from_slice(&bytes[..count]);
+    }
+    drop(terminal);
+    let status = Command::new("kill").args(["-s", "HUP", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{:?}", output.status);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("to the end"));
 }

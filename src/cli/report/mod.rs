@@ -1,6 +1,7 @@
 //! Reports for a person, as text. What they say is in `pgconvoy::report`; here is only how it looks.
 
 mod findings;
+mod inspection;
 mod table;
 mod transfer;
 
@@ -9,6 +10,7 @@ use super::redact::redact;
 use super::text::{Canvas, clean, pad_right, width};
 
 pub use findings::{check, preflight, verify};
+pub use inspection::render as inspection;
 use table::Table;
 pub use transfer::render as transfer;
 

@@ -15,6 +15,8 @@ pub struct Column {
 /// The first column holds names, aligned left; the others hold numbers, aligned right.
 pub struct Table {
     pub columns: Vec<Column>,
+    /// Columns go before a name is cut.
+    pub whole_names: bool,
     pub rows: Vec<Vec<String>>,
 }
 
@@ -32,8 +34,9 @@ impl Table {
             else {
                 return self.draw(&kept, name, indent, canvas);
             };
-            // Names may be cut to half before a column goes.
-            let enough = self.column_width(0).div_ceil(2).max(MIN_NAME).min(self.column_width(0));
+            // Other names may be cut to half before a column goes.
+            let whole = self.column_width(0);
+            let enough = if self.whole_names { whole } else { whole.div_ceil(2).max(MIN_NAME).min(whole) };
             if name >= enough && name + numbers <= room {
                 return self.draw(&kept, name, indent, canvas);
             }

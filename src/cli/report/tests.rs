@@ -1,6 +1,9 @@
 use insta::assert_snapshot;
+use pgconvoy::archive::{
+    ArchiveContents, ArchiveSource, ArchiveState, Inspection, ManifestHeader, TableInspection, Totals,
+};
 use pgconvoy::event::{JobKind, Operation, Phase, ServerInfo};
-use pgconvoy::model::{CopyFormat, QualifiedName, ServerVersion, Side, TextReason};
+use pgconvoy::model::{CopyFormat, QualifiedName, RelationKind, ServerVersion, Side, TextReason};
 use pgconvoy::report::*;
 
 use super::*;
@@ -197,6 +200,63 @@ fn what_stands_in_the_way_comes_first_with_its_way_out() {
     assert!(preflight(&report, &ascii).is_ascii());
     report.findings.truncate(1);
     assert!(preflight(&report, &canvas(60)).starts_with("ready\n  ✓  source: may read"));
+}
+
+fn archive_inspection() -> Inspection {
+    let source = ArchiveSource {
+        version: ServerVersion(150_004),
+        address: "old.example.com:5432".into(),
+        database: "shop".into(),
+        encoding: "UTF8".into(),
+        collate: "C".into(),
+        ctype: "C".into(),
+        locale_provider: None,
+    };
+    let mut header = ManifestHeader::new(source, ArchiveContents::Everything);
+    header.archive_id = "00112233445566778899aabbccddeeff".into();
+    header.created_at = "2025-11-22T11:00:00Z".into();
+    let table = |name: &str, rows: u64, complete| TableInspection {
+        oid: 1,
+        name: QualifiedName::new("public", name),
+        kind: RelationKind::Table,
+        columns: 3,
+        format: CopyFormat::Binary,
+        text_reason: None,
+        segments: rows / 1_000_000 + 1,
+        rows,
+        raw_bytes: rows * 200,
+        stored_bytes: rows * 40,
+        complete,
+        excluded: None,
+    };
+    let mut audit = table("audit", 0, true);
+    audit.excluded = Some("--exclude-table-data public.audit".into());
+    Inspection {
+        path: "shop.convoy".into(),
+        state: ArchiveState::Unsealed,
+        header,
+        schema: None,
+        totals: Totals { segments: 9, rows: 7_000_100, raw_bytes: 1_400_020_000, stored_bytes: 280_004_000 },
+        tables: vec![table("small", 100, true), table("orders", 7_000_000, false), audit],
+        sequences: 2,
+        large_objects: 3,
+        large_object_bytes: 5000,
+        notes: vec!["pg_dump 18.4".into()],
+        torn_bytes: 17,
+        missing: vec!["the seal: the dump did not finish".into()],
+    }
+}
+
+#[test]
+fn an_archive_says_what_it_holds_and_what_it_lacks() {
+    let mut archive = archive_inspection();
+    assert_snapshot!(inspection(&archive, Detail::Normal, &canvas(100)));
+    archive.state = ArchiveState::Sealed;
+    assert!(
+        inspection(&archive, Detail::Normal, &canvas(100)).starts_with("archive shop.convoy: sealed, but INCOMPLETE\n")
+    );
+    archive.missing.clear();
+    assert!(inspection(&archive, Detail::Normal, &canvas(100)).starts_with("archive shop.convoy: sealed\n"));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::cli::settings::Detail;
 use crate::cli::text::{Canvas, clean, counted, grouped};
 
 /// Tables with a line of their own; the rest is summed.
-const TOP_TABLES: usize = 15;
+pub const TOP_TABLES: usize = 15;
 const TOP_JOBS: usize = 5;
 
 /// What a copy, a dump or a restore did.
@@ -79,6 +79,7 @@ fn phases(page: &mut Page<'_>, report: &TransferReport) {
             Column { title: "seconds", rank: 0 },
             Column { title: "from second", rank: 1 },
         ],
+        whole_names: true,
         rows: report
             .phases
             .iter()
@@ -111,7 +112,7 @@ fn tables(page: &mut Page<'_>, report: &TransferReport, detail: Detail) {
     let columns =
         [("table", 0), ("rows", 0), ("bytes", 0), ("seconds", 2), ("format", 3), ("chunks", 5), ("index s", 4)];
     let columns = columns.into_iter().map(|(title, rank)| Column { title, rank }).collect();
-    page.table(&Table { columns, rows });
+    page.table(&Table { columns, whole_names: false, rows });
 }
 
 fn table_row(table: &TableReport) -> Vec<String> {
@@ -153,7 +154,7 @@ fn jobs(page: &mut Page<'_>, report: &TransferReport, detail: Detail) {
         return;
     }
     let columns = vec![Column { title: "longest jobs", rank: 0 }, Column { title: "seconds", rank: 0 }];
-    page.table(&Table { columns, rows });
+    page.table(&Table { columns, whole_names: false, rows });
 }
 
 #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
