@@ -1,5 +1,7 @@
 //! An archive directory to a server.
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -150,7 +152,8 @@ impl RestoreJob<'_> {
             relations.push(Arc::new(relation));
         }
         let mut chunks: Vec<Chunk> = archive.segments().iter().map(|s| s.chunk).collect();
-        chunks.sort_by(|a, b| b.estimated_bytes.cmp(&a.estimated_bytes).then(a.id.cmp(&b.id)));
+        let sizes: HashMap<Oid, u64> = relations.iter().map(|r| (r.oid, r.size_bytes())).collect();
+        chunks.sort_by_key(|c| (Reverse(sizes.get(&c.id.relation).copied().unwrap_or(0)), c.id));
         let mut rows = RowsPlan::new(&relations, chunks, self.lanes);
         if self.target.version() < ServerVersion::V16 {
             rows.lanes_per_relation = LANES_PER_RELATION_TO_15;

@@ -217,6 +217,8 @@ pub(super) struct JobRunner {
     conninfo: ConnInfo,
     prologue: Vec<String>,
     budget: IndexBudget,
+    /// Jobs at the same time.
+    limit: usize,
     run: Run,
     stop: CancellationToken,
     idle: Vec<Control>,
@@ -256,6 +258,7 @@ impl JobRunner {
         Ok(Self {
             conninfo: target.conninfo.clone(),
             prologue: prepared.prologue.clone(),
+            limit: jobs.max(1) as usize,
             budget: IndexBudget::from_target(&settings, jobs, builds),
             run: run.clone(),
             stop,
@@ -274,18 +277,22 @@ impl JobRunner {
         mut loaded: mpsc::UnboundedReceiver<Oid>,
     ) -> Result<()> {
         let phase = PhaseTimer::start(Phase::Indexes, &self.run);
-        let mut queue = JobQueue::new(graph, rows_of.iter().copied());
+        let queue = JobQueue::new(graph, rows_of.iter().copied());
+        let mut queue = queue.limit_builds(self.budget.concurrent as usize);
         let mut running: JoinSet<Ended> = JoinSet::new();
         let mut failure: Option<Error> = None;
         let mut rows_open = true;
         self.run.events.send(Event::JobsPlanned { jobs: u32::try_from(graph.jobs.len()).unwrap_or(u32::MAX) });
         loop {
-            while failure.is_none()
-                && !self.stop.is_cancelled()
-                && running.len() < self.budget.concurrent as usize
-                && let Some(id) = queue.start_next()
-            {
-                self.start(&graph.jobs[id as usize], &mut running).await?;
+            while failure.is_none() && !self.stop.is_cancelled() && running.len() < self.limit && queue.can_start() {
+                if let Err(error) = self.have_idle_connection(running.len()).await {
+                    self.stop.cancel();
+                    failure = Some(error.doing("connecting for the jobs after the rows"));
+                } else if let Some(control) = self.idle.pop()
+                    && let Some(id) = queue.start_next()
+                {
+                    self.start(&graph.jobs[id as usize], control, &mut running);
+                }
             }
             if running.is_empty() && (queue.is_done() || failure.is_some() || self.stop.is_cancelled()) {
                 break;
@@ -321,11 +328,7 @@ impl JobRunner {
     }
 
     /// Starts a job on a connection of its own.
-    async fn start(&mut self, job: &Job, running: &mut JoinSet<Ended>) -> Result<()> {
-        let control = match self.idle.pop() {
-            Some(control) => control,
-            None => self.connect().await?,
-        };
+    fn start(&self, job: &Job, control: Control, running: &mut JoinSet<Ended>) {
         let (id, kind, object) = (job.id, job.kind, job.object.clone());
         self.run.events.send(Event::JobStarted { job: id, kind, object });
         let (statements, stop) = (job.statements.clone(), self.stop.clone());
@@ -342,6 +345,18 @@ impl JobRunner {
             let control = result.is_ok().then_some(control);
             Ended { id, control, result, elapsed_ms: ms(start) }
         });
+    }
+
+    /// Opens a connection if none is idle. A server that has none left sets the limit, as long as one is at work.
+    async fn have_idle_connection(&mut self, running: usize) -> Result<()> {
+        if !self.idle.is_empty() {
+            return Ok(());
+        }
+        match self.connect().await {
+            Ok(control) => self.idle.push(control),
+            Err(error) if running > 0 && has_no_connection_left(&error) => self.limit = running,
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 
@@ -374,6 +389,11 @@ impl JobRunner {
             }
         }
     }
+}
+
+/// SQLSTATE 53300: too many connections, for the server, the database or the role.
+fn has_no_connection_left(error: &Error) -> bool {
+    matches!(&error.cause, Cause::Pg(e) if e.sqlstate() == Some("53300"))
 }
 
 /// Runs one statement; cancels it on the server when asked to stop.

@@ -1,6 +1,7 @@
 //! Cuts relations into chunks by heap and TOAST size.
 
 use std::borrow::Borrow;
+use std::cmp::Reverse;
 
 use crate::model::{BlockNumber, Chunk, ChunkId, CtidRange, Oid, Relation, ServerVersion};
 
@@ -33,7 +34,8 @@ pub struct ChunkingRules {
     pub shared_snapshot: bool,
 }
 
-/// Cuts all relations; biggest chunks first, chunks of one relation in order.
+/// Cuts all relations. The biggest relation comes first, whole: its indexes are the longest work that follows, and it
+/// begins with the last chunk. Within a relation, chunks are in order.
 ///
 /// Every relation gets at least one chunk; the ranges of one relation cover every block exactly once, the first and
 /// the last are open-ended.
@@ -41,9 +43,9 @@ pub struct ChunkingRules {
 pub fn plan_chunks<R: Borrow<Relation>>(relations: &[R], rules: ChunkingRules) -> Vec<Chunk> {
     let total_bytes: u64 = relations.iter().map(|r| r.borrow().size_bytes()).sum();
     let chunk_bytes = rules.chunk_bytes.unwrap_or_else(|| default_chunk_bytes(total_bytes, rules.jobs)).max(1);
-    let mut chunks: Vec<Chunk> = relations.iter().flat_map(|r| cut(r.borrow(), chunk_bytes, rules)).collect();
-    chunks.sort_by(|a, b| b.estimated_bytes.cmp(&a.estimated_bytes).then(a.id.cmp(&b.id)));
-    chunks
+    let mut by_size: Vec<&Relation> = relations.iter().map(Borrow::borrow).collect();
+    by_size.sort_by_key(|r| (Reverse(r.size_bytes()), r.oid));
+    by_size.into_iter().flat_map(|r| cut(r, chunk_bytes, rules)).collect()
 }
 
 /// The planner's choice for a database of this size.
@@ -146,11 +148,11 @@ mod tests {
     }
 
     #[test]
-    fn biggest_chunks_come_first() {
+    fn the_biggest_relation_comes_first() {
         let mut small = relation(8192, 0);
         small.oid = 2;
         let chunks = plan_chunks(&[small, relation(8192 * 100_000, 0)], rules(ServerVersion::V18, None));
-        assert!(chunks.windows(2).all(|w| w[0].estimated_bytes >= w[1].estimated_bytes));
+        assert!(chunks.windows(2).all(|w| w[0].id.relation == 2 || w[0].id < w[1].id || w[1].id.relation == 2));
         assert_eq!(chunks.last().unwrap().id.relation, 2);
     }
 

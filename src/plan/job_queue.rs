@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use crate::event::JobKind;
 use crate::model::Oid;
 
 use super::locks::LockTable;
@@ -33,6 +34,9 @@ pub struct JobQueue {
     locks: LockTable,
     unfinished_by_pass: [usize; 4],
     running: usize,
+    /// Index builds among the running, and how many there may be.
+    builds_running: usize,
+    builds_limit: usize,
     unfinished: usize,
 }
 
@@ -73,6 +77,8 @@ impl JobQueue {
             ready: BTreeSet::new(),
             locks: LockTable::default(),
             running: 0,
+            builds_running: 0,
+            builds_limit: usize::MAX,
             dependents,
             after_rows,
             rows_awaited,
@@ -83,6 +89,13 @@ impl JobQueue {
             queue.offer(id);
         }
         queue
+    }
+
+    /// At most this many index builds at a time: each takes `maintenance_work_mem`, other jobs do not.
+    #[must_use]
+    pub fn limit_builds(mut self, builds: usize) -> Self {
+        self.builds_limit = builds.max(1);
+        self
     }
 
     #[must_use]
@@ -101,17 +114,33 @@ impl JobQueue {
 
     /// The job to start now, if there is one; it counts as running from here on.
     pub fn start_next(&mut self) -> Option<JobId> {
-        let open = self.open_pass();
-        let startable = |&&(pass, _, id): &&(Pass, Reverse<u64>, JobId)| {
-            pass <= open && self.locks.allows(&self.jobs[id as usize].locks)
-        };
-        let chosen = *self.ready.iter().find(startable)?;
+        let chosen = self.next_startable()?;
         self.ready.remove(&chosen);
         let (.., id) = chosen;
+        self.builds_running += usize::from(self.is_build(id));
         self.locks.take(&self.jobs[id as usize].locks);
         self.state[id as usize] = State::Running;
         self.running += 1;
         Some(id)
+    }
+
+    /// Whether [`JobQueue::start_next`] would find a job now.
+    #[must_use]
+    pub fn can_start(&self) -> bool {
+        self.next_startable().is_some()
+    }
+
+    fn next_startable(&self) -> Option<(Pass, Reverse<u64>, JobId)> {
+        let open = self.open_pass();
+        let may_build = self.builds_running < self.builds_limit;
+        let startable = |&&(pass, _, id): &&(Pass, Reverse<u64>, JobId)| {
+            pass <= open && (may_build || !self.is_build(id)) && self.locks.allows(&self.jobs[id as usize].locks)
+        };
+        self.ready.iter().find(startable).copied()
+    }
+
+    fn is_build(&self, id: JobId) -> bool {
+        self.jobs[id as usize].kind == JobKind::Index
     }
 
     /// A running job is done. One that is [`Job::optional`] and failed is finished too.
@@ -142,22 +171,12 @@ impl JobQueue {
     /// Nothing runs, nothing can start, no rows are awaited, and yet it is not done: jobs failed.
     #[must_use]
     pub fn is_stuck(&self) -> bool {
-        !self.is_done() && self.running == 0 && self.rows_awaited.is_empty() && self.startable() == 0
+        !self.is_done() && self.running == 0 && self.rows_awaited.is_empty() && !self.can_start()
     }
 
     #[must_use]
     pub fn running(&self) -> usize {
         self.running
-    }
-
-    /// How many jobs [`JobQueue::start_next`] could choose among now.
-    #[must_use]
-    pub fn startable(&self) -> usize {
-        let open = self.open_pass();
-        let allowed = |&&(pass, _, id): &&(Pass, Reverse<u64>, JobId)| {
-            pass <= open && self.locks.allows(&self.jobs[id as usize].locks)
-        };
-        self.ready.iter().filter(allowed).count()
     }
 
     /// Every job that is neither finished nor running, and why not.
@@ -195,6 +214,7 @@ impl JobQueue {
         }
         self.state[id as usize] = state;
         self.running -= 1;
+        self.builds_running -= usize::from(self.is_build(id));
         self.locks.release(&self.jobs[id as usize].locks);
         true
     }
