@@ -18,7 +18,7 @@ pub enum LaneOutcome {
 }
 
 /// One worker: a thread with its own connections, block and compressor.
-pub trait Lane {
+pub trait Lane: Send {
     fn run(&mut self, task: &ChunkTask) -> Result<LaneOutcome>;
 }
 
@@ -50,6 +50,7 @@ pub fn run_lanes<L: Lane>(
     cancel: &CancellationToken,
 ) {
     thread::scope(|scope| {
+        let mut threads = Vec::new();
         for index in 0..count {
             let make = &make;
             let body = move || {
@@ -59,25 +60,35 @@ pub fn run_lanes<L: Lane>(
                     let _ = reports.send(LaneReport::Failed { task, error });
                 };
                 match make(index) {
-                    Ok(lane) => work(lane, index == 0, queue, reports, &fail),
+                    Ok(mut lane) => {
+                        work(&mut lane, index == 0, queue, reports, &fail);
+                        return Some(lane);
+                    }
                     Err(Error::Pg(e)) if index > 0 && e.sqlstate() == Some("53300") => {
                         tracing::warn!(%e, lane = index, "no connection left for this lane");
                     }
                     Err(error) => fail(None, error),
                 }
+                None
             };
             let spawned = thread::Builder::new().name(format!("lane {index}")).spawn_scoped(scope, body);
-            if let Err(error) = spawned {
-                queue.close();
-                let error = Error::Stream(format!("no thread for a lane: {error}"));
-                let _ = reports.send(LaneReport::Failed { task: None, error });
+            match spawned {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    queue.close();
+                    let error = Error::Stream(format!("no thread for a lane: {error}"));
+                    let _ = reports.send(LaneReport::Failed { task: None, error });
+                }
             }
         }
+        // A lane lives until all have ended: the snapshot goes with the holder's, and others may still be importing it.
+        let ended: Vec<Option<L>> = threads.into_iter().filter_map(|thread| thread.join().ok()).collect();
+        drop(ended);
     });
 }
 
 fn work<L: Lane>(
-    mut lane: L,
+    lane: &mut L,
     is_holder: bool,
     queue: &ChunkQueue,
     reports: &UnboundedSender<LaneReport>,

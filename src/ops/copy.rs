@@ -53,7 +53,7 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
     phase.finish();
 
     let job = CopyJob { source: &source, target: &target, options, lanes, run: &run };
-    let done = job.fill_target(&mut plan).await.map_err(|e| recorder.explain_target(e, &target))?;
+    let done = job.fill_target(&mut plan).await.map_err(|e| recorder.explain_target(e, &target, options.contents))?;
     let closing = Closing {
         relations: done.relations.iter().map(AsRef::as_ref).collect(),
         meter: Some(&done.meter),
@@ -138,9 +138,10 @@ impl CopyJob<'_> {
         }
         rows.announce(self.run);
         let meter = Arc::new(Meter::default());
-        let rows_done = self.move_rows(plan, rows, &meter, stop.clone(), move |oid| {
-            let _ = loaded.send(oid);
-        });
+        let rows_done =
+            self.move_rows(plan, (rows, prepared.load_settings.clone()), &meter, stop.clone(), move |oid| {
+                let _ = loaded.send(oid);
+            });
         let (moved, jobs) = tokio::join!(rows_done, runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports));
         first_cause(moved.map(drop), jobs)?;
         Ok((shared_relations, meter))
@@ -160,7 +161,7 @@ impl CopyJob<'_> {
     async fn move_rows(
         &self,
         plan: &mut SourcePlan,
-        rows: RowsPlan,
+        (rows, extra_settings): (RowsPlan, Vec<String>),
         meter: &Arc<Meter>,
         stop: CancellationToken,
         relation_done: impl FnMut(Oid),
@@ -177,7 +178,7 @@ impl CopyJob<'_> {
         let target = TargetPort {
             conninfo: self.target.conninfo.clone(),
             encoding: plan.inventory.encoding.clone(),
-            extra_settings: Vec::new(),
+            extra_settings,
             fresh_tables: self.options.contents == Contents::Everything,
         };
         let cancellers = shared.cancellers.clone();

@@ -4,6 +4,7 @@
 
 mod check;
 mod copy;
+mod data_only;
 mod dump;
 mod error;
 mod inventory;

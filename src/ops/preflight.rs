@@ -189,10 +189,17 @@ pub(super) async fn check_target(
     }
     check_connections(target, findings);
     check_rights(target, findings).await?;
+    let unfinished = ledger::unfinished(target.catalog()).await?;
     if contents == Contents::DataOnly {
+        if let Some(run) = unfinished {
+            findings.refuse(
+                side,
+                format!("database {} holds an unfinished run of pgconvoy: {run}", target.facts.database),
+                "empty the tables and DROP SCHEMA pgconvoy CASCADE",
+            );
+        }
         return Ok(());
     }
-    let unfinished = ledger::unfinished(target.catalog()).await?;
     let objects = target.catalog().user_objects(4).await?;
     if objects.is_empty() {
         findings.ok(side, format!("database {} is empty", target.facts.database));

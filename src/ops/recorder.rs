@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::error::Error;
-use super::options::Run;
+use super::options::{Contents, Run};
 use super::server::Server;
 use crate::event::{Event, EventSink, JobKind, Operation, Phase, ServerInfo};
 use crate::flow::Meter;
@@ -74,7 +74,7 @@ impl Recorder {
     }
 
     /// An error that leaves a target half filled says so, and what to do.
-    pub(super) fn explain_target(&self, error: Error, target: &Server) -> Error {
+    pub(super) fn explain_target(&self, error: Error, target: &Server, contents: Contents) -> Error {
         let (done, all) = {
             let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             (state.relations_done, state.relations_planned)
@@ -85,7 +85,11 @@ impl Recorder {
         } else {
             format!("database {database} of the target is not whole: {done} of {all} tables have all their rows")
         };
-        error.hint(format!("{left}; start again with --drop-target-objects, or drop the database"))
+        let way_out = match contents {
+            Contents::DataOnly => "empty its tables and DROP SCHEMA pgconvoy CASCADE before you start again",
+            _ => "start again with --drop-target-objects, or drop the database",
+        };
+        error.hint(format!("{left}; {way_out}"))
     }
 
     pub(super) fn finish(self, closing: Closing<'_>, run: &Run) -> TransferReport {

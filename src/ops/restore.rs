@@ -56,7 +56,8 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
 
     let totals = archive.totals();
     let job = RestoreJob { target: &target, options, contents, lanes, run: &run };
-    let done = job.fill_target(&mut inventory, archive).await.map_err(|e| recorder.explain_target(e, &target))?;
+    let done =
+        job.fill_target(&mut inventory, archive).await.map_err(|e| recorder.explain_target(e, &target, contents))?;
     let closing = Closing {
         relations: done.relations.iter().map(AsRef::as_ref).collect(),
         archive: name.map(|path| ArchiveSummary {
@@ -170,7 +171,7 @@ impl RestoreJob<'_> {
         let target = TargetPort {
             conninfo: self.target.conninfo.clone(),
             encoding: inventory.encoding.clone(),
-            extra_settings: Vec::new(),
+            extra_settings: prepared.load_settings.clone(),
             fresh_tables: self.contents == Contents::Everything,
         };
         let port = Arc::new(ArchivePort::new(archive));

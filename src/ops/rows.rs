@@ -38,7 +38,7 @@ impl RowsPlan {
         let board = ProgressBoard::new(planned.collect());
         let places: HashMap<Oid, (usize, &Arc<Relation>)> =
             relations.iter().enumerate().map(|(at, r)| (r.oid, (at, r))).collect();
-        let tasks = chunks
+        let tasks: Vec<ChunkTask> = chunks
             .into_iter()
             .filter_map(|chunk| {
                 let (board_index, relation) = places.get(&chunk.id.relation)?;
@@ -46,6 +46,7 @@ impl RowsPlan {
                 Some(ChunkTask { chunk, relation: Arc::clone(relation), board_index: *board_index, is_whole })
             })
             .collect();
+        let lanes = lanes.min(u32::try_from(tasks.len()).unwrap_or(u32::MAX)).max(1);
         Self { tasks, board, lanes, lanes_per_relation: usize::MAX }
     }
 

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::data_only;
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
 use super::ledger;
@@ -15,7 +16,7 @@ use super::options::{Contents, Run, TargetOptions};
 use super::recorder::{PhaseTimer, ms};
 use super::server::Server;
 use crate::event::{Event, JobKind, Phase};
-use crate::model::{Oid, RelationKind, quote_ident};
+use crate::model::{Oid, RelationKind, ServerVersion, quote_ident};
 use crate::pg;
 use crate::pg::catalog::{Catalog, LargeObjectFacts, SequenceState};
 use crate::pg::conninfo::ConnInfo;
@@ -34,6 +35,8 @@ pub(super) struct PreparedTarget {
     pub graph: RestoreGraph,
     /// The relations whose rows the jobs wait for.
     pub rows_of: HashSet<Oid>,
+    /// For every connection that loads rows.
+    pub load_settings: Vec<String>,
     /// For every connection that runs jobs.
     prologue: Vec<String>,
     large_objects: Vec<String>,
@@ -70,12 +73,21 @@ impl Preparation<'_> {
     /// Drops what stands in the way if that was asked for, makes the ledger, runs the pre-data section.
     pub(super) async fn run(&self, target: &Server, run: &Run) -> Result<PreparedTarget> {
         let phase = PhaseTimer::start(Phase::PreData, run);
+        let load_settings = match self.contents {
+            Contents::DataOnly => data_only::settings(target, self.inventory).await?,
+            _ => Vec::new(),
+        };
         let catalog = target.catalog();
         let toc = &self.inventory.toc;
         let entry_options = self.entry_options(target);
-        let prologue = schema::session_prologue(toc, target.version());
+        let mut prologue = schema::session_prologue(toc, target.version());
         for statement in &prologue {
             catalog.execute(statement).await?;
+        }
+        if target.version() >= ServerVersion::V17 && target.facts.is_superuser {
+            // Those of the target itself: a provider's, for one. Ours come last of all.
+            prologue.push("SET event_triggers = off".into());
+            catalog.execute("SET event_triggers = off").await?;
         }
         if self.options.drop_target_objects && self.contents != Contents::DataOnly {
             self.drop_what_stands_in_the_way(target, &entry_options, run).await?;
@@ -105,7 +117,7 @@ impl Preparation<'_> {
             self.push_analyze(&mut graph, &rows_of);
         }
         phase.finish();
-        Ok(PreparedTarget { graph, rows_of, prologue, large_objects: self.large_object_attributes() })
+        Ok(PreparedTarget { graph, rows_of, load_settings, prologue, large_objects: self.large_object_attributes() })
     }
 
     async fn run_pre_data(&self, graph: &RestoreGraph, catalog: Catalog<'_>, run: &Run) -> Result<()> {

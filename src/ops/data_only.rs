@@ -1,0 +1,99 @@
+//! Rows alone, into tables that are already there: nothing of the target's own may act on them.
+
+use super::error::{Cause, Error, Result};
+use super::inventory::Inventory;
+use super::recorder::name_some;
+use super::server::Server;
+use crate::model::{Relation, Side, quote_literal};
+use crate::pg::catalog::LargeObjectFacts;
+
+/// Relations asked about by one statement.
+const BATCH: usize = 200;
+
+/// What each loading connection must set; also refuses tables that hold rows.
+///
+/// # Errors
+/// A table that is not empty: its rows and ours would mix. Triggers or foreign keys that would act on the rows, where
+/// the role may not set `session_replication_role`.
+pub(super) async fn settings(target: &Server, inventory: &Inventory) -> Result<Vec<String>> {
+    let relations = &inventory.relations;
+    refuse_rows(target, relations).await?;
+    refuse_large_objects(target, &inventory.large_objects).await?;
+    const REPLICA: &str = "SET session_replication_role = replica";
+    if target.catalog().execute(REPLICA).await.is_ok() {
+        return Ok(vec![REPLICA.into()]);
+    }
+    let with_triggers = with_triggers(target, relations).await?;
+    if with_triggers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names = name_some(with_triggers.into_iter());
+    let message = format!("triggers or foreign keys of {names} would act on the rows that are loaded");
+    let error = Error::new(Cause::Refused { side: Side::Target, message });
+    Err(error.hint(
+        "use a superuser, or (from version 15) GRANT SET ON PARAMETER session_replication_role, or move schema and \
+         rows together into an empty database",
+    ))
+}
+
+async fn refuse_rows(target: &Server, relations: &[Relation]) -> Result<()> {
+    let mut filled = Vec::new();
+    for batch in relations.chunks(BATCH) {
+        let asks: Vec<String> = batch
+            .iter()
+            .enumerate()
+            .filter(|(_, r)| r.filter.is_none())
+            .map(|(at, r)| format!("SELECT {at} WHERE EXISTS (SELECT 1 FROM ONLY {})", r.name.to_sql()))
+            .collect();
+        if asks.is_empty() {
+            continue;
+        }
+        let catalog = target.catalog();
+        for row in &catalog.rows(&asks.join(" UNION ALL ")).await? {
+            let at = usize::try_from(catalog.get::<i32>(row, 0)?).unwrap_or(usize::MAX);
+            filled.extend(batch.get(at).map(|r| &r.name));
+        }
+    }
+    if filled.is_empty() {
+        return Ok(());
+    }
+    let message = format!("{} of the target already hold rows", name_some(filled.into_iter()));
+    let error = Error::new(Cause::Refused { side: Side::Target, message });
+    Err(error.hint("empty the tables first (TRUNCATE), or exclude them"))
+}
+
+async fn refuse_large_objects(target: &Server, ours: &[LargeObjectFacts]) -> Result<()> {
+    if ours.is_empty() {
+        return Ok(());
+    }
+    let theirs = target.catalog().large_objects().await?;
+    let Some(both) = theirs.iter().find(|t| ours.binary_search_by_key(&t.oid, |o| o.oid).is_ok()) else {
+        return Ok(());
+    };
+    let message = format!("the target already has a large object {}", both.oid);
+    Err(Error::new(Cause::Refused { side: Side::Target, message }).hint("remove it first (SELECT lo_unlink(oid))"))
+}
+
+/// Relations with a trigger that is enabled; a foreign key is one, on both of its tables.
+async fn with_triggers<'r>(target: &Server, relations: &'r [Relation]) -> Result<Vec<&'r crate::model::QualifiedName>> {
+    let names: Vec<String> = relations
+        .iter()
+        .map(|r| format!("({}, {})", quote_literal(&r.name.schema), quote_literal(&r.name.name)))
+        .collect();
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT DISTINCT n.nspname::text, c.relname::text FROM pg_catalog.pg_trigger t
+         JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE t.tgenabled <> 'D' AND (n.nspname, c.relname) IN ({})",
+        names.join(", ")
+    );
+    let catalog = target.catalog();
+    let mut found = Vec::new();
+    for row in &catalog.rows(&sql).await? {
+        let (schema, name): (&str, &str) = (catalog.get(row, 0)?, catalog.get(row, 1)?);
+        found.extend(relations.iter().map(|r| &r.name).find(|n| n.schema == schema && n.name == name));
+    }
+    Ok(found)
+}
