@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::data_only;
 use super::error::{Error, Result};
 use super::inventory::Inventory;
 use super::lanes::{CopyLane, Shared, SourcePort, TargetPort};
@@ -52,7 +53,8 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
     let mut plan = SourcePlan::make(&source, &options.source, options.contents, target_version, &run).await?;
     phase.finish();
 
-    let job = CopyJob { source: &source, target: &target, options, lanes, run: &run };
+    let load_settings = data_only::settings(&target, &plan.inventory, options.contents).await?;
+    let job = CopyJob { source: &source, target: &target, options, lanes, load_settings, run: &run };
     let done = job.fill_target(&mut plan).await.map_err(|e| recorder.explain_target(e, &target, options.contents))?;
     let closing = Closing {
         relations: done.relations.iter().map(AsRef::as_ref).collect(),
@@ -88,6 +90,8 @@ struct CopyJob<'a> {
     target: &'a Server,
     options: &'a CopyOptions,
     lanes: u32,
+    /// Of each connection that loads.
+    load_settings: Vec<String>,
     run: &'a Run,
 }
 
@@ -138,10 +142,9 @@ impl CopyJob<'_> {
         }
         rows.announce(self.run);
         let meter = Arc::new(Meter::default());
-        let rows_done =
-            self.move_rows(plan, (rows, prepared.load_settings.clone()), &meter, stop.clone(), move |oid| {
-                let _ = loaded.send(oid);
-            });
+        let rows_done = self.move_rows(plan, (rows, self.load_settings.clone()), &meter, stop.clone(), move |oid| {
+            let _ = loaded.send(oid);
+        });
         let (moved, jobs) = tokio::join!(rows_done, runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports));
         first_cause(moved.map(drop), jobs)?;
         Ok((shared_relations, meter))

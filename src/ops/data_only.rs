@@ -2,6 +2,7 @@
 
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
+use super::options::Contents;
 use super::recorder::name_some;
 use super::server::Server;
 use crate::model::{Relation, Side, quote_literal};
@@ -10,12 +11,16 @@ use crate::pg::catalog::LargeObjectFacts;
 /// Relations asked about by one statement.
 const BATCH: usize = 200;
 
-/// What each loading connection must set; also refuses tables that hold rows.
+/// What each loading connection must set: nothing, unless rows go alone. Then tables that hold rows are refused, before
+/// anything is changed.
 ///
 /// # Errors
 /// A table that is not empty: its rows and ours would mix. Triggers or foreign keys that would act on the rows, where
 /// the role may not set `session_replication_role`.
-pub(super) async fn settings(target: &Server, inventory: &Inventory) -> Result<Vec<String>> {
+pub(super) async fn settings(target: &Server, inventory: &Inventory, contents: Contents) -> Result<Vec<String>> {
+    if contents != Contents::DataOnly {
+        return Ok(Vec::new());
+    }
     let relations = &inventory.relations;
     refuse_rows(target, relations).await?;
     refuse_large_objects(target, &inventory.large_objects).await?;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::copy::{Filled, first_cause};
+use super::data_only;
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
 use super::lanes::{ArchivePort, RestoreLane, Shared, TargetPort};
@@ -55,7 +56,8 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     phase.finish();
 
     let totals = archive.totals();
-    let job = RestoreJob { target: &target, options, contents, lanes, run: &run };
+    let load_settings = data_only::settings(&target, &inventory, contents).await?;
+    let job = RestoreJob { target: &target, options, contents, lanes, load_settings, run: &run };
     let done =
         job.fill_target(&mut inventory, archive).await.map_err(|e| recorder.explain_target(e, &target, contents))?;
     let closing = Closing {
@@ -116,6 +118,8 @@ struct RestoreJob<'a> {
     options: &'a RestoreOptions,
     contents: Contents,
     lanes: u32,
+    /// Of each connection that loads.
+    load_settings: Vec<String>,
     run: &'a Run,
 }
 
@@ -171,7 +175,7 @@ impl RestoreJob<'_> {
         let target = TargetPort {
             conninfo: self.target.conninfo.clone(),
             encoding: inventory.encoding.clone(),
-            extra_settings: prepared.load_settings.clone(),
+            extra_settings: self.load_settings.clone(),
             fresh_tables: self.contents == Contents::Everything,
         };
         let port = Arc::new(ArchivePort::new(archive));

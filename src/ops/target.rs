@@ -8,7 +8,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::data_only;
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
 use super::ledger;
@@ -35,8 +34,6 @@ pub(super) struct PreparedTarget {
     pub graph: RestoreGraph,
     /// The relations whose rows the jobs wait for.
     pub rows_of: HashSet<Oid>,
-    /// For every connection that loads rows.
-    pub load_settings: Vec<String>,
     /// For every connection that runs jobs.
     prologue: Vec<String>,
     large_objects: Vec<String>,
@@ -73,10 +70,6 @@ impl Preparation<'_> {
     /// Drops what stands in the way if that was asked for, makes the ledger, runs the pre-data section.
     pub(super) async fn run(&self, target: &Server, run: &Run) -> Result<PreparedTarget> {
         let phase = PhaseTimer::start(Phase::PreData, run);
-        let load_settings = match self.contents {
-            Contents::DataOnly => data_only::settings(target, self.inventory).await?,
-            _ => Vec::new(),
-        };
         let catalog = target.catalog();
         let toc = &self.inventory.toc;
         let entry_options = self.entry_options(target);
@@ -117,7 +110,7 @@ impl Preparation<'_> {
             self.push_analyze(&mut graph, &rows_of);
         }
         phase.finish();
-        Ok(PreparedTarget { graph, rows_of, load_settings, prologue, large_objects: self.large_object_attributes() })
+        Ok(PreparedTarget { graph, rows_of, prologue, large_objects: self.large_object_attributes() })
     }
 
     async fn run_pre_data(&self, graph: &RestoreGraph, catalog: Catalog<'_>, run: &Run) -> Result<()> {
