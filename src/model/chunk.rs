@@ -42,6 +42,18 @@ impl std::fmt::Display for CtidRange {
     }
 }
 
+/// Values of a column that cut a relation into slots, where blocks cannot. A [`CtidRange`] of such a relation counts
+/// bounds instead of blocks: its start is the first bound that belongs to it, its end the first that no longer does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyBounds {
+    /// NOT NULL, with a btree index, and its values are in about the order of the rows on disk.
+    pub column: String,
+    /// `format_type` of the column.
+    pub type_name: String,
+    /// In ascending order.
+    pub bounds: Vec<String>,
+}
+
 /// Names one chunk within a transfer: a relation and the chunk's place in it, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ChunkId {

@@ -9,7 +9,7 @@ mod relation;
 mod size;
 mod version;
 
-pub use chunk::{BlockNumber, Chunk, ChunkId, CtidRange};
+pub use chunk::{BlockNumber, Chunk, ChunkId, CtidRange, KeyBounds};
 pub use facts::{CatalogFacts, ConstraintFact, ConstraintKind, IndexFact, MatviewFact, TableFact};
 pub use name::{QualifiedName, quote_ident, quote_literal};
 pub use relation::{Column, CopyFormat, Oid, Relation, RelationKind, TextReason};

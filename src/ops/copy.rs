@@ -156,6 +156,7 @@ impl CopyJob<'_> {
             block_bytes: self.source.facts.block_bytes,
             jobs: self.lanes,
             chunk_bytes: self.options.source.chunk_bytes,
+            key_bounds: &plan.rules.key_bounds,
             shared_snapshot: plan.holder.as_ref().is_some_and(|h| h.snapshot.id.is_some()),
         };
         plan_chunks(relations, rules)
@@ -212,7 +213,7 @@ impl SourcePlan {
         Ok(SourcePort {
             conninfo: source.conninfo.clone(),
             snapshot,
-            rules: self.rules,
+            rules: self.rules.clone(),
             encoding: self.inventory.encoding.clone(),
             holder: Mutex::new(holder),
         })

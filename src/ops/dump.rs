@@ -151,6 +151,7 @@ impl DumpJob<'_> {
             block_bytes: self.source.facts.block_bytes,
             jobs: self.lanes,
             chunk_bytes: self.options.source.chunk_bytes,
+            key_bounds: &plan.rules.key_bounds,
             shared_snapshot: plan.holder.as_ref().is_some_and(|h| h.snapshot.id.is_some()),
         };
         plan_chunks(relations, rules)

@@ -77,7 +77,7 @@ impl SourcePort {
             }
         };
         shared.cancellers.add(connection.canceller());
-        Ok(Reader { connection, rules: self.rules, locked: (!is_holder).then(HashMap::new) })
+        Ok(Reader { connection, rules: self.rules.clone(), locked: (!is_holder).then(HashMap::new) })
     }
 }
 
@@ -96,7 +96,7 @@ impl Reader {
     }
 
     fn copy_out(&mut self, task: &ChunkTask) -> Result<crate::pg::wire::CopyOut<'_>> {
-        let sql = copy_sql::copy_out(&task.relation, task.chunk.range, self.rules);
+        let sql = copy_sql::copy_out(&task.relation, task.chunk.range, &self.rules);
         Ok(self.connection.copy_out(&sql, task.relation.format)?)
     }
 }

@@ -73,6 +73,7 @@ impl SourcePlan {
             version: source.version(),
             block_bytes: source.facts.block_bytes,
             large_objects: inventory.large_object_access,
+            key_bounds: Arc::new(catalog.key_bounds().await?),
         };
         Ok(Self { holder: Some(holder), inventory, schema_dump, rules })
     }

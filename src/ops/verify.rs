@@ -174,6 +174,7 @@ impl VerifyJob<'_> {
             jobs: self.lanes,
             chunk_bytes: None,
             shared_snapshot: holder.snapshot.id.is_some(),
+            key_bounds: &HashMap::new(),
         };
         let mut chunks = plan_chunks(&relations, rules);
         if self.options.filters.is_empty() {
@@ -183,8 +184,12 @@ impl VerifyJob<'_> {
                 chunks.extend(more);
             }
         }
-        let read_rules =
-            ReadRules { version: server.version(), block_bytes: server.facts.block_bytes, large_objects: how.access };
+        let read_rules = ReadRules {
+            version: server.version(),
+            block_bytes: server.facts.block_bytes,
+            large_objects: how.access,
+            key_bounds: Arc::default(),
+        };
         let port = SourcePort {
             conninfo: server.conninfo.clone(),
             snapshot: holder.snapshot.clone(),

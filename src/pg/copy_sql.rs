@@ -1,15 +1,23 @@
 //! The COPY statements of both sides.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use super::catalog::LargeObjectAccess;
-use crate::model::{CopyFormat, CtidRange, Relation, RelationKind, ServerVersion, quote_ident};
+use crate::model::{
+    BlockNumber, CopyFormat, CtidRange, KeyBounds, Oid, Relation, RelationKind, ServerVersion, quote_ident,
+    quote_literal,
+};
 
 /// What a COPY OUT statement depends on besides the relation.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ReadRules {
     pub version: ServerVersion,
     /// Bytes of a heap block.
     pub block_bytes: u64,
     pub large_objects: LargeObjectAccess,
+    /// Relations whose ranges are of a key's bounds and not of blocks.
+    pub key_bounds: Arc<HashMap<Oid, KeyBounds>>,
 }
 
 /// `COPY … TO STDOUT` of one ctid range of a relation.
@@ -17,7 +25,7 @@ pub struct ReadRules {
 /// A whole relation is copied by name, which reads only the relation itself; everything else is a query on `ONLY` it,
 /// always with an explicit column list.
 #[must_use]
-pub fn copy_out(relation: &Relation, range: CtidRange, rules: ReadRules) -> String {
+pub fn copy_out(relation: &Relation, range: CtidRange, rules: &ReadRules) -> String {
     let with = with_format(relation.format);
     if relation.kind == RelationKind::LargeObjects {
         let (first, last) = (range.start.unwrap_or(0), range.end.map_or(u32::MAX, |end| end - 1));
@@ -29,12 +37,17 @@ pub fn copy_out(relation: &Relation, range: CtidRange, rules: ReadRules) -> Stri
         return format!("COPY {table}{} TO STDOUT{with}", column_list(relation));
     }
     let columns = columns(relation, "");
-    if rules.version < ServerVersion::V14 && !range.is_all() {
+    let key = rules.key_bounds.get(&relation.oid);
+    if rules.version < ServerVersion::V14 && !range.is_all() && key.is_none() {
         return format!("COPY ({}) TO STDOUT{with}", by_pages(relation, range, rules));
     }
-    let condition = match (ctid_condition(range), filter) {
-        (Some(ctid), Some(filter)) => format!(" WHERE {ctid} AND ({})", strip_where(filter)),
-        (Some(ctid), None) => format!(" WHERE {ctid}"),
+    let rows = match key {
+        Some(key) => key_condition(key, range),
+        None => ctid_condition(range),
+    };
+    let condition = match (rows, filter) {
+        (Some(rows), Some(filter)) => format!(" WHERE {rows} AND ({})", strip_where(filter)),
+        (Some(rows), None) => format!(" WHERE {rows}"),
         (None, Some(filter)) => format!(" WHERE {}", strip_where(filter)),
         (None, None) => String::new(),
     };
@@ -93,6 +106,20 @@ fn strip_where(condition: &str) -> &str {
     }
 }
 
+fn key_condition(key: &KeyBounds, range: CtidRange) -> Option<String> {
+    let column = quote_ident(&key.column);
+    let bound = |at: BlockNumber| {
+        let value = key.bounds.get(at as usize)?;
+        Some(format!("{}::{}", quote_literal(value), key.type_name))
+    };
+    let start = range.start.and_then(bound).map(|value| format!("{column} >= {value}"));
+    let end = range.end.and_then(bound).map(|value| format!("{column} < {value}"));
+    match (start, end) {
+        (Some(start), Some(end)) => Some(format!("{start} AND {end}")),
+        (one, other) => one.or(other),
+    }
+}
+
 fn ctid_condition(range: CtidRange) -> Option<String> {
     let start = range.start.map(|block| format!("ctid >= '({block},0)'::pg_catalog.tid"));
     let end = range.end.map(|block| format!("ctid < '({block},0)'::pg_catalog.tid"));
@@ -108,13 +135,13 @@ fn ctid_condition(range: CtidRange) -> Option<String> {
 ///
 /// The open end of the last range is closed by what the relation holds when the query starts. That is enough: rows that
 /// the snapshot sees were there before.
-fn by_pages(relation: &Relation, range: CtidRange, rules: ReadRules) -> String {
+fn by_pages(relation: &Relation, range: CtidRange, rules: &ReadRules) -> String {
     let table = relation.name.to_sql();
     let last = match range.end {
         Some(end) => (i64::from(end) - 1).to_string(),
         None => format!(
             "pg_catalog.pg_relation_size({}::pg_catalog.regclass, 'main') / {} - 1",
-            crate::model::quote_literal(&table),
+            quote_literal(&table),
             rules.block_bytes
         ),
     };
@@ -156,13 +183,15 @@ mod tests {
         }
     }
 
-    const V18: ReadRules =
-        ReadRules { version: ServerVersion::V18, block_bytes: 8192, large_objects: LargeObjectAccess::Pages };
+    fn rules(version: ServerVersion) -> ReadRules {
+        let key_bounds = Arc::default();
+        ReadRules { version, block_bytes: 8192, large_objects: LargeObjectAccess::Pages, key_bounds }
+    }
 
     #[test]
     fn whole_relations_are_copied_by_name() {
         assert_eq!(
-            copy_out(&relation(), CtidRange::ALL, V18),
+            copy_out(&relation(), CtidRange::ALL, &rules(ServerVersion::V18)),
             "COPY \"public\".\"Order\" (\"id\", \"a\"\"b\") TO STDOUT WITH (FORMAT binary)"
         );
     }
@@ -171,7 +200,7 @@ mod tests {
     fn ranges_are_half_open_and_read_only_the_relation_itself() {
         let range = CtidRange { start: Some(10), end: Some(20) };
         assert_eq!(
-            copy_out(&relation(), range, V18),
+            copy_out(&relation(), range, &rules(ServerVersion::V18)),
             "COPY (SELECT \"id\", \"a\"\"b\" FROM ONLY \"public\".\"Order\" WHERE ctid >= '(10,0)'::pg_catalog.tid \
              AND ctid < '(20,0)'::pg_catalog.tid) TO STDOUT WITH (FORMAT binary)"
         );
@@ -181,16 +210,25 @@ mod tests {
     fn extension_conditions_lose_their_where() {
         let mut r = relation();
         r.filter = Some("WHERE NOT standard".into());
-        assert!(copy_out(&r, CtidRange::ALL, V18).contains("WHERE  NOT standard)"));
+        assert!(copy_out(&r, CtidRange::ALL, &rules(ServerVersion::V18)).contains("WHERE  NOT standard)"));
     }
 
     #[test]
     fn old_servers_read_page_by_page() {
-        let rules =
-            ReadRules { version: ServerVersion::V13, block_bytes: 8192, large_objects: LargeObjectAccess::Pages };
-        let sql = copy_out(&relation(), CtidRange { start: Some(5), end: Some(9) }, rules);
+        let sql = copy_out(&relation(), CtidRange { start: Some(5), end: Some(9) }, &rules(ServerVersion::V13));
         assert!(sql.contains("generate_series(5::pg_catalog.int8, 8)") && sql.contains("OFFSET 0"), "{sql}");
         assert!(sql.contains("\"(B,291)\"") && !sql.contains("\"(B,292)\""));
+    }
+
+    #[test]
+    fn old_servers_read_narrow_tables_by_the_bounds_of_a_key() {
+        let key = KeyBounds { column: "id".into(), type_name: "bigint".into(), bounds: vec!["1".into(), "50".into()] };
+        let mut rules = rules(ServerVersion::V13);
+        rules.key_bounds = Arc::new(HashMap::from([(1, key)]));
+        let sql = copy_out(&relation(), CtidRange { start: None, end: Some(1) }, &rules);
+        assert!(sql.ends_with("WHERE \"id\" < '50'::bigint) TO STDOUT WITH (FORMAT binary)"), "{sql}");
+        let sql = copy_out(&relation(), CtidRange { start: Some(1), end: None }, &rules);
+        assert!(sql.contains("WHERE \"id\" >= '50'::bigint)"), "{sql}");
     }
 
     #[test]

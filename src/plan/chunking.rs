@@ -2,8 +2,9 @@
 
 use std::borrow::Borrow;
 use std::cmp::Reverse;
+use std::collections::HashMap;
 
-use crate::model::{BlockNumber, Chunk, ChunkId, CtidRange, Oid, Relation, ServerVersion};
+use crate::model::{BlockNumber, Chunk, ChunkId, CtidRange, KeyBounds, Oid, Relation, ServerVersion};
 
 /// Below this, a chunk's fixed cost (a round trip, a transaction on the target) begins to show.
 const CHUNK_MIN_BYTES: u64 = 64 * 1024 * 1024;
@@ -23,7 +24,7 @@ const CHUNKS_MAX: u64 = 20_000;
 
 /// What the planner must know of the source.
 #[derive(Clone, Copy, Debug)]
-pub struct ChunkingRules {
+pub struct ChunkingRules<'a> {
     pub version: ServerVersion,
     /// Bytes of a heap block.
     pub block_bytes: u64,
@@ -32,6 +33,8 @@ pub struct ChunkingRules {
     pub chunk_bytes: Option<u64>,
     /// Whether every worker reads the same snapshot: ctid ranges need it, since rows move on UPDATE.
     pub shared_snapshot: bool,
+    /// Relations of servers before 14 that an index can read in pieces.
+    pub key_bounds: &'a HashMap<Oid, KeyBounds>,
 }
 
 /// Cuts all relations. The biggest relation comes first, whole: its indexes are the longest work that follows, and it
@@ -40,7 +43,7 @@ pub struct ChunkingRules {
 /// Every relation gets at least one chunk; the ranges of one relation cover every block exactly once, the first and
 /// the last are open-ended.
 #[must_use]
-pub fn plan_chunks<R: Borrow<Relation>>(relations: &[R], rules: ChunkingRules) -> Vec<Chunk> {
+pub fn plan_chunks<R: Borrow<Relation>>(relations: &[R], rules: ChunkingRules<'_>) -> Vec<Chunk> {
     let total_bytes: u64 = relations.iter().map(|r| r.borrow().size_bytes()).sum();
     let chunk_bytes = rules.chunk_bytes.unwrap_or_else(|| default_chunk_bytes(total_bytes, rules.jobs)).max(1);
     let mut by_size: Vec<&Relation> = relations.iter().map(Borrow::borrow).collect();
@@ -54,11 +57,11 @@ pub fn default_chunk_bytes(total_bytes: u64, jobs: u32) -> u64 {
     (total_bytes / (u64::from(jobs.max(1)) * CHUNKS_PER_JOB)).clamp(CHUNK_MIN_BYTES, CHUNK_MAX_BYTES)
 }
 
-fn cut(relation: &Relation, chunk_bytes: u64, rules: ChunkingRules) -> Vec<Chunk> {
-    let blocks = relation.heap_bytes / rules.block_bytes.max(1);
-    let wanted = relation.size_bytes().div_ceil(chunk_bytes).min(blocks).min(CHUNKS_MAX);
-    let count = if wanted > 1 && can_cut(relation, rules) { wanted } else { 1 };
-    let at = |index: u64| BlockNumber::try_from(u128::from(blocks) * u128::from(index) / u128::from(count)).ok();
+fn cut(relation: &Relation, chunk_bytes: u64, rules: ChunkingRules<'_>) -> Vec<Chunk> {
+    let steps = steps(relation, rules);
+    let wanted = relation.size_bytes().div_ceil(chunk_bytes).min(steps).min(CHUNKS_MAX);
+    let count = if rules.shared_snapshot { wanted.max(1) } else { 1 };
+    let at = |index: u64| BlockNumber::try_from(u128::from(steps) * u128::from(index) / u128::from(count)).ok();
     (0..count)
         .map(|index| Chunk {
             id: ChunkId { relation: relation.oid, index: u32::try_from(index).unwrap_or(u32::MAX) },
@@ -71,21 +74,26 @@ fn cut(relation: &Relation, chunk_bytes: u64, rules: ChunkingRules) -> Vec<Chunk
         .collect()
 }
 
-fn can_cut(relation: &Relation, rules: ChunkingRules) -> bool {
-    if !rules.shared_snapshot || relation.keep_order || !relation.has_ctid {
-        return false;
+/// The places where a relation can be cut: blocks, bounds of a key, or none.
+fn steps(relation: &Relation, rules: ChunkingRules<'_>) -> u64 {
+    if relation.keep_order || !relation.has_ctid {
+        return 0;
     }
+    let blocks = relation.heap_bytes / rules.block_bytes.max(1);
     if rules.version >= ServerVersion::V14 {
-        return true;
+        return blocks;
+    }
+    if let Some(key) = rules.key_bounds.get(&relation.oid) {
+        return key.bounds.len() as u64;
     }
     let row_bytes = if relation.estimated_rows == 0 { 0 } else { relation.size_bytes() / relation.estimated_rows };
-    rules.version >= ServerVersion::V9_3 && row_bytes >= WIDE_ROW_BYTES
+    if rules.version >= ServerVersion::V9_3 && row_bytes >= WIDE_ROW_BYTES { blocks } else { 0 }
 }
 
 /// How many chunks each relation was cut into.
 #[must_use]
-pub fn chunk_counts(chunks: &[Chunk]) -> std::collections::HashMap<Oid, u32> {
-    let mut counts = std::collections::HashMap::new();
+pub fn chunk_counts(chunks: &[Chunk]) -> HashMap<Oid, u32> {
+    let mut counts = HashMap::new();
     for chunk in chunks {
         *counts.entry(chunk.id.relation).or_insert(0) += 1;
     }
@@ -97,6 +105,7 @@ mod tests {
     use super::*;
     use crate::model::{CopyFormat, QualifiedName, RelationKind};
     use proptest::prelude::*;
+    use std::sync::LazyLock;
 
     fn relation(heap_bytes: u64, toast_bytes: u64) -> Relation {
         Relation {
@@ -116,8 +125,9 @@ mod tests {
         }
     }
 
-    fn rules(version: ServerVersion, chunk_bytes: Option<u64>) -> ChunkingRules {
-        ChunkingRules { version, block_bytes: 8192, jobs: 16, chunk_bytes, shared_snapshot: true }
+    fn rules(version: ServerVersion, chunk_bytes: Option<u64>) -> ChunkingRules<'static> {
+        static NONE: LazyLock<HashMap<Oid, KeyBounds>> = LazyLock::new(HashMap::new);
+        ChunkingRules { version, block_bytes: 8192, jobs: 16, chunk_bytes, shared_snapshot: true, key_bounds: &NONE }
     }
 
     proptest! {
@@ -154,6 +164,22 @@ mod tests {
         let chunks = plan_chunks(&[small, relation(8192 * 100_000, 0)], rules(ServerVersion::V18, None));
         assert!(chunks.windows(2).all(|w| w[0].id.relation == 2 || w[0].id < w[1].id || w[1].id.relation == 2));
         assert_eq!(chunks.last().unwrap().id.relation, 2);
+    }
+
+    #[test]
+    fn old_servers_are_cut_by_the_bounds_of_a_key() {
+        let key = KeyBounds {
+            column: "id".into(),
+            type_name: "bigint".into(),
+            bounds: (0..101).map(|n| (n * 1000).to_string()).collect(),
+        };
+        let key_bounds = HashMap::from([(1, key)]);
+        let by_key = ChunkingRules { key_bounds: &key_bounds, ..rules(ServerVersion::V13, Some(64 << 20)) };
+        let chunks = plan_chunks(&[relation(1 << 30, 0)], by_key);
+        assert_eq!(chunks.len(), 16);
+        assert_eq!((chunks[0].range.start, chunks[15].range.end), (None, None));
+        assert!(chunks.iter().all(|c| c.range.end.is_none_or(|end| end < 101)));
+        assert!(chunks.windows(2).all(|w| w[0].range.end == w[1].range.start));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a server's catalogs say. Every query is schema-qualified and reads through one [`Catalog`].
 
+mod key_bounds;
 mod large_objects;
 mod pattern;
 mod relations;
