@@ -1,19 +1,24 @@
 //! pgconvoy moves whole PostgreSQL databases: server to server, server to disk, disk to server.
 //!
-//! Two sources, two sinks, one pump (`flow`). Everything else plans what the pump is fed, and what
-//! follows when a table is complete. The rooms, from the bottom up; imports run downwards only:
+//! Two sources, two sinks, one pump ([`flow`]). Everything else plans what the pump is fed, and what follows when a
+//! table is complete. `docs/ARCHITECTURE.md` follows one row from end to end and lists the invariants.
 //!
-//! | room | what it knows |
-//! | --- | --- |
-//! | [`model`] | names, versions, relations, chunks: values, no I/O |
-//! | [`event`], [`report`] | what happened, for those who listen |
-//! | [`plan`] | pure functions: chunking, restore graph, budgets |
-//! | [`pg`] | servers: connections, snapshot, catalog, COPY frames |
-//! | [`schema`] | pg_dump's table of contents |
-//! | [`archive`] | the directory on disk; knows no PostgreSQL |
-//! | [`flow`] | source, sink, pump |
-//! | [`ops`] | copy, dump, restore, verify, preflight |
-//! | [`lab`] | throw-away servers and sample data, for the demo, the bench and the tests |
+//! The rooms, each above all that it imports:
+//!
+//! | room | what it knows | imports |
+//! | --- | --- | --- |
+//! | `cli` | the command line; in the binary, so that nothing here can import it | this library |
+//! | [`ops`] | copy, dump, restore, verify, check, preflight | all below |
+//! | [`flow`] | source, sink, pump, lanes, chunk queue | [`pg`], [`archive`], [`event`], [`model`] |
+//! | [`plan`] | pure functions: chunking, restore graph, job queue, budgets | [`schema`], [`event`], [`model`] |
+//! | [`lab`] | throw-away servers and sample data, for the demo, the bench and the tests | [`model`] |
+//! | [`pg`] | servers: connections, snapshot, catalog, COPY frames | [`model`] |
+//! | [`archive`] | the directory on disk; knows no PostgreSQL | [`report`], [`model`] |
+//! | [`schema`] | pg_dump: the call, its table of contents, what each entry runs | [`model`] |
+//! | [`event`], [`report`] | what happens and what came of it, for those who listen; each names the other's types | [`model`] |
+//! | [`model`] | names, versions, relations, chunks: values, no I/O | |
+//!
+//! [`pg`] and [`archive`] never meet.
 
 pub mod archive;
 pub mod event;
