@@ -2,15 +2,19 @@
 //!
 //! Invariant: no operation reports success over a failed table.
 
+//BENCH mod bench;
 mod check;
 mod copy;
+mod demo;
 mod dump;
 mod error;
 mod inventory;
 mod lanes;
 mod ledger;
 mod options;
+mod pg_tools;
 mod preflight;
+mod program;
 mod recorder;
 mod restore;
 mod rows;
@@ -19,8 +23,10 @@ mod source_plan;
 mod target;
 mod verify;
 
+//BENCH pub use bench::{BenchOptions, Rivals, bench};
 pub use check::check;
 pub use copy::copy;
+pub use demo::{DemoOptions, KeptServers, demo};
 pub use dump::dump;
 pub use error::{Cause, Error, Result};
 pub use options::{
