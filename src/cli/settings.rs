@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use pgconvoy::ops::{
-    CheckOptions, Contents, CopyOptions, DumpOptions, Filters, PreflightOptions, RestoreOptions, ServerArgs,
-    SourceOptions, TargetOptions, VerifyAgainst, VerifyOptions,
+    CheckOptions, Contents, CopyOptions, DemoOptions, DumpOptions, Filters, PreflightOptions, RestoreOptions,
+    ServerArgs, SourceOptions, TargetOptions, VerifyAgainst, VerifyOptions,
 };
 
 use super::args::{
-    BenchArgs, Cli, Command, Conninfo, ContentsArgs, DemoArgs, DemoScale, FilterArgs, GeneralArgs, ProgressArgs,
-    ProgressMode, SourceArgs, TargetArgs,
+    BenchArgs, Cli, Command, Conninfo, ContentsArgs, DemoArgs, FilterArgs, GeneralArgs, ProgressArgs, ProgressMode,
+    SourceArgs, TargetArgs,
 };
 use super::environment::Environment;
 use super::redact::has_password;
@@ -27,7 +27,7 @@ pub enum Task {
     Inspect { archive: PathBuf, json: bool },
     Preflight(PreflightOptions),
     Bench(BenchSettings),
-    Demo(DemoSettings),
+    Demo(DemoOptions),
 }
 
 #[derive(Debug)]
@@ -39,16 +39,6 @@ pub struct BenchSettings {
     /// The shape to fill the source with; `None`: measure what is there.
     pub generate: Option<String>,
     pub size_bytes: u64,
-    pub jobs: u32,
-}
-
-#[derive(Debug)]
-#[expect(dead_code, reason = "read when the demo is wired")]
-pub struct DemoSettings {
-    pub scale: DemoScale,
-    pub keep: bool,
-    pub from: Option<String>,
-    pub to: Option<String>,
     pub jobs: u32,
 }
 
@@ -146,7 +136,7 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<ProgressAr
         Command::Bench(args) => bench(args),
         Command::Demo(args) => {
             let DemoArgs { scale, keep, from, to, jobs, progress } = args;
-            (Task::Demo(DemoSettings { scale, keep, from, to, jobs: jobs.jobs }), Some(progress))
+            (Task::Demo(DemoOptions { scale: scale.0, from, to, jobs, keep }), Some(progress))
         }
     }
 }

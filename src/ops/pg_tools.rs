@@ -86,13 +86,7 @@ impl Tool {
     }
 
     /// `pg_restore -j N` of `directory` into `database`.
-    pub fn restore(
-        &self,
-        jobs: u32,
-        directory: &Path,
-        database: &str,
-        environment: Vec<(String, String)>,
-    ) -> Call {
+    pub fn restore(&self, jobs: u32, directory: &Path, database: &str, environment: Vec<(String, String)>) -> Call {
         let mut arguments: Vec<OsString> = vec!["-j".into(), jobs.to_string().into(), "-d".into()];
         arguments.extend([database.into(), directory.into()]);
         self.call("pg_restore", arguments, environment, directory.with_extension("restore.log"))

@@ -115,11 +115,8 @@ impl Call {
                 }
             }
         };
-        let cost = Cost {
-            elapsed_ms: ms(started),
-            cpu_ms: children_cpu_ms().saturating_sub(cpu_before),
-            peak_memory_bytes,
-        };
+        let cost =
+            Cost { elapsed_ms: ms(started), cpu_ms: children_cpu_ms().saturating_sub(cpu_before), peak_memory_bytes };
         let failure = (!status.success()).then(|| format!("{status}: {}", end_of(&self.log)));
         Ok(Ended { cost, failure })
     }

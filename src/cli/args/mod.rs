@@ -6,9 +6,10 @@ mod values;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
+use pgconvoy::lab::Major;
 
 pub use groups::{ContentsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode, SourceArgs, TargetArgs};
-pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_major, parse_scale};
+pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_scale};
 
 /// Segments are compressed at this zstd level unless `--zstd-level` says otherwise.
 pub const DEFAULT_ZSTD_LEVEL: i32 = 1;
@@ -290,7 +291,7 @@ pub struct BenchArgs {
 /// Show the whole job on two throw-away servers of different versions.
 ///
 /// Fills the older one with sample data, copies, dumps, restores, verifies, and prints the times beside those of
-/// pg_dump and pg_restore. Leaves nothing running.
+/// pg_dump and pg_restore. Needs no PostgreSQL: what is not installed is fetched once. Leaves nothing running.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   pgconvoy demo
@@ -299,17 +300,18 @@ pub struct DemoArgs {
     /// small, medium, large, or a factor such as 2.5
     #[arg(long, value_name = "SCALE", default_value = "small", value_parser = parse_scale)]
     pub scale: DemoScale,
-    /// Keep the servers' directories and say where they are
+    /// Leave the servers running until Ctrl-C, and say how to connect to them
     #[arg(long)]
     pub keep: bool,
-    /// Major version of the source server
-    #[arg(long, value_name = "MAJOR", value_parser = parse_major)]
-    pub from: Option<String>,
-    /// Major version of the target server
-    #[arg(long, value_name = "MAJOR", value_parser = parse_major)]
-    pub to: Option<String>,
-    #[command(flatten)]
-    pub jobs: JobsArgs,
+    /// Major version of the old server; 14 where it can be had
+    #[arg(long, value_name = "MAJOR")]
+    pub from: Option<Major>,
+    /// Major version of the new server; 18 where it can be had
+    #[arg(long, value_name = "MAJOR")]
+    pub to: Option<Major>,
+    /// Sessions per server, and jobs of pg_dump and pg_restore; without it twice the machine's cores, from 4 to 16
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512), help_heading = "Speed")]
+    pub jobs: Option<u32>,
     #[command(flatten)]
     pub progress: ProgressArgs,
 }

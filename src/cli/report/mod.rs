@@ -1,5 +1,6 @@
 //! Reports for a person, as text. What they say is in `pgconvoy::report`; here is only how it looks.
 
+mod demo;
 mod findings;
 mod inspection;
 mod table;
@@ -9,6 +10,7 @@ use super::printer::indent_rest;
 use super::redact::redact;
 use super::text::{Canvas, clean, pad_right, width};
 
+pub use demo::render as demo;
 pub use findings::{check, preflight, verify};
 pub use inspection::render as inspection;
 use table::Table;

@@ -9,9 +9,10 @@ use super::error::Result;
 use super::options::Run;
 use super::recorder::ms;
 use crate::lab::{Cluster, Major, Scratch, sample};
+use crate::model::{format_bytes, format_duration_ms};
 use crate::report::{Comparison, DemoReport, KeptDatabase, Race, TransferReport};
 use servers::{Servers, lab_progress, or_cancelled};
-use stage::{Steps, Stage};
+use stage::{Stage, Steps};
 
 /// What to show.
 #[derive(Clone, Copy, Debug)]
@@ -57,12 +58,8 @@ pub async fn demo(options: &DemoOptions, run: &Run) -> Result<(DemoReport, Optio
     step.finish(format!("PostgreSQL {source} is the old server, PostgreSQL {target} the new one"));
 
     let step = steps.start("Filling the old server with sample data");
-    let filling = sample::fill(
-        &servers.source.config(ORIGINAL),
-        options.scale,
-        sample::Flights::RealIfPossible,
-        &lab_progress(run),
-    );
+    let (config, progress) = (servers.source.config(ORIGINAL), lab_progress(run));
+    let filling = sample::fill(&config, options.scale, sample::Flights::RealIfPossible, &progress);
     or_cancelled(run, async { Ok(filling.await?) }).await?;
     let sizes = servers.measure(ORIGINAL).await?;
     step.finish(sizes.sentence());
@@ -122,9 +119,8 @@ fn default_jobs() -> u32 {
 }
 
 fn headline(done: &str, report: &TransferReport) -> String {
-    let (rows, bytes) = report.totals();
-    let (tables, elapsed) = (report.tables.len(), crate::model::format_duration_ms(report.elapsed_ms));
-    format!("{done} {tables} tables, {rows} rows, {} in {elapsed}", crate::model::format_bytes(bytes))
+    let (_, bytes) = report.totals();
+    format!("{done} {} of rows in {}", format_bytes(bytes), format_duration_ms(report.elapsed_ms))
 }
 
 fn comparison_sentence(comparison: &Comparison) -> String {

@@ -56,7 +56,9 @@ impl Servers {
         if let (Some(from), Some(to)) = (from, to)
             && from > to
         {
-            return Err(Error::new(Cause::Usage(format!("the way is from an older server to a newer one: {from} is newer than {to}"))));
+            return Err(Error::new(Cause::Usage(format!(
+                "the way is from an older server to a newer one: {from} is newer than {to}"
+            ))));
         }
         let progress = lab_progress(run);
         let clients = {
@@ -101,6 +103,7 @@ impl Servers {
 pub(in crate::ops) async fn start_first(majors: Vec<Major>, run: &Run) -> Result<Cluster> {
     let progress = lab_progress(run);
     let mut first_error = None;
+    let last = majors.last().copied();
     for major in majors {
         run.events.send(Event::Doing { what: format!("starting PostgreSQL {major}") });
         let spec = ClusterSpec::new(major).durability(Durability::Full).set("maintenance_work_mem", "256MB");
@@ -108,7 +111,9 @@ pub(in crate::ops) async fn start_first(majors: Vec<Major>, run: &Run) -> Result
             Ok(cluster) => return Ok(cluster),
             Err(error @ (lab::Error::Server { .. } | lab::Error::Checksum { .. })) => return Err(error.into()),
             Err(error) => {
-                run.events.warn(format!("PostgreSQL {major} cannot be had: {error}"));
+                if Some(major) != last {
+                    run.events.warn(format!("PostgreSQL {major} cannot be had: {error}"));
+                }
                 first_error.get_or_insert(error);
             }
         }

@@ -197,7 +197,8 @@ fn args(cluster: &Cluster, database: &str) -> ServerArgs {
 fn environment(cluster: &Cluster, database: &str) -> Vec<(String, String)> {
     let socket_dir = cluster.socket_dir().display().to_string();
     let port = cluster.port().to_string();
-    let set = [("PGHOST", socket_dir.as_str()), ("PGPORT", &port), ("PGUSER", cluster.user()), ("PGDATABASE", database)];
+    let set =
+        [("PGHOST", socket_dir.as_str()), ("PGPORT", &port), ("PGUSER", cluster.user()), ("PGDATABASE", database)];
     set.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
