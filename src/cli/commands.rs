@@ -6,12 +6,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use pgconvoy::model::Side;
-use pgconvoy::ops::{self, Cause, DemoOptions, Error, KeptServers, Run};
+use pgconvoy::ops::{self, BenchOptions, Cause, DemoOptions, KeptServers, Run};
 use pgconvoy::report::{FindingLevel, PreflightReport, TransferReport};
 use serde::Serialize;
 
 use super::report;
-use super::settings::{BenchSettings, Detail, Task};
+use super::settings::{Detail, Task};
 use super::text::Canvas;
 
 /// Async work is the control plane: queries and DDL. Rows have threads of their own.
@@ -60,7 +60,7 @@ pub fn run(task: &Task, run: &Run, page: Page) -> ops::Result<Outcome> {
             outcome("preflight_finished", text, &report, preflight_exit_code(&report))
         }
         Task::Inspect { archive, json } => inspect(archive, *json, page),
-        Task::Bench(settings) => bench(settings),
+        Task::Bench(options) => bench(options, run, page),
         Task::Demo(options) => demo(options, run, page),
     }
 }
@@ -107,8 +107,10 @@ fn inspect(archive: &Path, json: bool, page: Page) -> ops::Result<Outcome> {
     outcome("inspect_finished", text, &inspection, 0)
 }
 
-fn bench(_settings: &BenchSettings) -> ops::Result<Outcome> {
-    Err(Error::new(Cause::Internal("bench is not wired yet".into())))
+fn bench(options: &BenchOptions, run: &Run, page: Page) -> ops::Result<Outcome> {
+    let report = block_on(ops::bench(options, run))?;
+    let text = report::bench(&report, &page.canvas);
+    outcome("bench_finished", text, &report, 0)
 }
 
 fn demo(options: &DemoOptions, run: &Run, page: Page) -> ops::Result<Outcome> {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use pgconvoy::ops::{
-    CheckOptions, Contents, CopyOptions, DemoOptions, DumpOptions, Filters, PreflightOptions, RestoreOptions,
-    ServerArgs, SourceOptions, TargetOptions, VerifyAgainst, VerifyOptions,
+    BenchOptions, CheckOptions, Contents, CopyOptions, DemoOptions, DumpOptions, Filters, PreflightOptions,
+    RestoreOptions, Rivals, ServerArgs, SourceOptions, TargetOptions, VerifyAgainst, VerifyOptions,
 };
 
 use super::args::{
@@ -26,20 +26,8 @@ pub enum Task {
     Check(CheckOptions),
     Inspect { archive: PathBuf, json: bool },
     Preflight(PreflightOptions),
-    Bench(BenchSettings),
+    Bench(BenchOptions),
     Demo(DemoOptions),
-}
-
-#[derive(Debug)]
-#[expect(dead_code, reason = "read when the bench is wired")]
-pub struct BenchSettings {
-    /// `None`: a throw-away server.
-    pub source: Option<ServerArgs>,
-    pub target: Option<ServerArgs>,
-    /// The shape to fill the source with; `None`: measure what is there.
-    pub generate: Option<String>,
-    pub size_bytes: u64,
-    pub jobs: u32,
 }
 
 /// How the run is shown. The mode is not yet resolved against the terminal.
@@ -142,15 +130,19 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<ProgressAr
 }
 
 fn bench(args: BenchArgs) -> (Task, Option<ProgressArgs>) {
-    let generate = args.generate.or_else(|| args.source.is_none().then(|| "mixed".into()));
-    let settings = BenchSettings {
+    let options = BenchOptions {
         source: args.source.map(|source| server(Some(source))),
         target: args.target.map(|target| server(Some(target))),
-        generate,
+        generate: args.generate.is_some(),
         size_bytes: args.size,
         jobs: args.jobs.jobs,
+        rounds: args.rounds,
+        // As it was called where /proc does not tell.
+        pgconvoy: std::env::current_exe().unwrap_or_else(|_| "pgconvoy".into()),
+        rivals: Rivals { pg_dump: args.pg_dump, pg_restore: args.pg_restore, pgcopydb: args.pgcopydb },
+        work_dir: args.work_dir,
     };
-    (Task::Bench(settings), Some(args.progress))
+    (Task::Bench(options), Some(args.progress))
 }
 
 fn server(conninfo: Option<Conninfo>) -> ServerArgs {

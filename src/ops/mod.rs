@@ -2,7 +2,7 @@
 //!
 //! Invariant: no operation reports success over a failed table.
 
-//BENCH mod bench;
+mod bench;
 mod check;
 mod copy;
 mod demo;
@@ -20,10 +20,11 @@ mod restore;
 mod rows;
 mod server;
 mod source_plan;
+mod steps;
 mod target;
 mod verify;
 
-//BENCH pub use bench::{BenchOptions, Rivals, bench};
+pub use bench::{BenchOptions, Rivals, bench};
 pub use check::check;
 pub use copy::copy;
 pub use demo::{DemoOptions, KeptServers, demo};

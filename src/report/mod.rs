@@ -1,9 +1,9 @@
 //! What a run leaves behind for a person and for a script: one value, serialised as JSON by `--report`.
 
-//BENCH mod bench;
+mod bench;
 mod demo;
 
-//BENCH pub use bench::{BenchReport, Measurement, Measured, RunCost, Versus};
+pub use bench::{BenchReport, BenchTask, Measurement, RunCost, Spread, Versus};
 pub use demo::{Comparison, DemoReport, KeptDatabase, Race};
 
 use serde::Serialize;

@@ -8,11 +8,13 @@ use std::time::Instant;
 use super::error::Result;
 use super::options::Run;
 use super::recorder::ms;
+use super::steps::{Steps, lab_progress, or_cancelled};
 use crate::lab::{Cluster, Major, Scratch, sample};
 use crate::model::{format_bytes, format_duration_ms};
 use crate::report::{Comparison, DemoReport, KeptDatabase, Race, TransferReport};
-use servers::{Servers, lab_progress, or_cancelled};
-use stage::{Stage, Steps};
+use servers::Servers;
+pub(super) use servers::start_first;
+use stage::Stage;
 
 /// What to show.
 #[derive(Clone, Copy, Debug)]

@@ -1,16 +1,17 @@
 use super::{COPIED, ORIGINAL, PG_RESTORED, RESTORED};
 use crate::event::Event;
-use crate::lab::{self, Binaries, ClientBinaries, Cluster, ClusterSpec, Durability, Major, Progress};
+use crate::lab::{self, Binaries, ClientBinaries, Cluster, ClusterSpec, Durability, Major};
 use crate::model::format_bytes;
 use crate::ops::error::{Cause, Error, Result};
 use crate::ops::options::Run;
+use crate::ops::steps::lab_progress;
 
 /// Tried in this order where nobody asks for a version: old enough to be worth leaving, and not older than need be.
 const OLD: [Major; 6] = [Major::V14, Major::V15, Major::V16, Major::V13, Major::V17, Major::V12];
 const NEW: [Major; 5] = [Major::V18, Major::V17, Major::V16, Major::V15, Major::V14];
 
 /// Two servers of different majors, and the client programs that know both.
-pub(in crate::ops) struct Servers {
+pub(super) struct Servers {
     pub source: Cluster,
     pub target: Cluster,
     pub clients: ClientBinaries,
@@ -31,23 +32,6 @@ impl Sizes {
             self.large_objects,
             format_bytes(self.database_bytes)
         )
-    }
-}
-
-/// What the lab says, as events.
-pub(in crate::ops) fn lab_progress(run: &Run) -> Progress {
-    let events = run.events.clone();
-    Progress::new(move |line| match line.strip_prefix("WARNING: ") {
-        Some(message) => events.warn(message),
-        None => events.send(Event::Doing { what: line.to_owned() }),
-    })
-}
-
-/// Work that knows of no cancellation: given up when the run is.
-pub(in crate::ops) async fn or_cancelled<T>(run: &Run, work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::select! {
-        done = work => done,
-        () = run.cancel.cancelled() => Err(Error::new(Cause::Cancelled)),
     }
 }
 

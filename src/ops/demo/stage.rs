@@ -1,6 +1,4 @@
-use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use super::servers::Servers;
 use super::{COPIED, ORIGINAL, PG_RESTORED, RESTORED};
@@ -13,41 +11,8 @@ use crate::ops::options::{
     TargetOptions, VerifyAgainst, VerifyOptions,
 };
 use crate::ops::pg_tools::{Compression, Tool, directory_bytes, ignored_errors};
-use crate::ops::recorder::ms;
 use crate::ops::{check, copy, dump, restore, verify};
 use crate::report::{Comparison, TransferReport, VerifyReport};
-
-/// Numbers the steps, and says when each begins and ends.
-pub(in crate::ops) struct Steps<'a> {
-    run: &'a Run,
-    of: u32,
-    started: Cell<u32>,
-}
-
-pub(in crate::ops) struct Step<'a> {
-    run: &'a Run,
-    number: u32,
-    since: Instant,
-}
-
-impl<'a> Steps<'a> {
-    pub fn new(run: &'a Run, of: u32) -> Self {
-        Self { run, of, started: Cell::new(0) }
-    }
-
-    pub fn start(&self, title: impl Into<String>) -> Step<'a> {
-        let number = self.started.get() + 1;
-        self.started.set(number);
-        self.run.events.send(Event::StepStarted { number, of: self.of, title: title.into() });
-        Step { run: self.run, number, since: Instant::now() }
-    }
-}
-
-impl Step<'_> {
-    pub fn finish(self, summary: String) {
-        self.run.events.send(Event::StepFinished { number: self.number, summary, elapsed_ms: ms(self.since) });
-    }
-}
 
 /// Two servers and a place on disk: everything a step needs.
 pub(super) struct Stage<'a> {
