@@ -222,6 +222,23 @@ pub enum Event {
         object: String,
         elapsed_ms: u64,
     },
+    /// A part of a demo or of a bench begins. What follows up to the next one is a run of its own.
+    StepStarted {
+        /// From 1.
+        number: u32,
+        of: u32,
+        title: String,
+    },
+    /// The part is done; what came of it, in one sentence.
+    StepFinished {
+        number: u32,
+        summary: String,
+        elapsed_ms: u64,
+    },
+    /// What goes on where nothing can be counted, until something else does.
+    Doing {
+        what: String,
+    },
     Warning {
         message: String,
     },

@@ -18,10 +18,25 @@ use crate::report::CheckReport;
 
 /// How far a check is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CheckProgress {
-    /// Bytes of segment files read.
+pub struct CheckProgress<'a> {
+    /// The one that is being read.
+    pub segment: &'a SegmentRecord,
+    pub step: CheckStep,
+    /// Bytes of all segment files read.
     pub checked_bytes: u64,
     pub total_bytes: u64,
+}
+
+/// What has just happened to a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckStep {
+    Begun,
+    /// A block of so many bytes was read and is sound.
+    Block {
+        bytes: u64,
+    },
+    /// There is no more to read of it, damaged or not.
+    Ended,
 }
 
 /// More damage than this is not listed: the archive is lost anyway.
@@ -30,7 +45,7 @@ const MAX_DAMAGE: usize = 1000;
 /// Reads every byte of a sealed archive with `jobs` threads: hashes and decompresses every block, compares
 /// every footer with the manifest, looks for files that are missing and files that do not belong.
 ///
-/// `progress` is called by the threads, once per block. Blocks until done.
+/// `progress` is called by the threads, once per block and at both ends of a segment. Blocks until done.
 ///
 /// # Errors
 /// What [`Archive::open`] refuses, damage of the manifest among it; [`Error::Cancelled`]. Damage behind the
@@ -38,7 +53,7 @@ const MAX_DAMAGE: usize = 1000;
 pub fn check(
     path: &Path,
     jobs: u32,
-    progress: &(dyn Fn(CheckProgress) + Sync),
+    progress: &(dyn Fn(CheckProgress<'_>) + Sync),
     cancel: &CancellationToken,
 ) -> Result<CheckReport> {
     let started = Instant::now();
@@ -88,7 +103,7 @@ fn open(path: &Path) -> Result<Archive> {
 
 struct Run<'a> {
     archive: &'a Archive,
-    progress: &'a (dyn Fn(CheckProgress) + Sync),
+    progress: &'a (dyn Fn(CheckProgress<'_>) + Sync),
     cancel: &'a CancellationToken,
     checked_bytes: AtomicU64,
     total_bytes: u64,
@@ -98,6 +113,13 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn check_segment(&self, segment: &SegmentRecord) -> Result<()> {
+        self.advance(segment, CheckStep::Begun);
+        self.read_segment(segment)?;
+        self.advance(segment, CheckStep::Ended);
+        Ok(())
+    }
+
+    fn read_segment(&self, segment: &SegmentRecord) -> Result<()> {
         let mut reader = match self.archive.segment_reader(segment) {
             Ok(reader) => reader,
             Err(e) => return self.note(e),
@@ -110,7 +132,7 @@ impl Run<'_> {
             let before = reader.offset_bytes();
             block.clear();
             match reader.next_block(&mut block) {
-                Ok(true) => self.advance(reader.offset_bytes() - before),
+                Ok(true) => self.advance(segment, CheckStep::Block { bytes: reader.offset_bytes() - before }),
                 Ok(false) => return Ok(()),
                 Err(e) => {
                     self.note(e)?;
@@ -122,9 +144,10 @@ impl Run<'_> {
         }
     }
 
-    fn advance(&self, bytes: u64) {
+    fn advance(&self, segment: &SegmentRecord, step: CheckStep) {
+        let bytes = if let CheckStep::Block { bytes } = step { bytes } else { 0 };
         let checked_bytes = self.checked_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        (self.progress)(CheckProgress { checked_bytes, total_bytes: self.total_bytes });
+        (self.progress)(CheckProgress { segment, step, checked_bytes, total_bytes: self.total_bytes });
     }
 
     /// Keeps damage for the report; any other error ends the check.

@@ -22,7 +22,7 @@ mod record;
 mod segment;
 mod writer;
 
-pub use check::{CheckProgress, check};
+pub use check::{CheckProgress, CheckStep, check};
 pub use error::{Error, Misuse, Result, SegmentDamage, WriteProgress};
 pub use inspect::{ArchiveState, Inspection, TableInspection, inspect};
 pub use ledger::Contradiction;

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use pgconvoy::model::Side;
-use pgconvoy::ops::{self, Cause, Error, Run};
+use pgconvoy::ops::{self, BenchOptions, Cause, DemoOptions, KeptServers, Run};
 use pgconvoy::report::{FindingLevel, PreflightReport, TransferReport};
 use serde::Serialize;
 
 use super::report;
-use super::settings::{BenchSettings, DemoSettings, Detail, Task};
+use super::settings::{Detail, Task};
 use super::text::Canvas;
 
 /// Async work is the control plane: queries and DDL. Rows have threads of their own.
@@ -27,6 +27,8 @@ pub struct Outcome {
     /// The report as JSON, `None` where the text is all there is.
     pub document: Option<serde_json::Value>,
     pub exit_code: u8,
+    /// Servers that stay until the user has seen enough of them.
+    pub kept: Option<KeptServers>,
 }
 
 /// How the outcome is drawn.
@@ -58,8 +60,8 @@ pub fn run(task: &Task, run: &Run, page: Page) -> ops::Result<Outcome> {
             outcome("preflight_finished", text, &report, preflight_exit_code(&report))
         }
         Task::Inspect { archive, json } => inspect(archive, *json, page),
-        Task::Bench(settings) => bench(settings),
-        Task::Demo(settings) => demo(settings),
+        Task::Bench(options) => bench(options, run, page),
+        Task::Demo(options) => demo(options, run, page),
     }
 }
 
@@ -70,7 +72,7 @@ fn transfer(report: &TransferReport, page: Page) -> ops::Result<Outcome> {
 
 fn outcome(event: &'static str, text: String, report: &impl Serialize, exit_code: u8) -> ops::Result<Outcome> {
     let document = serde_json::to_value(report).map_err(|e| Cause::Internal(format!("the report as JSON: {e}")))?;
-    Ok(Outcome { text, event, document: Some(document), exit_code })
+    Ok(Outcome { text, event, document: Some(document), exit_code, kept: None })
 }
 
 /// The code with which copy would refuse: that of the first side that stands in the way.
@@ -105,12 +107,17 @@ fn inspect(archive: &Path, json: bool, page: Page) -> ops::Result<Outcome> {
     outcome("inspect_finished", text, &inspection, 0)
 }
 
-fn bench(_settings: &BenchSettings) -> ops::Result<Outcome> {
-    Err(Error::new(Cause::Internal("bench is not wired yet".into())))
+fn bench(options: &BenchOptions, run: &Run, page: Page) -> ops::Result<Outcome> {
+    let report = block_on(ops::bench(options, run))?;
+    let text = report::bench(&report, &page.canvas);
+    outcome("bench_finished", text, &report, 0)
 }
 
-fn demo(_settings: &DemoSettings) -> ops::Result<Outcome> {
-    Err(Error::new(Cause::Internal("demo is not wired yet".into())))
+fn demo(options: &DemoOptions, run: &Run, page: Page) -> ops::Result<Outcome> {
+    let (report, kept) = block_on(ops::demo(options, run))?;
+    let text = report::demo(&report, &page.canvas);
+    let outcome = outcome("demo_finished", text, &report, u8::from(!report.is_equal()))?;
+    Ok(Outcome { kept, ..outcome })
 }
 
 #[cfg(test)]

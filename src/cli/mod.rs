@@ -16,6 +16,7 @@ mod text;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use pgconvoy::ops::Run;
@@ -119,7 +120,17 @@ impl Session {
         let result = commands::run(&self.task, &run, page);
         let said_finished = self.progress.finish();
         match result {
-            Ok(outcome) => self.succeed(&outcome, said_finished),
+            Ok(outcome) => {
+                let exit_code = self.succeed(&outcome, said_finished);
+                if let Some(servers) = outcome.kept {
+                    self.printer.err("the servers stay until you press Ctrl-C");
+                    while !self.interrupt.cancel.is_cancelled() {
+                        std::thread::sleep(Duration::from_millis(50));
+                    }
+                    drop(servers);
+                }
+                exit_code
+            }
             Err(error) => {
                 if let pgconvoy::ops::Cause::Pg(error) = &error.cause {
                     // With the server's DETAIL: it is not printed, but a trace is asked for and its owner's alone.

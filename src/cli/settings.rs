@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use pgconvoy::ops::{
-    CheckOptions, Contents, CopyOptions, DumpOptions, Filters, PreflightOptions, RestoreOptions, ServerArgs,
-    SourceOptions, TargetOptions, VerifyAgainst, VerifyOptions,
+    BenchOptions, CheckOptions, Contents, CopyOptions, DemoOptions, DumpOptions, Filters, PreflightOptions,
+    RestoreOptions, Rivals, ServerArgs, SourceOptions, TargetOptions, VerifyAgainst, VerifyOptions,
 };
 
 use super::args::{
-    BenchArgs, Cli, Command, Conninfo, ContentsArgs, DemoArgs, DemoScale, FilterArgs, GeneralArgs, ProgressArgs,
-    ProgressMode, SourceArgs, TargetArgs,
+    BenchArgs, Cli, Command, Conninfo, ContentsArgs, DemoArgs, FilterArgs, GeneralArgs, ProgressArgs, ProgressMode,
+    SourceArgs, TargetArgs,
 };
 use super::environment::Environment;
 use super::redact::has_password;
@@ -26,30 +26,8 @@ pub enum Task {
     Check(CheckOptions),
     Inspect { archive: PathBuf, json: bool },
     Preflight(PreflightOptions),
-    Bench(BenchSettings),
-    Demo(DemoSettings),
-}
-
-#[derive(Debug)]
-#[expect(dead_code, reason = "read when the bench is wired")]
-pub struct BenchSettings {
-    /// `None`: a throw-away server.
-    pub source: Option<ServerArgs>,
-    pub target: Option<ServerArgs>,
-    /// The shape to fill the source with; `None`: measure what is there.
-    pub generate: Option<String>,
-    pub size_bytes: u64,
-    pub jobs: u32,
-}
-
-#[derive(Debug)]
-#[expect(dead_code, reason = "read when the demo is wired")]
-pub struct DemoSettings {
-    pub scale: DemoScale,
-    pub keep: bool,
-    pub from: Option<String>,
-    pub to: Option<String>,
-    pub jobs: u32,
+    Bench(BenchOptions),
+    Demo(DemoOptions),
 }
 
 /// How the run is shown. The mode is not yet resolved against the terminal.
@@ -146,21 +124,25 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<ProgressAr
         Command::Bench(args) => bench(args),
         Command::Demo(args) => {
             let DemoArgs { scale, keep, from, to, jobs, progress } = args;
-            (Task::Demo(DemoSettings { scale, keep, from, to, jobs: jobs.jobs }), Some(progress))
+            (Task::Demo(DemoOptions { scale: scale.0, from, to, jobs, keep }), Some(progress))
         }
     }
 }
 
 fn bench(args: BenchArgs) -> (Task, Option<ProgressArgs>) {
-    let generate = args.generate.or_else(|| args.source.is_none().then(|| "mixed".into()));
-    let settings = BenchSettings {
+    let options = BenchOptions {
         source: args.source.map(|source| server(Some(source))),
         target: args.target.map(|target| server(Some(target))),
-        generate,
+        generate: args.generate.is_some(),
         size_bytes: args.size,
         jobs: args.jobs.jobs,
+        rounds: args.rounds,
+        // As it was called where /proc does not tell.
+        pgconvoy: std::env::current_exe().unwrap_or_else(|_| "pgconvoy".into()),
+        rivals: Rivals { pg_dump: args.pg_dump, pg_restore: args.pg_restore, pgcopydb: args.pgcopydb },
+        work_dir: args.work_dir,
     };
-    (Task::Bench(settings), Some(args.progress))
+    (Task::Bench(options), Some(args.progress))
 }
 
 fn server(conninfo: Option<Conninfo>) -> ServerArgs {

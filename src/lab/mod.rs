@@ -15,6 +15,7 @@ mod load;
 mod major;
 mod package;
 pub mod sample;
+mod scratch;
 pub mod shapes;
 mod supervisor;
 
@@ -22,6 +23,7 @@ pub use binaries::{Binaries, ClientBinaries, ServerBinaries};
 pub use cluster::{Cluster, ClusterSpec, Durability, StopMode};
 pub use error::{Error, Result};
 pub use major::Major;
+pub use scratch::Scratch;
 
 use std::sync::Arc;
 

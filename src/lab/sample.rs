@@ -22,6 +22,8 @@ pub enum Scale {
     Medium,
     /// About 5 GB.
     Large,
+    /// So many hundredths of the small scale's tickets and documents.
+    Percent(u32),
 }
 
 impl Scale {
@@ -34,6 +36,7 @@ impl Scale {
             Self::Small => 150_000,
             Self::Medium => 1_500_000,
             Self::Large => 9_000_000,
+            Self::Percent(percent) => (1_500 * u64::from(percent)).max(3),
         }
     }
 
@@ -42,6 +45,7 @@ impl Scale {
             Self::Small => 1_200,
             Self::Medium => 12_000,
             Self::Large => 60_000,
+            Self::Percent(percent) => (12 * u64::from(percent)).max(1),
         }
     }
 }

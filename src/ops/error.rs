@@ -1,5 +1,5 @@
 use crate::model::{CtidRange, QualifiedName, Side};
-use crate::{archive, flow, pg, schema};
+use crate::{archive, flow, lab, pg, schema};
 
 /// Result of an operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -26,6 +26,12 @@ pub enum Cause {
     Archive(#[from] archive::Error),
     #[error("{0}")]
     Schema(#[from] schema::Error),
+    /// A throw-away server could not be had.
+    #[error("{0}")]
+    Lab(#[from] lab::Error),
+    /// A program that was run beside us failed.
+    #[error("{program} failed: {message}")]
+    Program { program: String, message: String },
     /// A check found a difference: exit code 1.
     #[error("{0}")]
     Difference(String),
@@ -88,6 +94,7 @@ impl Error {
             Cause::Pg(e) => e.hint().map(Into::into),
             Cause::Archive(e) => e.hint(),
             Cause::Schema(e) => e.hint(),
+            Cause::Lab(e) => e.hint(),
             _ => None,
         };
         let mut hints = self.hints.clone();
@@ -105,7 +112,7 @@ impl Error {
             Cause::Difference(_) => 1,
             Cause::Usage(_) => 2,
             Cause::Archive(_) => 5,
-            Cause::Internal(_) => 6,
+            Cause::Lab(_) | Cause::Program { .. } | Cause::Internal(_) => 6,
             Cause::Pg(_) | Cause::Schema(_) | Cause::Refused { .. } => match self.side() {
                 Some(Side::Source) => 3,
                 Some(Side::Target) => 4,

@@ -83,6 +83,9 @@ impl Inventory {
     }
 }
 
+/// The name that large objects go by among the relations.
+pub(super) const LARGE_OBJECTS_NAME: (&str, &str) = ("pg_catalog", "pg_largeobject");
+
 /// As [`Inventory::large_object_chunks`].
 pub(super) fn large_object_chunks(objects: &[LargeObjectFacts]) -> Option<(Relation, Vec<Chunk>)> {
     if objects.is_empty() {
@@ -90,7 +93,7 @@ pub(super) fn large_object_chunks(objects: &[LargeObjectFacts]) -> Option<(Relat
     }
     let relation = Relation {
         oid: LARGE_OBJECTS_OID,
-        name: QualifiedName::new("pg_catalog", "pg_largeobject"),
+        name: QualifiedName::new(LARGE_OBJECTS_NAME.0, LARGE_OBJECTS_NAME.1),
         kind: RelationKind::LargeObjects,
         columns: Vec::new(),
         format: CopyFormat::Binary,

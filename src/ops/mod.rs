@@ -2,26 +2,33 @@
 //!
 //! Invariant: no operation reports success over a failed table.
 
+mod bench;
 mod check;
 mod copy;
 mod data_only;
+mod demo;
 mod dump;
 mod error;
 mod inventory;
 mod lanes;
 mod ledger;
 mod options;
+mod pg_tools;
 mod preflight;
+mod program;
 mod recorder;
 mod restore;
 mod rows;
 mod server;
 mod source_plan;
+mod steps;
 mod target;
 mod verify;
 
+pub use bench::{BenchOptions, Rivals, bench};
 pub use check::check;
 pub use copy::copy;
+pub use demo::{DemoOptions, KeptServers, demo};
 pub use dump::dump;
 pub use error::{Cause, Error, Result};
 pub use options::{

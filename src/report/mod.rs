@@ -1,5 +1,11 @@
 //! What a run leaves behind for a person and for a script: one value, serialised as JSON by `--report`.
 
+mod bench;
+mod demo;
+
+pub use bench::{BenchReport, BenchTask, Measurement, RunCost, Spread, Versus};
+pub use demo::{Comparison, DemoReport, KeptDatabase, Race};
+
 use serde::Serialize;
 
 use crate::event::{JobKind, Operation, Phase, ServerInfo};

@@ -1,7 +1,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use pgconvoy::archive::{Archive, ArchiveState, ArchiveWriter, LARGE_OBJECTS, Record, check, inspect};
+use pgconvoy::archive::{
+    Archive, ArchiveState, ArchiveWriter, CheckProgress, CheckStep, LARGE_OBJECTS, Record, check, inspect,
+};
 use pgconvoy::model::{CopyFormat, CtidRange};
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
@@ -44,11 +46,14 @@ fn a_whole_archive_checks_clean_and_says_how_far_it_is() {
     let place = place();
     small(&place.archive);
     let seen = std::sync::Mutex::new(Vec::new());
-    let progress = |p: pgconvoy::archive::CheckProgress| seen.lock().unwrap().push(p.checked_bytes);
+    let progress = |p: CheckProgress<'_>| seen.lock().unwrap().push(p.step);
     let report = check(&place.archive, 4, &progress, &CancellationToken::new()).unwrap();
     assert_eq!(report.damage, Vec::<String>::new());
     assert_eq!((report.segments, report.rows, report.raw_bytes), (4, 4, 221));
-    assert_eq!(seen.into_inner().unwrap().len(), 3, "one call per block");
+    let seen = seen.into_inner().unwrap();
+    let count = |wanted: fn(&CheckStep) -> bool| seen.iter().filter(|step| wanted(step)).count();
+    assert_eq!(count(|step| matches!(step, CheckStep::Block { bytes: 1.. })), 3, "one call per block");
+    assert_eq!((count(|step| *step == CheckStep::Begun), count(|step| *step == CheckStep::Ended)), (4, 4));
     let cancel = CancellationToken::new();
     cancel.cancel();
     assert!(matches!(check(&place.archive, 1, &|_| (), &cancel), Err(pgconvoy::archive::Error::Cancelled)));

@@ -199,6 +199,13 @@ impl Pgconvoy {
         self
     }
 
+    /// Standard error to a file, for tests that wait for what is said there.
+    #[must_use]
+    pub fn stderr_to(mut self, file: std::fs::File) -> Self {
+        self.0.stderr(file);
+        self
+    }
+
     /// Starts it, for tests that kill it. Its output is piped.
     pub fn spawn(mut self) -> Child {
         self.0.spawn().unwrap()

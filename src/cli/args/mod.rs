@@ -6,9 +6,10 @@ mod values;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
+use pgconvoy::lab::Major;
 
 pub use groups::{ContentsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode, SourceArgs, TargetArgs};
-pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_major, parse_scale};
+pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_scale};
 
 /// Segments are compressed at this zstd level unless `--zstd-level` says otherwise.
 pub const DEFAULT_ZSTD_LEVEL: i32 = 1;
@@ -263,24 +264,43 @@ fn preflight_help() -> String {
 
 /// Measure pgconvoy beside pg_dump and pg_restore, and pgcopydb where installed.
 ///
-/// On throw-away servers with generated data, or on servers of your own.
+/// On throw-away servers with generated data, or on servers of your own: the source is only read, and the target's
+/// databases `pgconvoy_bench_*` are made and dropped again.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   pgconvoy bench --generate mixed --size 3GB
-  pgconvoy bench --source service=old --target service=scratch")]
+  pgconvoy bench --source service=old --generate mixed --size 10GB
+  pgconvoy bench --source service=old --target service=scratch --rounds 5 --report bench.json")]
 pub struct BenchArgs {
     /// Server to read; a throw-away server without it
     #[arg(long, value_name = "URI", help_heading = "Connections")]
     pub source: Option<Conninfo>,
-    /// Server to write; a throw-away server without it
+    /// Server to write, in databases made for it; a throw-away server without --source and --target
     #[arg(long, value_name = "URI", help_heading = "Connections")]
     pub target: Option<Conninfo>,
-    /// Fill the source with data of this shape first; `mixed` unless --source is given
-    #[arg(long, value_name = "SHAPE")]
+    /// Fill the source first, in a schema `mixed`; done in any case where --source is not given
+    ///
+    /// With --source and without --target, nothing is measured.
+    #[arg(long, value_name = "SHAPE", value_parser = ["mixed"])]
     pub generate: Option<String>,
-    /// How much to generate
+    /// How much to generate, on disk with its indexes
     #[arg(long, value_name = "SIZE", default_value = "3GB", value_parser = pgconvoy::model::parse_bytes)]
     pub size: u64,
+    /// How often everybody is measured; who goes first changes
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    /// Directory for archives; else TMPDIR, else /var/tmp
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub work_dir: Option<PathBuf>,
+    /// The pg_dump to measure; else the newest found, fetched if need be
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::ExecutablePath, help_heading = "Other tools")]
+    pub pg_dump: Option<PathBuf>,
+    /// The pg_restore to measure; else the newest found, fetched if need be
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::ExecutablePath, help_heading = "Other tools")]
+    pub pg_restore: Option<PathBuf>,
+    /// The pgcopydb to measure; else the one in PATH
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::ExecutablePath, help_heading = "Other tools")]
+    pub pgcopydb: Option<PathBuf>,
     #[command(flatten)]
     pub jobs: JobsArgs,
     #[command(flatten)]
@@ -290,7 +310,7 @@ pub struct BenchArgs {
 /// Show the whole job on two throw-away servers of different versions.
 ///
 /// Fills the older one with sample data, copies, dumps, restores, verifies, and prints the times beside those of
-/// pg_dump and pg_restore. Leaves nothing running.
+/// pg_dump and pg_restore. Needs no PostgreSQL: what is not installed is fetched once. Leaves nothing running.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   pgconvoy demo
@@ -299,17 +319,18 @@ pub struct DemoArgs {
     /// small, medium, large, or a factor such as 2.5
     #[arg(long, value_name = "SCALE", default_value = "small", value_parser = parse_scale)]
     pub scale: DemoScale,
-    /// Keep the servers' directories and say where they are
+    /// Leave the servers running until Ctrl-C, and say how to connect to them
     #[arg(long)]
     pub keep: bool,
-    /// Major version of the source server
-    #[arg(long, value_name = "MAJOR", value_parser = parse_major)]
-    pub from: Option<String>,
-    /// Major version of the target server
-    #[arg(long, value_name = "MAJOR", value_parser = parse_major)]
-    pub to: Option<String>,
-    #[command(flatten)]
-    pub jobs: JobsArgs,
+    /// Major version of the old server; 14 where it can be had
+    #[arg(long, value_name = "MAJOR")]
+    pub from: Option<Major>,
+    /// Major version of the new server; 18 where it can be had
+    #[arg(long, value_name = "MAJOR")]
+    pub to: Option<Major>,
+    /// Sessions per server, and jobs of pg_dump and pg_restore; without it twice the machine's cores, from 4 to 16
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512), help_heading = "Speed")]
+    pub jobs: Option<u32>,
     #[command(flatten)]
     pub progress: ProgressArgs,
 }

@@ -1,5 +1,6 @@
 use std::str::FromStr;
 
+use pgconvoy::lab::sample::Scale;
 use pgconvoy::model::parse_bytes;
 
 /// A connection string as the user gave it. It may hold a password, so that `Debug` shows nothing of it.
@@ -30,32 +31,24 @@ pub fn parse_chunk_size(text: &str) -> Result<u64, String> {
 
 /// How much sample data `demo` makes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum DemoScale {
-    Small,
-    Medium,
-    Large,
-    /// Times the small one.
-    Factor(f64),
-}
+pub struct DemoScale(pub Scale);
 
+/// The largest factor: 1000 times the small scale is some 100 GB.
+const MAX_FACTOR: f64 = 1000.0;
+
+/// # Errors
+/// The text is neither a scale's name nor a factor above 0 and up to 1000.
 pub fn parse_scale(text: &str) -> Result<DemoScale, String> {
-    match text {
-        "small" => Ok(DemoScale::Small),
-        "medium" => Ok(DemoScale::Medium),
-        "large" => Ok(DemoScale::Large),
-        _ => match text.parse::<f64>() {
-            Ok(factor) if factor.is_finite() && factor > 0.0 => Ok(DemoScale::Factor(factor)),
-            _ => Err("write small, medium, large, or a factor above 0 such as 2.5".into()),
-        },
+    if let Ok(scale) = text.parse() {
+        return Ok(DemoScale(scale));
+    }
+    match text.parse::<f64>() {
+        Ok(factor) if factor > 0.0 && factor <= MAX_FACTOR => Ok(DemoScale(Scale::Percent(percent(factor)))),
+        _ => Err("write small, medium, large, or a factor above 0 and up to 1000 such as 2.5".into()),
     }
 }
 
-/// A major version as people say it: `9.6`, `15`.
-pub fn parse_major(text: &str) -> Result<String, String> {
-    let number = |part: &str| !part.is_empty() && part.len() <= 2 && part.bytes().all(|b| b.is_ascii_digit());
-    let good = match text.split_once('.') {
-        Some((major, minor)) => major == "9" && number(minor),
-        None => number(text) && text.parse::<u8>().is_ok_and(|major| major >= 10),
-    };
-    if good { Ok(text.into()) } else { Err("write a major version such as 15 or 9.6".into()) }
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "above 0 and at most 100,000")]
+fn percent(factor: f64) -> u32 {
+    (factor * 100.0).round().max(1.0) as u32
 }

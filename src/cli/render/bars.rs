@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use pgconvoy::event::Event;
 use pgconvoy::model::{format_bytes, format_duration_ms, format_rate};
 
-use super::frame::frame;
+use super::frame::{frame, step_title};
 use super::state::RunState;
 use super::{Moment, Renderer};
 use crate::cli::printer::Printer;
@@ -41,10 +41,16 @@ impl Bars {
 
 impl Renderer for Bars {
     fn event(&mut self, event: &Event, state: &RunState, at: Moment) {
-        if self.detail < Detail::Verbose {
-            return;
-        }
         match event {
+            Event::StepStarted { number, of, title } => {
+                let title = self.printer.err_canvas().paint.bold(&step_title(*number, *of, title));
+                self.printer.err(&if *number > 1 { format!("\n{title}") } else { title });
+            }
+            Event::StepFinished { summary, .. } => {
+                let canvas = self.printer.err_canvas();
+                self.printer.err(&format!("  {} {}", canvas.paint.good(canvas.glyphs.ok), clean(summary)));
+            }
+            _ if self.detail < Detail::Verbose => {}
             Event::RelationFinished { oid, name, rows, bytes } => {
                 let elapsed = state.finished(*oid, *bytes, at.since_start).elapsed;
                 let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);

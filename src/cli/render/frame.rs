@@ -53,8 +53,12 @@ fn usable(canvas: &Canvas) -> usize {
 
 /// Before the plan there is nothing to count.
 fn waiting(state: &RunState, at: Duration, canvas: &Canvas) -> String {
-    let phase = state.phases.last().map_or_else(|| "starting".to_string(), ToString::to_string);
-    format!("{phase} {} {}", canvas.glyphs.ellipsis, clock(at))
+    let (what, since) = match (state.phases.last(), &state.doing) {
+        (Some(phase), _) => (phase.to_string(), state.began),
+        (None, Some((what, since))) => (clean(what).trim_end_matches([' ', '…']).to_string(), *since),
+        (None, None) => ("starting".to_string(), state.began),
+    };
+    format!("{what} {} {}", canvas.glyphs.ellipsis, clock(at.saturating_sub(since)))
 }
 
 /// The roomiest of a few layouts that has room for the total. Names give way first, then rows, then the bars.
@@ -173,6 +177,11 @@ pub fn jobs_line(state: &RunState, at: Duration) -> Option<String> {
         .collect();
     line.push_str(&format!(", {} running: {}", running.len(), named.join(", ")).replace('\n', " "));
     Some(line)
+}
+
+/// `3/7 pgconvoy copy`.
+pub fn step_title(number: u32, of: u32, title: &str) -> String {
+    format!("{number}/{of} {}", clean(title))
 }
 
 /// Elapsed time in whole seconds.

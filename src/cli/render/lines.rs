@@ -6,7 +6,7 @@ use std::time::Duration;
 use pgconvoy::event::{Event, ServerInfo};
 use pgconvoy::model::{Side, format_bytes, format_duration_ms, format_rate};
 
-use super::frame::{clock, jobs_line, percent};
+use super::frame::{clock, jobs_line, percent, step_title};
 use super::state::RunState;
 use super::{Moment, Renderer};
 use crate::cli::settings::Detail;
@@ -63,6 +63,14 @@ impl Renderer for Lines {
     fn event(&mut self, event: &Event, state: &RunState, at: Moment) {
         let verbose = self.detail >= Detail::Verbose;
         match event {
+            Event::StepStarted { number, of, title } => {
+                self.say(at, &format!("=== {}", step_title(*number, *of, title)))
+            }
+            Event::StepFinished { summary, elapsed_ms, .. } => {
+                self.say(at, &format!("{summary} (step took {})", format_duration_ms(*elapsed_ms)));
+            }
+            // A share that grows is said now and then.
+            Event::Doing { what } if !what.ends_with('%') => self.say(at, what),
             Event::RunStarted { operation, servers, archive, jobs } => {
                 let operation = format!("{operation:?}").to_lowercase();
                 let ends = ends(servers, archive.as_deref());
@@ -99,8 +107,11 @@ impl Renderer for Lines {
             return;
         }
         if !state.is_planned() {
-            if let Some(phase) = state.phases.last() {
-                self.say(at, &format!("{phase}: {} so far", clock(at.since_start)));
+            let so_far = |since| clock(at.since_start.saturating_sub(since));
+            match (state.phases.last(), &state.doing) {
+                (Some(phase), _) => self.say(at, &format!("{phase}: {} so far", so_far(state.began))),
+                (None, Some((what, since))) => self.say(at, &format!("{what}: {} so far", so_far(*since))),
+                (None, None) => {}
             }
             return;
         }

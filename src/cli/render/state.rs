@@ -22,6 +22,10 @@ pub struct RunState {
     /// Running phases. Indexes overlap with rows.
     pub phases: BTreeSet<Phase>,
     pub jobs: Jobs,
+    /// What goes on while there is no plan, and since when.
+    pub doing: Option<(String, Duration)>,
+    /// When the present step of a demo or a bench began; zero for a run of its own.
+    pub began: Duration,
     /// The run is over: nothing is running any more, whatever was lost of the events.
     pub over: bool,
     board: Option<Arc<ProgressBoard>>,
@@ -128,6 +132,9 @@ impl RunState {
                 self.jobs.finished += 1;
             }
             Event::RunFinished { .. } => self.over = true,
+            // The next operation is a run of its own.
+            Event::StepStarted { .. } | Event::StepFinished { .. } => *self = Self { began: at, ..Self::default() },
+            Event::Doing { what } => self.doing = Some((what.clone(), at)),
             _ => {}
         }
     }

@@ -1,5 +1,7 @@
 //! Reports for a person, as text. What they say is in `pgconvoy::report`; here is only how it looks.
 
+mod bench;
+mod demo;
 mod findings;
 mod inspection;
 mod table;
@@ -9,6 +11,8 @@ use super::printer::indent_rest;
 use super::redact::redact;
 use super::text::{Canvas, clean, pad_right, width};
 
+pub use bench::render as bench;
+pub use demo::render as demo;
 pub use findings::{check, preflight, verify};
 pub use inspection::render as inspection;
 use table::Table;

@@ -3,7 +3,7 @@
 
 use super::choice::{ChannelBinding, Choice as _};
 use super::keyword::KEYWORDS;
-use super::{Address, ConnInfo, RootCertificates, SslMode, SslNegotiation};
+use super::{Address, ConnInfo, RootCertificates, Secret, SslMode, SslNegotiation};
 
 impl ConnInfo {
     /// The variables that libpq reads: to be removed from a child's environment before those of
@@ -42,6 +42,23 @@ impl ConnInfo {
         env.extend(self.connect_timeout.map(|timeout| ("PGCONNECT_TIMEOUT", timeout.as_secs().to_string())));
         env.extend(self.tls_env());
         env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// [`Self::pg_dump_env`] as one keyword/value string, for another database of the same server: for programs that
+    /// connect to two servers. It holds the password.
+    pub fn child_conninfo(&self, connected: usize, dbname: &str) -> Secret {
+        let quote = |value: &str| value.replace('\\', "\\\\").replace('\'', "\\'");
+        let mut pairs = Vec::new();
+        for (variable, value) in self.pg_dump_env(connected) {
+            let keyword = KEYWORDS.iter().find(|keyword| keyword.variable == Some(variable.as_str()));
+            match keyword.map(|keyword| keyword.name) {
+                Some("dbname") => pairs.push(format!("dbname='{}'", quote(dbname))),
+                // Each program has a name and a password file of its own.
+                None | Some("application_name" | "passfile" | "gssencmode") => {}
+                Some(name) => pairs.push(format!("{name}='{}'", quote(&value))),
+            }
+        }
+        Secret::new(pairs.join(" "))
     }
 
     fn tls_env(&self) -> Vec<(&'static str, String)> {

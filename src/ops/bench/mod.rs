@@ -1,0 +1,110 @@
+//! pgconvoy beside pg_dump, pg_restore and pgcopydb, on the same data, in turn.
+//!
+//! Every contestant is a program of its own, pgconvoy too, so that the operating system's accounting is the same for
+//! all. Invariant: of the servers nothing is touched but databases made here, and the source that was to be filled.
+
+mod contest;
+mod sites;
+mod summary;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::error::{Cause, Error, Result};
+use super::options::{Run, ServerArgs};
+use super::recorder::ms;
+use super::steps::{Steps, lab_progress, or_cancelled};
+use crate::lab::{Scratch, shapes};
+use crate::model::format_bytes;
+use crate::report::BenchReport;
+use contest::{Contest, Tools};
+use sites::Sites;
+
+/// What to measure, and where.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// `None`: a throw-away server, filled with the mixed shape.
+    pub source: Option<ServerArgs>,
+    /// `None`: a throw-away server where the source is one too; else the source is filled and nothing measured.
+    pub target: Option<ServerArgs>,
+    /// Fill the source with [`shapes::mixed`] first.
+    pub generate: bool,
+    /// How much to generate.
+    pub size_bytes: u64,
+    pub jobs: u32,
+    pub rounds: u32,
+    /// The program to measure as pgconvoy.
+    pub pgconvoy: PathBuf,
+    pub rivals: Rivals,
+    /// Where archives are written. `None`: `$TMPDIR` or /var/tmp.
+    pub work_dir: Option<PathBuf>,
+}
+
+/// Where the other tools are. `None`: the newest pg_dump and pg_restore there are, fetched if need be; pgcopydb where
+/// it is in PATH.
+#[derive(Clone, Debug, Default)]
+pub struct Rivals {
+    pub pg_dump: Option<PathBuf>,
+    pub pg_restore: Option<PathBuf>,
+    pub pgcopydb: Option<PathBuf>,
+}
+
+/// Fills the source where that is wanted, and measures.
+///
+/// # Errors
+/// A server cannot be reached; the source cannot be filled; pgconvoy, pg_dump or pg_restore fails. pgcopydb may fail:
+/// the report says so.
+pub async fn bench(options: &BenchOptions, run: &Run) -> Result<BenchReport> {
+    let started = Instant::now();
+    let started_at = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+    if options.source.is_some() && options.target.is_none() && !options.generate {
+        let usage = Cause::Usage("there is nothing to do with a source alone".into());
+        return Err(Error::new(usage).hint("give --generate mixed to fill it, or --target to measure"));
+    }
+    let sites = or_cancelled(run, Sites::start(options, run)).await?;
+    if options.generate || options.source.is_none() {
+        generate(&sites, options.size_bytes, run).await?;
+    }
+    let mut report = if sites.target.is_some() {
+        measure(&sites, options, run).await?
+    } else {
+        BenchReport { jobs: options.jobs, ..BenchReport::default() }
+    };
+    report.pgconvoy_version = env!("CARGO_PKG_VERSION").into();
+    report.started_at = started_at;
+    report.elapsed_ms = ms(started);
+    summary::describe(&mut report, &sites).await?;
+    Ok(report)
+}
+
+async fn generate(sites: &Sites, size_bytes: u64, run: &Run) -> Result<()> {
+    let step = Steps::new(run, 1).start(format!("Filling the source with about {}", format_bytes(size_bytes)));
+    let config = sites::lab_config(&sites.source);
+    let (progress, database) = (lab_progress(run), sites.source.conninfo.address());
+    let filling = async { Ok(shapes::mixed(&config, size_bytes, &progress).await?) };
+    or_cancelled(run, filling).await.map_err(|error| {
+        if error.is_cancelled() {
+            return error.hint(format!("the schema `mixed` in {database} is unfinished: drop it"));
+        }
+        error.hint(format!(
+            "the schema `mixed` must not exist in {database}; leave --generate out to measure what is there"
+        ))
+    })?;
+    step.finish(format!("{database} holds the schema `mixed`"));
+    Ok(())
+}
+
+async fn measure(sites: &Sites, options: &BenchOptions, run: &Run) -> Result<BenchReport> {
+    let scratch = Scratch::new(options.work_dir.as_deref())?;
+    let tools = Tools::find(&options.rivals, &scratch, run).await?;
+    let contest = Contest::new(sites, options, tools, &scratch, run)?;
+    let outcome = contest.rounds().await;
+    // Also after a failure and after Ctrl-C.
+    let dropped = contest.drop_databases().await;
+    let report = outcome?;
+    dropped?;
+    Ok(report)
+}
