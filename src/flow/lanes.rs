@@ -38,6 +38,17 @@ pub enum LaneReport {
     },
 }
 
+/// A lane that panics ends the run instead of keeping the others waiting for its chunk.
+struct FailOnPanic<'a, F: Fn(Option<ChunkTask>, Error)>(&'a F);
+
+impl<F: Fn(Option<ChunkTask>, Error)> Drop for FailOnPanic<'_, F> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            (self.0)(None, Error::Stream("a lane panicked".into()));
+        }
+    }
+}
+
 /// Runs `count` lanes over the queue, each in a thread of its own; blocks until all have ended.
 ///
 /// The first failure cancels all siblings. A lane that cannot be set up because the server has no connection left
@@ -49,19 +60,27 @@ pub fn run_lanes<L: Lane>(
     reports: &UnboundedSender<LaneReport>,
     cancel: &CancellationToken,
 ) {
+    let fail = |task, error: Error| {
+        queue.close();
+        let was_stopped = cancel.is_cancelled();
+        let error = if was_stopped && error.is_consequence_of_stop() { Error::Cancelled } else { error };
+        // Said before the others are stopped: what they say then is a consequence.
+        let _ = reports.send(LaneReport::Failed { task, error });
+        cancel.cancel();
+    };
     thread::scope(|scope| {
         let mut threads = Vec::new();
         for index in 0..count {
-            let make = &make;
+            let (make, fail) = (&make, &fail);
             let body = move || {
-                let fail = |task, error| {
-                    queue.close();
-                    cancel.cancel();
-                    let _ = reports.send(LaneReport::Failed { task, error });
-                };
+                let _guard = FailOnPanic(fail);
+                // Small databases are moved before the last lane is up.
+                if index > 0 && queue.is_done() {
+                    return None;
+                }
                 match make(index) {
                     Ok(mut lane) => {
-                        work(&mut lane, index == 0, queue, reports, &fail);
+                        work(&mut lane, index == 0, queue, reports, fail);
                         return Some(lane);
                     }
                     Err(Error::Pg(e)) if index > 0 && e.sqlstate() == Some("53300") => {
@@ -74,11 +93,7 @@ pub fn run_lanes<L: Lane>(
             let spawned = thread::Builder::new().name(format!("lane {index}")).spawn_scoped(scope, body);
             match spawned {
                 Ok(thread) => threads.push(thread),
-                Err(error) => {
-                    queue.close();
-                    let error = Error::Stream(format!("no thread for a lane: {error}"));
-                    let _ = reports.send(LaneReport::Failed { task: None, error });
-                }
+                Err(error) => fail(None, Error::Stream(format!("no thread for a lane: {error}"))),
             }
         }
         // A lane lives until all have ended: the snapshot goes with the holder's, and others may still be importing it.
@@ -92,7 +107,7 @@ fn work<L: Lane>(
     is_holder: bool,
     queue: &ChunkQueue,
     reports: &UnboundedSender<LaneReport>,
-    fail: &dyn Fn(Option<ChunkTask>, Error),
+    fail: &impl Fn(Option<ChunkTask>, Error),
 ) {
     while let Some(task) = queue.next(is_holder) {
         let _ = reports.send(LaneReport::Started(task.clone()));

@@ -35,6 +35,13 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether it is what a statement ends with that was cancelled, on this side or by the server.
+    pub(super) fn is_consequence_of_stop(&self) -> bool {
+        self.is_cancelled() || matches!(self, Self::Pg(e) if e.is_cancelled())
+    }
+}
+
 /// Where a COPY stream comes from.
 pub trait Source {
     /// Fills `block`. `false`: the stream is complete and proven so; the block may hold its last bytes.

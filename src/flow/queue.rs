@@ -87,6 +87,13 @@ impl ChunkQueue {
         state.holder_only.push_back(task);
     }
 
+    /// Whether there is nothing to do any more, nor will be.
+    pub fn is_done(&self) -> bool {
+        let state = self.lock();
+        let nothing_left = state.waiting.is_empty() && state.holder_only.is_empty() && state.running_total == 0;
+        state.closed || nothing_left
+    }
+
     /// No further chunk is handed out.
     pub fn close(&self) {
         self.lock().closed = true;

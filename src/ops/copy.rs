@@ -123,7 +123,8 @@ impl CopyJob<'_> {
     ) -> Result<(Vec<Arc<Relation>>, Arc<Meter>)> {
         let stop = self.run.cancel.child_token();
         let (loaded, loaded_reports) = mpsc::unbounded_channel();
-        let runner = JobRunner::new(self.target, prepared, self.options.jobs, self.run, stop.clone()).await?;
+        let runner =
+            JobRunner::new(self.target, prepared, (self.options.jobs, self.lanes), self.run, stop.clone()).await?;
         if self.options.contents == Contents::SchemaOnly {
             drop(loaded);
             runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports).await?;
@@ -215,6 +216,7 @@ impl SourcePlan {
             snapshot,
             rules: self.rules.clone(),
             encoding: self.inventory.encoding.clone(),
+            extra_settings: Vec::new(),
             holder: Mutex::new(holder),
         })
     }

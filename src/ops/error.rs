@@ -40,6 +40,9 @@ pub enum Cause {
     /// Refused before anything was written.
     #[error("{message}")]
     Refused { side: Side, message: String },
+    /// Refused since the archive's disk is too small: exit code 5.
+    #[error("{0}")]
+    NoRoom(String),
     #[error("{0}")]
     Internal(String),
     #[error("interrupted")]
@@ -111,7 +114,7 @@ impl Error {
             Cause::Schema(e) if e.is_cancelled() => 130,
             Cause::Difference(_) => 1,
             Cause::Usage(_) => 2,
-            Cause::Archive(_) => 5,
+            Cause::Archive(_) | Cause::NoRoom(_) => 5,
             Cause::Lab(_) | Cause::Program { .. } | Cause::Internal(_) => 6,
             Cause::Pg(_) | Cause::Schema(_) | Cause::Refused { .. } => match self.side() {
                 Some(Side::Source) => 3,

@@ -50,6 +50,8 @@ pub(super) struct SourcePort {
     pub rules: ReadRules,
     /// The source's server encoding.
     pub encoding: String,
+    /// Statements for each connection besides the usual settings; the holder has had them.
+    pub extra_settings: Vec<String>,
     /// Taken by lane 0.
     pub holder: Mutex<Option<SnapshotHolder>>,
 }
@@ -72,6 +74,9 @@ impl SourcePort {
             None => {
                 let mut connection = DataConnection::connect(Side::Source, &self.conninfo, &shared.stop)?;
                 connection.execute(&session::reading(self.rules.version, &self.encoding))?;
+                for setting in &self.extra_settings {
+                    connection.execute(setting)?;
+                }
                 self.snapshot.import(&mut connection)?;
                 connection
             }

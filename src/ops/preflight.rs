@@ -46,14 +46,16 @@ impl Findings {
         }
         let mut refusals = self.0.into_iter().filter(|f| f.level == FindingLevel::Refusal);
         let Some(first) = refusals.next() else { return Ok(()) };
-        let side = first.side.unwrap_or(Side::Target);
         let mut message = first.message;
         let mut hints: Vec<String> = first.hint.into_iter().collect();
         for other in refusals {
             message.push_str(&format!("; also: {}{}", side_prefix(other.side), other.message));
             hints.extend(other.hint);
         }
-        let mut error = Error::new(Cause::Refused { side, message });
+        let mut error = Error::new(match first.side {
+            Some(side) => Cause::Refused { side, message },
+            None => Cause::NoRoom(message),
+        });
         error.hints = hints;
         Err(error)
     }
@@ -252,9 +254,9 @@ pub(super) async fn check_pair(source: &Server, target: &Server, findings: &mut 
     let wanted = source.catalog().extensions().await?;
     let wanted: Vec<(String, String)> = wanted.into_iter().map(|e| (e.name, e.version)).collect();
     check_extensions(&wanted, target, findings).await?;
-    if source.conninfo.address() == target.conninfo.address() {
+    if source.facts.identity == target.facts.identity {
         findings.refuse(
-            None,
+            Some(Side::Target),
             format!("source and target are the same database: {}", source.conninfo.address()),
             "name two different databases",
         );

@@ -146,7 +146,8 @@ impl RestoreJob<'_> {
     ) -> Result<(Vec<Arc<Relation>>, Arc<Meter>)> {
         let stop = self.run.cancel.child_token();
         let (loaded, loaded_reports) = mpsc::unbounded_channel();
-        let runner = JobRunner::new(self.target, prepared, self.options.jobs, self.run, stop.clone()).await?;
+        let runner =
+            JobRunner::new(self.target, prepared, (self.options.jobs, self.lanes), self.run, stop.clone()).await?;
         if self.contents == Contents::SchemaOnly {
             drop(loaded);
             runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports).await?;

@@ -1,6 +1,11 @@
 //! One server of an operation: how it was found, the control connection, what its catalogs say of the database.
 
-use super::error::Result;
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::error::{Cause, Error, Result};
 use super::options::{Run, ServerArgs};
 use crate::event::ServerInfo;
 use crate::model::{ServerVersion, Side};
@@ -14,6 +19,36 @@ pub(super) struct Server {
     pub conninfo: ConnInfo,
     pub control: Control,
     pub facts: DatabaseFacts,
+    _stopper: Stopper,
+}
+
+/// Stops what runs on a control connection when the run is to stop: a statement that waits for a lock does not notice
+/// that its client has gone.
+struct Stopper(AbortHandle);
+
+/// A cancel request that comes between two statements stops neither.
+const CANCEL_AGAIN_AFTER: Duration = Duration::from_millis(300);
+
+impl Stopper {
+    fn watch(control: &Control, cancel: CancellationToken) -> Self {
+        let handle = control.cancel_token();
+        let watching = tokio::spawn(async move {
+            cancel.cancelled().await;
+            loop {
+                if let Err(error) = handle.cancel().await {
+                    tracing::debug!(%error, "cancel request");
+                }
+                tokio::time::sleep(CANCEL_AGAIN_AFTER).await;
+            }
+        });
+        Self(watching.abort_handle())
+    }
+}
+
+impl Drop for Stopper {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Server {
@@ -23,10 +58,14 @@ impl Server {
         for warning in &conninfo.warnings {
             run.events.warn(format!("{side}: {warning}"));
         }
-        let control = control::connect(&conninfo).await?;
+        let control = tokio::select! {
+            control = control::connect(&conninfo) => control?,
+            () = run.cancel.cancelled() => return Err(Error::new(Cause::Cancelled)),
+        };
+        let stopper = Stopper::watch(&control, run.cancel.clone());
         let conninfo = control.pinned().clone();
         let facts = Catalog { side, client: &control.client, version: control.version }.database_facts().await?;
-        Ok(Self { side, conninfo, control, facts })
+        Ok(Self { side, conninfo, control, facts, _stopper: stopper })
     }
 
     pub(super) fn catalog(&self) -> Catalog<'_> {

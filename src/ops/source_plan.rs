@@ -1,6 +1,6 @@
 //! Everything that is learnt of a source before rows move: snapshot, catalogs, schema.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tempfile::TempPath;
@@ -52,7 +52,6 @@ impl SourcePlan {
             read.map_err(|e| Error::new(Cause::Internal(e.to_string())))??
         };
         let catalog = source.catalog();
-        let locked: HashSet<Oid> = holder.tables.iter().map(|t| t.oid).collect();
         let everything = options.filters.is_empty();
         let large_objects =
             if everything && contents != Contents::SchemaOnly { catalog.large_objects().await? } else { Vec::new() };
@@ -61,7 +60,7 @@ impl SourcePlan {
         let inventory = Inventory {
             source_version: source.version(),
             encoding: source.facts.encoding.clone(),
-            relations: choose_formats(catalog, source, &filter, &locked, target_version).await?,
+            relations: choose_formats(catalog, source, &filter, &holder.sizes, target_version).await?,
             facts: crate::pg::read_catalog_facts(catalog.client, catalog.version).await?,
             sequences: catalog.sequences(&filter).await?,
             large_objects,
@@ -172,7 +171,7 @@ async fn choose_formats(
     catalog: Catalog<'_>,
     source: &Server,
     filter: &str,
-    locked: &HashSet<Oid>,
+    sizes: &HashMap<Oid, (u64, u64)>,
     target_version: Option<ServerVersion>,
 ) -> Result<Vec<Relation>> {
     let types = catalog.type_flags().await?;
@@ -182,9 +181,10 @@ async fn choose_formats(
         target_version,
     };
     let relations = catalog.relations(filter).await?;
-    let with_rows = relations.into_iter().filter(|r| r.kind == RelationKind::Table && locked.contains(&r.oid));
-    Ok(with_rows
-        .map(|r: CatalogRelation| {
+    let with_rows = relations.into_iter().filter(|r| r.kind == RelationKind::Table);
+    let locked = with_rows.filter_map(|r| sizes.get(&r.oid).map(|sizes| (r, *sizes)));
+    Ok(locked
+        .map(|(r, (heap_bytes, toast_bytes)): (CatalogRelation, _)| {
             let (format, text_reason) = choose_format(&r.columns, &types, rules);
             Relation {
                 oid: r.oid,
@@ -193,8 +193,8 @@ async fn choose_formats(
                 columns: r.columns.into_iter().map(|(column, _)| column).collect(),
                 format,
                 text_reason,
-                heap_bytes: r.heap_bytes,
-                toast_bytes: r.toast_bytes,
+                heap_bytes,
+                toast_bytes,
                 estimated_rows: r.estimated_rows,
                 load_via_root: r.load_via_root,
                 keep_order: r.keep_order,

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -241,11 +241,12 @@ impl JobRunner {
     pub(super) async fn new(
         target: &Server,
         prepared: &PreparedTarget,
-        jobs: u32,
+        (jobs, lanes): (u32, u32),
         run: &Run,
         stop: CancellationToken,
     ) -> Result<Self> {
-        let free = target.facts.free_connections;
+        // The lanes that load have theirs at the same time.
+        let free = target.facts.free_connections.saturating_sub(lanes);
         let settings = target.catalog().target_settings(free).await?;
         let settings = TargetSettings {
             version: settings.version,
@@ -303,10 +304,9 @@ impl JobRunner {
                 break;
             }
             if running.is_empty() && !rows_open {
-                return Err(Error::new(Cause::Internal(format!(
-                    "the jobs wait for each other: {:?}",
-                    queue.blocked_report()
-                ))));
+                self.stop.cancel();
+                let blocked = queue.blocked_report();
+                return Err(Error::new(Cause::Internal(format!("the jobs wait for each other: {blocked:?}"))));
             }
             tokio::select! {
                 oid = loaded.recv(), if rows_open => match oid {
@@ -414,13 +414,21 @@ async fn run_cancellable(
     tokio::select! {
         result = &mut work => result,
         () = stop.cancelled() => {
-            if let Err(error) = control.cancel_token().cancel().await {
-                tracing::debug!(%error, "cancel request");
+            // A request that comes before the statement has begun stops nothing: it is repeated.
+            loop {
+                if let Err(error) = control.cancel_token().cancel().await {
+                    tracing::debug!(%error, "cancel request");
+                }
+                tokio::select! {
+                    result = &mut work => return result,
+                    () = tokio::time::sleep(CANCEL_AGAIN_AFTER) => {}
+                }
             }
-            work.await
         }
     }
 }
+
+const CANCEL_AGAIN_AFTER: Duration = Duration::from_millis(300);
 
 /// What is left when rows and jobs are done: sequences, owners and grants of large objects, the ledger.
 pub(super) async fn complete(

@@ -1,6 +1,6 @@
 //! Compares two databases, or an archive and a database: counts, and an order-independent hash of every row.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,7 +18,7 @@ use super::server::{Server, lanes_that_fit};
 use crate::archive::{Archive, ArchiveContents};
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, RowHash, budget};
-use crate::model::{Chunk, CopyFormat, Oid, QualifiedName, Relation, RelationKind, Side};
+use crate::model::{Chunk, CopyFormat, Oid, QualifiedName, Relation, RelationKind, ServerVersion, Side};
 use crate::pg::catalog::{
     CatalogRelation, FormatRules, LargeObjectAccess, SequenceState, choose_format, lock_list_sql, read_lock_list,
 };
@@ -48,6 +48,49 @@ pub async fn verify(options: &VerifyOptions, run: &Run) -> Result<VerifyReport> 
     report.tables.sort_by(|a, b| a.is_equal().cmp(&b.is_equal()).then_with(|| a.name.cmp(&b.name)));
     phase.finish();
     Ok(report)
+}
+
+/// What a report says besides the comparison.
+struct Context {
+    missing: Vec<String>,
+    servers: Vec<crate::event::ServerInfo>,
+    archive: Option<String>,
+    /// Tables whose rows have no form that is the same on both sides.
+    counted_only: HashSet<QualifiedName>,
+}
+
+impl Context {
+    fn report(self, sums: BTreeMap<QualifiedName, (CopyFormat, RowHash, RowHash)>) -> VerifyReport {
+        let compare = |(name, (format, reference, target)): (QualifiedName, (CopyFormat, RowHash, RowHash))| {
+            let is_hashed = !self.counted_only.contains(&name);
+            let hash = |of: RowHash| if is_hashed { of.to_string() } else { String::new() };
+            TableComparison {
+                name,
+                reference_rows: reference.rows,
+                target_rows: target.rows,
+                reference_hash: hash(reference),
+                target_hash: hash(target),
+                format,
+            }
+        };
+        let counted = self.counted_only.iter().map(|name| {
+            format!("{name} was only counted: servers before 12 print floating-point values otherwise than newer ones")
+        });
+        let warnings = counted.collect();
+        let tables = sums.into_iter().map(compare).collect();
+        let Self { servers, archive, missing, .. } = self;
+        VerifyReport { elapsed_ms: 0, servers, archive, tables, missing, warnings }
+    }
+}
+
+/// Since 12, `float8out` prints the shortest text that reads back as the same value (release notes of 12).
+fn prints_floats_otherwise(one: ServerVersion, other: ServerVersion) -> bool {
+    (one < ServerVersion::V12) != (other < ServerVersion::V12)
+}
+
+fn holds_floats_as_text(relation: &Relation) -> bool {
+    let is_float = |name: &str| name.starts_with("double precision") || name.starts_with("real");
+    relation.format == CopyFormat::Text && relation.columns.iter().any(|c| is_float(&c.type_name))
 }
 
 struct VerifyJob<'a> {
@@ -83,11 +126,13 @@ impl VerifyJob<'_> {
         let formats = Formats::choose(&pairs, &source, self.target).await?;
         let same_encoding = source.facts.encoding == self.target.facts.encoding;
         let encoding = if same_encoding { source.facts.encoding.clone() } else { "UTF8".into() };
-        let how = SideRules { encoding, access };
+        let settings = self.same_floats(source.version());
+        let how = SideRules { encoding, access, settings };
         let reference = self.server_side(&source, formats.apply(pairs.iter().map(|(r, _)| r)), &how).await?;
         let target = self.server_side(self.target, formats.apply(pairs.iter().map(|(_, t)| t)), &how).await?;
         let servers = vec![source.info(), self.target.info()];
-        self.compare(reference, target, missing, servers, None).await
+        let context = Context { missing, servers, archive: None, counted_only: HashSet::new() };
+        self.compare(reference, target, context).await
     }
 
     async fn against_archive(&self, path: &Path) -> Result<VerifyReport> {
@@ -116,14 +161,33 @@ impl VerifyJob<'_> {
         }
         let large_objects = inventory.large_object_chunks();
         reference.extend(large_objects.map(|(relation, _)| Arc::new(relation)));
-        let kept: std::collections::HashSet<Oid> = reference.iter().map(|r| r.oid).collect();
+        let kept: HashSet<Oid> = reference.iter().map(|r| r.oid).collect();
         let chunks =
             archive.segments().iter().map(|s| s.chunk).filter(|c| kept.contains(&c.id.relation)).collect::<Vec<_>>();
+        let counted_only = if prints_floats_otherwise(archive.header().source.version, self.target.version()) {
+            reference.iter().filter(|r| holds_floats_as_text(r)).map(|r| r.name.clone()).collect()
+        } else {
+            HashSet::new()
+        };
         let reader = ReaderKind::Archive(Arc::new(ArchivePort::new(archive)));
         let reference = HashedSide { relations: reference, chunks, reader };
-        let how = SideRules { encoding: inventory.encoding, access: inventory.large_object_access };
+        let encoding = inventory.encoding;
+        let how = SideRules { encoding, access: inventory.large_object_access, settings: Vec::new() };
         let target = self.server_side(self.target, target, &how).await?;
-        self.compare(reference, target, missing, vec![self.target.info()], Some(name)).await
+        let context = Context { missing, servers: vec![self.target.info()], archive: Some(name), counted_only };
+        self.compare(reference, target, context).await
+    }
+
+    /// Settings with which both sides print the same floating-point value the same way.
+    fn same_floats(&self, source: ServerVersion) -> Vec<String> {
+        if !prints_floats_otherwise(source, self.target.version()) {
+            return Vec::new();
+        }
+        self.run.events.warn(
+            "floating-point values in tables that are read as text are compared to 15 digits (6 of type real): \
+             servers before 12 print the rest otherwise",
+        );
+        vec!["SET extra_float_digits = 0".into()]
     }
 
     fn announce(&self, servers: Vec<crate::event::ServerInfo>, archive: Option<String>) {
@@ -160,14 +224,9 @@ impl VerifyJob<'_> {
     }
 
     /// A side that is a server: its snapshot, its chunks.
-    async fn server_side(
-        &self,
-        server: &Server,
-        mut relations: Vec<Arc<Relation>>,
-        how: &SideRules,
-    ) -> Result<HashedSide> {
+    async fn server_side(&self, server: &Server, relations: Vec<Arc<Relation>>, how: &SideRules) -> Result<HashedSide> {
         let filter = table_filter(&self.options.filters)?;
-        let holder = snapshot(server, lock_list_sql(&filter), &how.encoding, self.run).await?;
+        let holder = snapshot(server, lock_list_sql(&filter), how, self.run).await?;
         let rules = ChunkingRules {
             version: server.version(),
             block_bytes: server.facts.block_bytes,
@@ -176,6 +235,7 @@ impl VerifyJob<'_> {
             shared_snapshot: holder.snapshot.id.is_some(),
             key_bounds: &HashMap::new(),
         };
+        let mut relations: Vec<_> = relations.iter().map(|r| Arc::new(with_size(r, &holder.sizes))).collect();
         let mut chunks = plan_chunks(&relations, rules);
         if self.options.filters.is_empty() {
             let objects = server.catalog().large_objects().await?;
@@ -195,20 +255,14 @@ impl VerifyJob<'_> {
             snapshot: holder.snapshot.clone(),
             rules: read_rules,
             encoding: how.encoding.clone(),
+            extra_settings: how.settings.clone(),
             holder: Mutex::new(Some(holder)),
         };
         Ok(HashedSide { relations, chunks, reader: ReaderKind::Server(port) })
     }
 
     /// Hashes both sides at the same time.
-    async fn compare(
-        &self,
-        reference: HashedSide,
-        target: HashedSide,
-        missing: Vec<String>,
-        servers: Vec<crate::event::ServerInfo>,
-        archive: Option<String>,
-    ) -> Result<VerifyReport> {
+    async fn compare(&self, reference: HashedSide, target: HashedSide, context: Context) -> Result<VerifyReport> {
         let stop = self.run.cancel.child_token();
         let pairs = pairs_of(&reference.relations, &target.relations);
         let (left, right) = tokio::join!(self.hash(reference, &stop, true), self.hash(target, &stop, false));
@@ -219,19 +273,15 @@ impl VerifyJob<'_> {
                 return Err(Error::new(Cause::Cancelled));
             }
         };
-        let tables = pairs.into_iter().map(|(relation, target_oid)| {
-            let reference = left.get(&relation.oid).copied().unwrap_or_default();
-            let target = right.get(&target_oid).copied().unwrap_or_default();
-            TableComparison {
-                name: relation.name.clone(),
-                reference_rows: reference.rows,
-                target_rows: target.rows,
-                reference_hash: reference.to_string(),
-                target_hash: target.to_string(),
-                format: relation.format,
-            }
-        });
-        Ok(VerifyReport { elapsed_ms: 0, servers, archive, tables: tables.collect(), missing, warnings: Vec::new() })
+        // Rows that were loaded through a root can be in another of its partitions: only their sum is the same.
+        let mut sums: BTreeMap<QualifiedName, (CopyFormat, RowHash, RowHash)> = BTreeMap::new();
+        for (relation, target_oid) in pairs {
+            let name = relation.load_via_root.as_ref().unwrap_or(&relation.name).clone();
+            let (_, reference, target) = sums.entry(name).or_insert((relation.format, <_>::default(), <_>::default()));
+            reference.add(left.get(&relation.oid).copied().unwrap_or_default());
+            target.add(right.get(&target_oid).copied().unwrap_or_default());
+        }
+        Ok(context.report(sums))
     }
 
     async fn hash(&self, side: HashedSide, stop: &CancellationToken, visible: bool) -> Result<HashMap<Oid, RowHash>> {
@@ -328,6 +378,11 @@ fn as_stored(stored: &Relation, there: &CatalogRelation) -> Relation {
     Relation { columns: stored.columns.clone(), format: stored.format, ..plain(there) }
 }
 
+fn with_size(relation: &Relation, sizes: &HashMap<Oid, (u64, u64)>) -> Relation {
+    let (heap_bytes, toast_bytes) = sizes.get(&relation.oid).copied().unwrap_or_default();
+    Relation { heap_bytes, toast_bytes, ..relation.clone() }
+}
+
 fn plain(r: &CatalogRelation) -> Relation {
     Relation {
         oid: r.oid,
@@ -336,10 +391,10 @@ fn plain(r: &CatalogRelation) -> Relation {
         columns: Vec::new(),
         format: CopyFormat::Text,
         text_reason: None,
-        heap_bytes: r.heap_bytes,
-        toast_bytes: r.toast_bytes,
+        heap_bytes: 0,
+        toast_bytes: 0,
         estimated_rows: r.estimated_rows,
-        load_via_root: None,
+        load_via_root: r.load_via_root.clone(),
         keep_order: r.keep_order,
         has_ctid: r.has_ctid,
         filter: r.extension_condition.clone(),
@@ -351,6 +406,8 @@ struct SideRules {
     /// The client encoding.
     encoding: String,
     access: LargeObjectAccess,
+    /// Statements for each connection besides the usual settings.
+    settings: Vec<String>,
 }
 
 fn called(is_called: bool) -> &'static str {
@@ -367,12 +424,15 @@ fn pairs_of(reference: &[Arc<Relation>], target: &[Arc<Relation>]) -> Vec<(Arc<R
     pairs
 }
 
-async fn snapshot(server: &Server, list: String, encoding: &str, run: &Run) -> Result<SnapshotHolder> {
+async fn snapshot(server: &Server, list: String, how: &SideRules, run: &Run) -> Result<SnapshotHolder> {
     let (side, conninfo, version) = (server.side, server.conninfo.clone(), server.version());
-    let (cancel, encoding) = (run.cancel.clone(), encoding.to_owned());
+    let (cancel, encoding, settings) = (run.cancel.clone(), how.encoding.clone(), how.settings.clone());
     let taken = tokio::task::spawn_blocking(move || {
         let mut connection = DataConnection::connect(side, &conninfo, &cancel)?;
         connection.execute(&session::reading(version, &encoding))?;
+        for setting in &settings {
+            connection.execute(setting)?;
+        }
         SnapshotHolder::take(connection, SnapshotMode::FrozenSource, |connection| read_lock_list(connection, &list))
     });
     Ok(taken.await.map_err(|e| Error::new(Cause::Internal(e.to_string())))??)

@@ -133,6 +133,8 @@ fn ctid_condition(range: CtidRange) -> Option<String> {
 /// is a TID scan of one page after the other. `OFFSET 0` is essential: without it, every version joins with a scan
 /// of the whole table.
 ///
+/// Every name is qualified: a table's own columns win over those of an outer query, whatever they are called.
+///
 /// The open end of the last range is closed by what the relation holds when the query starts. That is enough: rows that
 /// the snapshot sees were there before.
 fn by_pages(relation: &Relation, range: CtidRange, rules: &ReadRules) -> String {
@@ -149,11 +151,12 @@ fn by_pages(relation: &Relation, range: CtidRange, rules: &ReadRules) -> String 
     let tuples_per_page = (rules.block_bytes - 24) / 28;
     let tids: Vec<String> = (1..=tuples_per_page).map(|offset| format!("\"(B,{offset})\"")).collect();
     format!(
-        "SELECT {outer} FROM pg_catalog.generate_series({start}::pg_catalog.int8, {last}) b \
-         CROSS JOIN LATERAL (SELECT {inner} FROM ONLY {table} WHERE ctid = ANY \
-         (pg_catalog.replace('{{{tids}}}', 'B', b::pg_catalog.text)::pg_catalog.tid[]) OFFSET 0) pgconvoy_page",
+        "SELECT {outer} FROM pg_catalog.generate_series({start}::pg_catalog.int8, {last}) pgconvoy_pages (no) \
+         CROSS JOIN LATERAL (SELECT {inner} FROM ONLY {table} pgconvoy_rows WHERE pgconvoy_rows.ctid = ANY \
+         (pg_catalog.replace('{{{tids}}}', 'B', pgconvoy_pages.no::pg_catalog.text)::pg_catalog.tid[]) OFFSET 0) \
+         pgconvoy_page",
         outer = columns(relation, "pgconvoy_page."),
-        inner = columns(relation, ""),
+        inner = columns(relation, "pgconvoy_rows."),
         start = range.start.unwrap_or(0),
         tids = tids.join(","),
     )

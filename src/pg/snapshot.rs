@@ -4,6 +4,8 @@
 //! TRUNCATE or a rewrite between listing and locking shows up as a difference between the two lists and the whole
 //! thing is done again. With the usual order such a table would look empty.
 
+use std::collections::HashMap;
+
 use super::error::{Error, ErrorKind, Result};
 use super::wire::DataConnection;
 use crate::model::{Lsn, Oid, ServerVersion};
@@ -42,6 +44,8 @@ pub struct Snapshot {
 pub struct SnapshotHolder {
     pub connection: DataConnection,
     pub snapshot: Snapshot,
+    /// Bytes of heap and TOAST of what is locked.
+    pub sizes: HashMap<Oid, (u64, u64)>,
     /// What is locked.
     pub tables: Vec<LockTarget>,
 }
@@ -62,6 +66,22 @@ impl SnapshotHolder {
     /// A server that cannot export (before 9.2, a standby before 10) without [`SnapshotMode::FrozenSource`]; tables
     /// that keep changing; missing SELECT privilege; too few lock slots.
     pub fn take(
+        connection: DataConnection,
+        mode: SnapshotMode,
+        list: impl FnMut(&mut DataConnection) -> Result<Vec<LockTarget>>,
+    ) -> Result<Self> {
+        let canceller = connection.canceller();
+        let taken = Self::try_take(connection, mode, list);
+        // A statement that waits for a lock does not notice that its client has gone.
+        if taken.as_ref().is_err_and(|e| matches!(*e.kind, ErrorKind::Cancelled))
+            && let Err(error) = canceller.cancel()
+        {
+            tracing::debug!(%error, "cancel request");
+        }
+        taken
+    }
+
+    fn try_take(
         mut connection: DataConnection,
         mode: SnapshotMode,
         mut list: impl FnMut(&mut DataConnection) -> Result<Vec<LockTarget>>,
@@ -89,7 +109,8 @@ impl SnapshotHolder {
             after.sort();
             if before == after {
                 let snapshot = describe(&mut connection, id, in_recovery)?;
-                return Ok(Self { connection, snapshot, tables: after });
+                let sizes = read_sizes(&mut connection, &after)?;
+                return Ok(Self { connection, snapshot, sizes, tables: after });
             }
             connection.execute("ROLLBACK")?;
         }
@@ -184,6 +205,29 @@ fn explain_lock_failure(error: Error) -> Error {
         other => other.to_string(),
     };
     Error::unsupported(error.side, message, Some(hint))
+}
+
+/// `pg_relation_size` takes a lock. Anybody else's would wait behind DDL that waits for this connection's locks, for
+/// ever; this connection has them already.
+fn read_sizes(connection: &mut DataConnection, tables: &[LockTarget]) -> Result<HashMap<Oid, (u64, u64)>> {
+    let mut sizes = HashMap::with_capacity(tables.len());
+    for batch in tables.chunks(LOCK_BATCH) {
+        let oids: Vec<String> = batch.iter().map(|t| t.oid.to_string()).collect();
+        let sql = format!(
+            "SELECT c.oid, pg_catalog.pg_relation_size(c.oid, 'main'),
+                    CASE WHEN c.reltoastrelid OPERATOR(pg_catalog.<>) 0
+                         THEN pg_catalog.pg_relation_size(c.reltoastrelid, 'main') END
+             FROM pg_catalog.pg_class c WHERE c.oid IN ({})",
+            oids.join(", ")
+        );
+        for row in connection.query(&sql)? {
+            let number = |at: usize| row.get(at).and_then(Option::as_ref).and_then(|v| v.parse::<u64>().ok());
+            if let Some(oid) = number(0).and_then(|oid| Oid::try_from(oid).ok()) {
+                sizes.insert(oid, (number(1).unwrap_or(0), number(2).unwrap_or(0)));
+            }
+        }
+    }
+    Ok(sizes)
 }
 
 fn export(connection: &mut DataConnection) -> Result<String> {

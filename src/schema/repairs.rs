@@ -6,6 +6,7 @@ use super::TocEntry;
 ///
 /// - `CREATE SCHEMA s` becomes `CREATE SCHEMA IF NOT EXISTS s` (9.3+): `public` exists everywhere, and providers put
 ///   empty schemas of their own into new databases.
+/// - `FUNCTION =` of `CREATE OPERATOR` becomes `PROCEDURE =`, which every version understands; the new word came with 11.
 /// - The column option `pg_attver` is taken out. It is the bookkeeping of servers that store it and says nothing about
 ///   the column; a server that does not know it refuses the statement, one that does sets it anew by itself. Which
 ///   minors know it cannot be told from a version number, so it always goes.
@@ -13,6 +14,9 @@ use super::TocEntry;
 pub fn repair(entry: &TocEntry, statement: &str) -> Option<String> {
     if entry.desc == "SCHEMA" {
         return Some(create_if_not_exists(statement));
+    }
+    if entry.desc == "OPERATOR" {
+        return Some(statement.replacen("(\n    FUNCTION = ", "(\n    PROCEDURE = ", 1));
     }
     if statement.starts_with("ALTER ") && statement.contains("pg_attver") {
         return without_option(statement, "pg_attver");

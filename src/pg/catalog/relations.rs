@@ -14,8 +14,6 @@ pub struct CatalogRelation {
     pub kind: RelationKind,
     /// Columns that take part in COPY, with their types.
     pub columns: Vec<(Column, Oid)>,
-    pub heap_bytes: u64,
-    pub toast_bytes: u64,
     pub estimated_rows: u64,
     pub has_ctid: bool,
     pub keep_order: bool,
@@ -70,6 +68,8 @@ pub fn read_lock_list(connection: &mut DataConnection, sql: &str) -> Result<Vec<
 
 impl Catalog<'_> {
     /// Every relation of the user whose definition or rows move. `filter` as in [`lock_list_sql`].
+    ///
+    /// Takes no lock on any of them, so no size either (`SnapshotHolder::sizes`): it must not wait for DDL.
     pub async fn relations(&self, filter: &str) -> Result<Vec<CatalogRelation>> {
         let rows = self.rows(&self.relations_sql(filter)).await?;
         let mut columns = self.columns(filter).await?;
@@ -78,7 +78,6 @@ impl Catalog<'_> {
         for row in &rows {
             let oid: Oid = self.get(row, 0)?;
             let kind: &str = self.get(row, 3)?;
-            let size = |column| -> Result<u64> { Ok(u64::try_from(self.get::<i64>(row, column)?).unwrap_or(0)) };
             relations.push(CatalogRelation {
                 oid,
                 name: QualifiedName::new(self.get::<&str>(row, 1)?, self.get::<&str>(row, 2)?),
@@ -89,15 +88,13 @@ impl Catalog<'_> {
                     _ => RelationKind::Table,
                 },
                 columns: columns.remove(&oid).unwrap_or_default(),
-                heap_bytes: size(4)?,
-                toast_bytes: size(5)?,
-                estimated_rows: size(6)?,
-                has_ctid: self.get(row, 7)?,
-                keep_order: self.get(row, 8)?,
-                unlogged: self.get(row, 9)?,
-                extension_condition: self.get(row, 10)?,
-                row_security: self.get(row, 11)?,
-                readable: self.get(row, 12)?,
+                estimated_rows: u64::try_from(self.get::<i64>(row, 4)?).unwrap_or(0),
+                has_ctid: self.get(row, 5)?,
+                keep_order: self.get(row, 6)?,
+                unlogged: self.get(row, 7)?,
+                extension_condition: self.get(row, 8)?,
+                row_security: self.get(row, 9)?,
+                readable: self.get(row, 10)?,
                 load_via_root: roots.remove(&oid),
             });
         }
@@ -113,9 +110,6 @@ impl Catalog<'_> {
         let row_security = if self.version >= ServerVersion::V9_5 { "c.relrowsecurity" } else { "false" };
         format!(
             "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text,
-                CASE WHEN c.relkind IN ('r', 'm') THEN pg_catalog.pg_relation_size(c.oid, 'main') ELSE 0 END,
-                CASE WHEN c.reltoastrelid OPERATOR(pg_catalog.<>) 0
-                     THEN pg_catalog.pg_relation_size(c.reltoastrelid, 'main') ELSE 0 END,
                 GREATEST(c.reltuples, 0)::int8,
                 {is_heap},
                 EXISTS (SELECT 1 FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
@@ -125,7 +119,7 @@ impl Catalog<'_> {
                 (SELECT COALESCE(e.extcondition[s.i], '') FROM pg_catalog.pg_extension e,
                         pg_catalog.generate_subscripts(e.extconfig, 1) s(i) WHERE e.extconfig[s.i] = c.oid LIMIT 1),
                 {row_security},
-                pg_catalog.has_table_privilege(c.oid, 'SELECT')
+                COALESCE(pg_catalog.has_table_privilege(c.oid, 'SELECT'), true)
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.relkind IN ('r', 'p', 'm', 'f') AND {USER_RELATIONS} AND ({filter})
              ORDER BY c.oid"

@@ -18,6 +18,8 @@ pub struct DatabaseFacts {
     /// Connections that this role could open now, ours that are already open not counted.
     pub free_connections: u32,
     pub database_bytes: u64,
+    /// Differs between any two databases of any two running servers, however they are reached.
+    pub identity: String,
 }
 
 /// Settings of a target that bound how much of it may be used at once.
@@ -58,7 +60,9 @@ impl Catalog<'_> {
                     CASE WHEN r.rolconnlimit < 0 OR r.rolsuper THEN 1000000 ELSE r.rolconnlimit
                       - (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity a WHERE a.usesysid = r.oid) END
                 )::int8,
-                pg_catalog.pg_database_size(d.oid)
+                pg_catalog.pg_database_size(d.oid),
+                d.oid || ' ' || EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time()) || ' '
+                    || pg_catalog.current_setting('port')
              FROM pg_catalog.pg_database d, pg_catalog.pg_roles r
              WHERE d.datname = pg_catalog.current_database() AND r.rolname = current_user"
         );
@@ -79,6 +83,7 @@ impl Catalog<'_> {
             bypasses_row_security: self.get(row, 9)?,
             free_connections: u32::try_from(self.get::<i64>(row, 10)?.clamp(0, 1_000_000)).unwrap_or(0),
             database_bytes: u64::try_from(self.get::<i64>(row, 11)?).unwrap_or(0),
+            identity: self.get(row, 12)?,
         })
     }
 

@@ -112,7 +112,15 @@ impl DataConnection {
         let mut rows = Vec::new();
         let mut failure = None;
         loop {
-            match self.next_message()? {
+            let message = match (self.next_message(), failure.take()) {
+                (Ok(message), earlier) => {
+                    failure = earlier;
+                    message
+                }
+                (Err(_), Some(earlier)) => return Err(self.server_error(earlier, sql)),
+                (Err(error), None) => return Err(error),
+            };
+            match message {
                 Message::DataRow(row) => rows.push(self.text_row(&row)?),
                 Message::ErrorResponse(body) => {
                     failure.get_or_insert(decode_fields(body.fields()));
@@ -206,6 +214,26 @@ impl DataConnection {
                 Ok(())
             }
             Err(e) => Err(self.io_error(e)),
+        }
+    }
+
+    /// The server has reported an error: reads up to ReadyForQuery, and makes the error ours. A server that ends the
+    /// connection after it (severity FATAL) leaves it broken; what it said is the reason all the same.
+    pub(super) fn fail_with(&mut self, error: ServerError, sql: &str) -> Error {
+        // What fails here marks the connection as broken.
+        let _ = self.drain_to_ready();
+        self.server_error(error, sql)
+    }
+
+    /// The connection broke while something was sent. What the server said before it went is the reason.
+    pub(super) fn last_word(&mut self, lost: Error, sql: &str) -> Error {
+        if !matches!(*lost.kind, ErrorKind::Lost(_)) {
+            return lost;
+        }
+        while self.fill().is_ok() {}
+        match self.pending_error() {
+            Ok(Some(error)) => self.server_error(error, sql),
+            _ => lost.with_statement(sql),
         }
     }
 

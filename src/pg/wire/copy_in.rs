@@ -39,8 +39,7 @@ impl DataConnection {
             }
             Message::ErrorResponse(body) => {
                 let error = decode_fields(body.fields());
-                self.drain_to_ready()?;
-                Err(self.server_error(error, sql))
+                Err(self.fail_with(error, sql))
             }
             _ => Err(self.out_of_step("CopyInResponse", sql)),
         }
@@ -56,7 +55,9 @@ impl CopyIn<'_> {
         if block.is_empty() {
             return Ok(());
         }
-        self.connection.send(block.as_copy_data())?;
+        if let Err(lost) = self.connection.send(block.as_copy_data()) {
+            return Err(self.connection.last_word(lost, &self.sql));
+        }
         self.since_look_bytes += block.payload().len();
         block.clear();
         if self.since_look_bytes >= LOOK_EVERY_BYTES {
@@ -73,11 +74,21 @@ impl CopyIn<'_> {
     pub fn finish(self) -> Result<u64> {
         let mut done = BytesMut::new();
         frontend::copy_done(&mut done);
-        self.connection.send(&done)?;
+        if let Err(lost) = self.connection.send(&done) {
+            return Err(self.connection.last_word(lost, &self.sql));
+        }
         let mut rows = None;
         let mut failure = None;
         loop {
-            match self.connection.next_message()? {
+            let message = match (self.connection.next_message(), failure.take()) {
+                (Ok(message), earlier) => {
+                    failure = earlier;
+                    message
+                }
+                (Err(_), Some(earlier)) => return Err(self.connection.server_error(earlier, &self.sql)),
+                (Err(error), None) => return Err(error.with_statement(&self.sql)),
+            };
+            match message {
                 Message::CommandComplete(body) => rows = body.tag().ok().and_then(copy_count),
                 Message::ErrorResponse(body) => {
                     failure.get_or_insert(decode_fields(body.fields()));
@@ -105,16 +116,18 @@ impl CopyIn<'_> {
     /// The server said something before the end: an error, or a notice.
     fn early_answer(&mut self) -> Result<()> {
         while self.connection.transport.has_input().map_err(|e| self.connection.io_error(e))? {
-            self.connection.fill()?;
+            if let Err(lost) = self.connection.fill() {
+                return Err(self.connection.last_word(lost, &self.sql));
+            }
         }
         let Some(error) = self.connection.pending_error()? else { return Ok(()) };
         // The server throws CopyData away until it hears the end of it.
         let mut fail = BytesMut::new();
         if frontend::copy_fail("the server reported an error", &mut fail).is_ok() {
-            self.connection.send(&fail)?;
+            // A server that has ended the connection need not hear it.
+            let _ = self.connection.send(&fail);
         }
-        self.connection.drain_to_ready()?;
-        Err(self.connection.server_error(error, &self.sql))
+        Err(self.connection.fail_with(error, &self.sql))
     }
 }
 

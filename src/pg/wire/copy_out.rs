@@ -54,8 +54,7 @@ impl DataConnection {
             }
             Message::ErrorResponse(body) => {
                 let error = decode_fields(body.fields());
-                self.drain_to_ready()?;
-                Err(self.server_error(error, sql))
+                Err(self.fail_with(error, sql))
             }
             _ => Err(self.out_of_step("CopyOutResponse", sql)),
         }
@@ -114,8 +113,7 @@ impl CopyOut<'_> {
             Message::ErrorResponse(body) => {
                 let error = decode_fields(body.fields());
                 self.lower_low_water();
-                self.connection.drain_to_ready()?;
-                Err(self.connection.server_error(error, &self.sql))
+                Err(self.connection.fail_with(error, &self.sql))
             }
             _ => Err(self.connection.out_of_step("CopyData, CopyDone or COPY n", &self.sql)),
         }

@@ -1,0 +1,57 @@
+//! Tables cut into many pieces: no row is lost, none comes twice.
+
+use crate::compare::assert_same_contents;
+use crate::fixture::{copy, empty, newest, pgconvoy, scratch};
+use crate::support::{TestDb, cluster, clusters};
+
+async fn holey(db: &TestDb) {
+    db.execute(
+        "CREATE TABLE wide (id int, t text, b bytea);
+         ALTER TABLE wide ALTER COLUMN b SET STORAGE EXTERNAL;
+         INSERT INTO wide SELECT i, repeat(md5(i::text), 30), CASE WHEN i % 10 = 0 THEN
+             decode(repeat(md5(i::text), 500), 'hex') END FROM generate_series(1, 4000) i;
+         DELETE FROM wide WHERE id BETWEEN 500 AND 900 OR id % 7 = 0;
+         UPDATE wide SET t = t || 'x' WHERE id % 5 = 0;
+         -- Named like what a query could name its own columns.
+         CREATE TABLE shadow (b int, no int, ctid_ int, pgconvoy_pages int, pgconvoy_rows int, t text);
+         INSERT INTO shadow SELECT i % 50, i % 60, i, i, i, repeat('y', 900) FROM generate_series(1, 1000) i;
+         CREATE TABLE narrow (id int); INSERT INTO narrow SELECT generate_series(1, 50000);
+         CREATE TABLE emptied (id int, t text); INSERT INTO emptied SELECT i, repeat('x', 1000)
+             FROM generate_series(1, 500) i; DELETE FROM emptied;
+         ANALYZE",
+    )
+    .await;
+}
+
+fn chunks_of(report: &std::path::Path, table: &str) -> u64 {
+    let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(report).unwrap()).unwrap();
+    let tables = report["tables"].as_array().unwrap();
+    let found = tables.iter().find(|t| t["name"].to_string().contains(&format!("{table}\"")));
+    found.unwrap_or_else(|| panic!("{table} is not in {report}"))["chunks"].as_u64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_chunks_make_the_same_tables() {
+    let (directory, archive) = scratch("archive");
+    let report = directory.path().join("report.json");
+    for from in clusters().await {
+        let (source, target) = (TestDb::new(&from, "chunks").await, empty(&newest().await).await);
+        holey(&source).await;
+        let args = ["-j", "4", "--chunk-size", "64kB", "--report", report.to_str().unwrap()];
+        let _ = copy(&source, &target, &args).await.expect_success();
+        assert_same_contents(&format!("chunks from {}", from.major()), &source, &target).await;
+        for table in ["wide", "shadow"] {
+            assert!(chunks_of(&report, table) > 10, "{table} was not cut at {}", from.major());
+        }
+        source.remove().await;
+        target.remove().await;
+    }
+    let source = TestDb::new(&cluster(pgconvoy::lab::Major::V9_6).await.unwrap_or(newest().await), "chunks").await;
+    holey(&source).await;
+    let (target, archive) = (empty(&newest().await).await, archive.to_str().unwrap());
+    let _ = pgconvoy(&["dump", "--source", &source.uri(), "--chunk-size", "64kB", archive]).await.expect_success();
+    let _ = pgconvoy(&["check", archive]).await.expect_success();
+    let _ = pgconvoy(&["restore", "--target", &target.uri(), archive]).await.expect_success();
+    assert_same_contents("chunks in an archive", &source, &target).await;
+    let _ = pgconvoy(&["verify", "--archive", archive, "--target", &target.uri()]).await.expect_success();
+}

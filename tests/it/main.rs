@@ -1,0 +1,15 @@
+//! The whole program against real servers: what it moves is what was there, and what goes wrong is said.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod chunks;
+mod compare;
+mod errors;
+mod fixture;
+mod interrupts;
+mod memory;
+mod round_trip;
+#[path = "../support/mod.rs"]
+mod support;
+mod verify;
+mod writers;
