@@ -47,6 +47,11 @@ pub trait Source {
     /// Fills `block`. `false`: the stream is complete and proven so; the block may hold its last bytes.
     fn next_block(&mut self, block: &mut Block) -> Result<bool>;
 
+    /// Rows seen so far, where the stream tells before its end.
+    fn rows_so_far(&self) -> u64 {
+        0
+    }
+
     /// What the stream held, once it is complete.
     fn outcome(&self) -> Option<CopyOutcome>;
 }
@@ -60,6 +65,10 @@ pub trait Sink {
 impl Source for CopyOut<'_> {
     fn next_block(&mut self, block: &mut Block) -> Result<bool> {
         Ok(Self::next_block(self, block)?)
+    }
+
+    fn rows_so_far(&self) -> u64 {
+        self.frames()
     }
 
     fn outcome(&self) -> Option<CopyOutcome> {
@@ -113,6 +122,7 @@ pub fn pump(
 ) -> Result<CopyOutcome> {
     let (meter, cancel) = context;
     block.clear();
+    let mut counted = 0;
     let mut at = Instant::now();
     let mut lap = |total: &AtomicU64| {
         let now = Instant::now();
@@ -124,10 +134,14 @@ pub fn pump(
         let more = source.next_block(block)?;
         lap(&meter.source_ns);
         counters.bytes.fetch_add(block.payload().len() as u64, Ordering::Relaxed);
+        let outcome = if more { None } else { source.outcome() };
+        let rows = outcome.map_or_else(|| source.rows_so_far(), |outcome| outcome.rows);
+        counters.rows.fetch_add(rows.saturating_sub(counted), Ordering::Relaxed);
+        counted = counted.max(rows);
         sink.write(block)?;
         lap(&meter.sink_ns);
         if !more {
-            return source.outcome().ok_or_else(|| Error::Stream("a stream ended without an outcome".into()));
+            return outcome.ok_or_else(|| Error::Stream("a stream ended without an outcome".into()));
         }
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);

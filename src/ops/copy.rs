@@ -13,7 +13,7 @@ use super::options::{Contents, CopyOptions, Run};
 use super::preflight::{self, Findings};
 use super::recorder::{Closing, PhaseTimer, Recorder};
 use super::rows::{Cancellers, Moved, RowsPlan, move_rows};
-use super::server::{Server, lanes_that_fit};
+use super::server::{Lanes, Server, lanes_that_fit};
 use super::source_plan::{SourcePlan, check_still_frozen};
 use super::target::{JobRunner, Preparation, PreparedTarget, check_columns, complete, share};
 use crate::event::{Event, Operation, Phase};
@@ -35,16 +35,19 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
     let phase = PhaseTimer::start(Phase::Preflight, &run);
     let source = Server::connect(Side::Source, &options.source.server, &run).await?;
     let target = Server::connect(Side::Target, &options.target.server, &run).await?;
-    let lanes = lanes_that_fit(options.jobs, &[&source, &target], &run);
-    let (lanes, _) = budget::fit(lanes, budget::COPY_BLOCK_BYTES, budget::BUDGET_BYTES);
+    let lanes = lanes_that_fit(options.jobs, budget::COPY_BLOCK_BYTES, &[&source, &target], &run);
     let servers = vec![source.info(), target.info()];
-    run.events.send(Event::RunStarted { operation: Operation::Copy, servers, archive: None, jobs: lanes });
+    run.events.send(Event::RunStarted { operation: Operation::Copy, servers, archive: None, jobs: lanes.count });
     let mut findings = Findings::default();
     let filter = preflight::table_filter(&options.source.filters)?;
     preflight::check_source(&source, &filter, options.source.frozen_source, &mut findings).await?;
     let drop_objects = options.target.drop_target_objects;
     preflight::check_target(&target, drop_objects, options.contents, &mut findings).await?;
     preflight::check_pair(&source, &target, &mut findings).await?;
+    if options.contents != Contents::DataOnly {
+        let roles = source.catalog().roles_in_use().await?;
+        preflight::check_roles(&roles, &target, &options.target, &mut findings).await?;
+    }
     findings.into_result(&run)?;
     phase.finish();
 
@@ -89,7 +92,7 @@ struct CopyJob<'a> {
     source: &'a Server,
     target: &'a Server,
     options: &'a CopyOptions,
-    lanes: u32,
+    lanes: Lanes,
     /// Of each connection that loads.
     load_settings: Vec<String>,
     run: &'a Run,
@@ -124,7 +127,7 @@ impl CopyJob<'_> {
         let stop = self.run.cancel.child_token();
         let (loaded, loaded_reports) = mpsc::unbounded_channel();
         let runner =
-            JobRunner::new(self.target, prepared, (self.options.jobs, self.lanes), self.run, stop.clone()).await?;
+            JobRunner::new(self.target, prepared, (self.options.jobs, self.lanes.count), self.run, stop.clone()).await?;
         if self.options.contents == Contents::SchemaOnly {
             drop(loaded);
             runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports).await?;
@@ -137,7 +140,7 @@ impl CopyJob<'_> {
             shared_relations.push(Arc::new(relation));
             chunks.extend(more);
         }
-        let mut rows = RowsPlan::new(&shared_relations, chunks, self.lanes);
+        let mut rows = RowsPlan::new(&shared_relations, chunks, self.lanes.count);
         if self.target.version() < ServerVersion::V16 {
             rows.lanes_per_relation = LANES_PER_RELATION_TO_15;
         }
@@ -155,7 +158,7 @@ impl CopyJob<'_> {
         let rules = ChunkingRules {
             version: self.source.version(),
             block_bytes: self.source.facts.block_bytes,
-            jobs: self.lanes,
+            jobs: self.lanes.count,
             chunk_bytes: self.options.source.chunk_bytes,
             key_bounds: &plan.rules.key_bounds,
             shared_snapshot: plan.holder.as_ref().is_some_and(|h| h.snapshot.id.is_some()),
@@ -177,6 +180,7 @@ impl CopyJob<'_> {
             meter: Arc::clone(meter),
             stop: stop.clone(),
             cancellers: Cancellers::default(),
+            block_bytes: self.lanes.block_bytes,
         };
         let port = plan.source_port(self.source)?;
         let snapshot = port.snapshot.clone();
@@ -188,8 +192,12 @@ impl CopyJob<'_> {
         };
         let cancellers = shared.cancellers.clone();
         let make = move |index| CopyLane::open(index, &port, &target, &shared);
+        let jobs_stop = stop.clone();
         let moved = move_rows(rows, make, cancellers, self.run, stop, relation_done).await?;
-        check_still_frozen(self.source, snapshot).await?;
+        if let Err(error) = check_still_frozen(self.source, snapshot).await {
+            jobs_stop.cancel();
+            return Err(error);
+        }
         phase.finish();
         Ok(moved)
     }

@@ -25,18 +25,19 @@ pub(super) async fn settings(target: &Server, inventory: &Inventory, contents: C
     refuse_rows(target, relations).await?;
     refuse_large_objects(target, &inventory.large_objects).await?;
     const REPLICA: &str = "SET session_replication_role = replica";
-    if target.catalog().execute(REPLICA).await.is_ok() {
-        return Ok(vec![REPLICA.into()]);
-    }
-    let with_triggers = with_triggers(target, relations).await?;
+    let as_replica = target.catalog().execute(REPLICA).await.is_ok();
+    // A replica still fires triggers that are enabled for replicas, or always.
+    let enabled = if as_replica { "IN ('A', 'R')" } else { "<> 'D'" };
+    let with_triggers = with_triggers(target, relations, enabled).await?;
     if with_triggers.is_empty() {
-        return Ok(Vec::new());
+        return Ok(if as_replica { vec![REPLICA.into()] } else { Vec::new() });
     }
     let names = name_some(with_triggers.into_iter());
     let message = format!("triggers or foreign keys of {names} would act on the rows that are loaded");
     let error = Error::new(Cause::Refused { side: Side::Target, message });
     Err(error.hint(
-        "use a superuser, or (from version 15) GRANT SET ON PARAMETER session_replication_role, or move schema and \
+        "disable those triggers; or use a superuser, or (from version 15) GRANT SET ON PARAMETER \
+         session_replication_role; or move schema and \
          rows together into an empty database",
     ))
 }
@@ -80,7 +81,11 @@ async fn refuse_large_objects(target: &Server, ours: &[LargeObjectFacts]) -> Res
 }
 
 /// Relations with a trigger that is enabled; a foreign key is one, on both of its tables.
-async fn with_triggers<'r>(target: &Server, relations: &'r [Relation]) -> Result<Vec<&'r crate::model::QualifiedName>> {
+async fn with_triggers<'r>(
+    target: &Server,
+    relations: &'r [Relation],
+    enabled: &str,
+) -> Result<Vec<&'r crate::model::QualifiedName>> {
     let names: Vec<String> = relations
         .iter()
         .map(|r| format!("({}, {})", quote_literal(&r.name.schema), quote_literal(&r.name.name)))
@@ -91,7 +96,7 @@ async fn with_triggers<'r>(target: &Server, relations: &'r [Relation]) -> Result
     let sql = format!(
         "SELECT DISTINCT n.nspname::text, c.relname::text FROM pg_catalog.pg_trigger t
          JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE t.tgenabled <> 'D' AND (n.nspname, c.relname) IN ({})",
+         WHERE t.tgenabled {enabled} AND (n.nspname, c.relname) IN ({})",
         names.join(", ")
     );
     let catalog = target.catalog();

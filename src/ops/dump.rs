@@ -9,7 +9,7 @@ use super::options::{Contents, DumpOptions, Run};
 use super::preflight::{self, Findings};
 use super::recorder::{Closing, PhaseTimer, Recorder};
 use super::rows::{Cancellers, RowsPlan, move_rows};
-use super::server::{Server, lanes_that_fit};
+use super::server::{Lanes, Server, lanes_that_fit};
 use super::source_plan::{SourcePlan, check_still_frozen};
 use super::target::share;
 use crate::archive::{ArchiveContents, ArchiveSource, ArchiveWriter, ManifestHeader, Record};
@@ -27,14 +27,13 @@ pub async fn dump(options: &DumpOptions, outer: &Run) -> Result<TransferReport> 
     let (recorder, run) = Recorder::start(Operation::Dump, outer);
     let phase = PhaseTimer::start(Phase::Preflight, &run);
     let source = Server::connect(Side::Source, &options.source.server, &run).await?;
-    let lanes = lanes_that_fit(options.jobs, &[&source], &run);
-    let (lanes, _) = budget::fit(lanes, budget::SEGMENT_BLOCK_BYTES, budget::BUDGET_BYTES);
+    let lanes = lanes_that_fit(options.jobs, budget::SEGMENT_BLOCK_BYTES, &[&source], &run);
     let archive = Some(options.archive.display().to_string());
     run.events.send(Event::RunStarted {
         operation: Operation::Dump,
         servers: vec![source.info()],
         archive,
-        jobs: lanes,
+        jobs: lanes.count,
     });
     let mut findings = Findings::default();
     let filter = preflight::table_filter(&options.source.filters)?;
@@ -61,7 +60,13 @@ pub async fn dump(options: &DumpOptions, outer: &Run) -> Result<TransferReport> 
     };
     let phase = PhaseTimer::start(Phase::Seal, &run);
     let totals = writer.totals();
-    let summary = writer.seal(totals)?;
+    let sealed = writer.clone().seal(totals);
+    if sealed.is_err()
+        && let Err(left) = writer.abandon()
+    {
+        run.events.warn(format!("what was written could not be removed: {left}"));
+    }
+    let summary = sealed?;
     phase.finish();
     let closing = Closing {
         relations: relations.iter().map(AsRef::as_ref).collect(),
@@ -103,7 +108,7 @@ fn header(source: &Server, options: &DumpOptions, plan: &SourcePlan) -> Manifest
 struct DumpJob<'a> {
     source: &'a Server,
     options: &'a DumpOptions,
-    lanes: u32,
+    lanes: Lanes,
     run: &'a Run,
 }
 
@@ -117,13 +122,17 @@ impl DumpJob<'_> {
         for relation in &plan.inventory.relations {
             writer.record_relation(relation)?;
         }
+        for relation in &plan.inventory.excluded {
+            writer.record_relation(relation)?;
+            writer.record(&Record::DataExcluded { oid: relation.oid, why: "--exclude-table-data".into() })?;
+        }
         let mut relations = share(std::mem::take(&mut plan.inventory.relations));
         let mut chunks = self.chunks(&relations, plan);
         if let Some((relation, more)) = plan.inventory.large_object_chunks() {
             relations.push(Arc::new(relation));
             chunks.extend(more);
         }
-        let rows = RowsPlan::new(&relations, chunks, self.lanes);
+        let rows = RowsPlan::new(&relations, chunks, self.lanes.count);
         rows.announce(self.run);
         let meter = Arc::new(Meter::default());
         let stop = self.run.cancel.child_token();
@@ -132,6 +141,7 @@ impl DumpJob<'_> {
             meter: Arc::clone(&meter),
             stop: stop.clone(),
             cancellers: Cancellers::default(),
+            block_bytes: self.lanes.block_bytes,
         };
         let phase = PhaseTimer::start(Phase::Rows, self.run);
         let port = plan.source_port(self.source)?;
@@ -149,7 +159,7 @@ impl DumpJob<'_> {
         let rules = ChunkingRules {
             version: self.source.version(),
             block_bytes: self.source.facts.block_bytes,
-            jobs: self.lanes,
+            jobs: self.lanes.count,
             chunk_bytes: self.options.source.chunk_bytes,
             key_bounds: &plan.rules.key_bounds,
             shared_snapshot: plan.holder.as_ref().is_some_and(|h| h.snapshot.id.is_some()),

@@ -9,7 +9,7 @@ use crate::archive::Archive;
 use crate::model::{
     CatalogFacts, Chunk, ChunkId, CopyFormat, CtidRange, QualifiedName, Relation, RelationKind, ServerVersion,
 };
-use crate::pg::catalog::{LargeObjectAccess, LargeObjectFacts, SequenceState};
+use crate::pg::catalog::{LargeObjectAccess, LargeObjectFacts, RolesInUse, SequenceState};
 use crate::schema::Toc;
 
 pub(super) struct Inventory {
@@ -18,6 +18,8 @@ pub(super) struct Inventory {
     pub encoding: String,
     /// Relations whose rows move, large objects not among them.
     pub relations: Vec<Relation>,
+    /// Relations whose rows are left out on request.
+    pub excluded: Vec<Relation>,
     pub facts: CatalogFacts,
     pub sequences: Vec<SequenceState>,
     pub large_objects: Vec<LargeObjectFacts>,
@@ -25,6 +27,7 @@ pub(super) struct Inventory {
     pub large_object_access: LargeObjectAccess,
     /// Name and version.
     pub extensions: Vec<(String, String)>,
+    pub roles: RolesInUse,
     pub toc: Arc<Toc>,
 }
 
@@ -35,6 +38,8 @@ pub(super) struct StoredInventory {
     large_objects: Vec<LargeObjectFacts>,
     large_object_access: LargeObjectAccess,
     extensions: Vec<(String, String)>,
+    #[serde(default)]
+    roles: RolesInUse,
 }
 
 /// Large objects that one chunk holds at most.
@@ -47,6 +52,7 @@ impl Inventory {
             large_objects: self.large_objects.clone(),
             large_object_access: self.large_object_access,
             extensions: self.extensions.clone(),
+            roles: self.roles.clone(),
         }
     }
 
@@ -64,15 +70,19 @@ impl Inventory {
             last_value,
             is_called,
         });
+        let (excluded, with_rows) =
+            archive.relations().iter().cloned().partition(|r| archive.excluded(r.oid).is_some());
         Ok(Self {
             source_version: archive.header().source.version,
             encoding: archive.header().source.encoding.clone(),
-            relations: archive.relations().to_vec(),
+            relations: with_rows,
+            excluded,
             facts: stored.facts,
             sequences: sequences.collect(),
             large_objects: stored.large_objects,
             large_object_access: stored.large_object_access,
             extensions: stored.extensions,
+            roles: stored.roles,
             toc: Arc::new(toc),
         })
     }

@@ -9,7 +9,6 @@ use super::ledger;
 use super::rows::Cancellers;
 use crate::archive::{Archive, ArchiveWriter, SegmentRecord, SegmentSpec};
 use crate::event::ProgressBoard;
-use crate::flow::budget::{COPY_BLOCK_BYTES, SEGMENT_BLOCK_BYTES};
 use crate::flow::{ChunkTask, Error, HashSink, Lane, LaneOutcome, Meter, Result, RowHash, RowHasher, Source, pump};
 use crate::model::{ChunkId, Oid, RelationKind, Side};
 use crate::pg::conninfo::ConnInfo;
@@ -26,6 +25,7 @@ pub(super) struct Shared {
     pub meter: Arc<Meter>,
     pub stop: CancellationToken,
     pub cancellers: Cancellers,
+    pub block_bytes: usize,
 }
 
 impl Shared {
@@ -188,7 +188,7 @@ impl CopyLane {
         Ok(Self {
             reader: source.open(index, shared)?,
             writer: target.open(shared)?,
-            block: Block::new(COPY_BLOCK_BYTES),
+            block: Block::new(shared.block_bytes),
             shared: shared.clone(),
         })
     }
@@ -224,7 +224,7 @@ impl DumpLane {
             reader: source.open(index, shared)?,
             writer: writer.clone(),
             zstd_level,
-            block: Block::new(SEGMENT_BLOCK_BYTES),
+            block: Block::new(shared.block_bytes),
             shared: shared.clone(),
         })
     }
@@ -276,7 +276,7 @@ impl RestoreLane {
         Ok(Self {
             port: Arc::clone(port),
             writer: target.open(shared)?,
-            block: Block::new(SEGMENT_BLOCK_BYTES),
+            block: Block::new(shared.block_bytes),
             shared: shared.clone(),
         })
     }

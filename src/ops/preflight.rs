@@ -5,12 +5,12 @@ use std::path::Path;
 
 use super::error::{Cause, Error, Result};
 use super::ledger;
-use super::options::{Contents, PreflightOptions, Run};
+use super::options::{Contents, PreflightOptions, Run, TargetOptions};
 use super::recorder::name_some;
 use super::server::Server;
 use crate::model::RelationKind;
 use crate::model::{ServerVersion, Side, format_bytes};
-use crate::pg::catalog::{CatalogRelation, TableFilter};
+use crate::pg::catalog::{CatalogRelation, RolesInUse, TableFilter};
 use crate::report::{FindingLevel, PreflightFinding, PreflightReport};
 
 /// Fewer connections than this leave no room for one lane, an index builder and pg_dump.
@@ -89,6 +89,9 @@ pub async fn preflight(options: &PreflightOptions, run: &Run) -> Result<Prefligh
     }
     if let (Some(source), Some(target)) = (&source, &target) {
         check_pair(source, target, &mut findings).await?;
+        if let Some(o) = &options.target {
+            check_roles(&source.catalog().roles_in_use().await?, target, o, &mut findings).await?;
+        }
     }
     let servers: Vec<&Server> = source.iter().chain(target.iter()).collect();
     Ok(findings.into_report(&servers))
@@ -325,6 +328,34 @@ pub(super) async fn check_extensions(
         }
     }
     findings.ok(Some(Side::Target), format!("{} extensions are there", wanted.len()));
+    Ok(())
+}
+
+/// Roles that objects belong to, or that were granted something.
+pub(super) async fn check_roles(
+    wanted: &RolesInUse,
+    target: &Server,
+    options: &TargetOptions,
+    findings: &mut Findings,
+) -> Result<()> {
+    let there: HashSet<String> = target.catalog().role_names().await?.into_iter().collect();
+    let lacks = |names: &[String]| -> Vec<String> { names.iter().filter(|n| !there.contains(*n)).cloned().collect() };
+    let owners = if options.no_owner { Vec::new() } else { lacks(&wanted.owners) };
+    let mut grantees = if options.no_privileges { Vec::new() } else { lacks(&wanted.grantees) };
+    if options.no_owner && !options.no_privileges {
+        grantees.extend(lacks(&wanted.owners));
+    }
+    for (names, what, option) in
+        [(owners, "that own objects", "--no-owner"), (grantees, "that were granted something", "--no-privileges")]
+    {
+        if !names.is_empty() {
+            findings.refuse(
+                Some(Side::Target),
+                format!("the target lacks roles {what}: {}", names.join(", ")),
+                &format!("create them (pg_dumpall --roles-only writes how), or add {option}"),
+            );
+        }
+    }
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use super::options::{Contents, RestoreOptions, Run};
 use super::preflight::{self, Findings};
 use super::recorder::{Closing, PhaseTimer, Recorder};
 use super::rows::{Cancellers, RowsPlan, move_rows};
-use super::server::{Server, lanes_that_fit};
+use super::server::{Lanes, Server, lanes_that_fit};
 use super::target::{JobRunner, Preparation, PreparedTarget, check_columns, complete, share};
 use crate::archive::{Archive, ArchiveContents};
 use crate::event::{Event, Operation, Phase};
@@ -37,14 +37,13 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     let archive = open(options).await?;
     let mut inventory = Inventory::of_archive(&archive).await?;
     let target = Server::connect(Side::Target, &options.target.server, &run).await?;
-    let lanes = lanes_that_fit(options.jobs, &[&target], &run);
-    let (lanes, _) = budget::fit(lanes, budget::SEGMENT_BLOCK_BYTES, budget::BUDGET_BYTES);
+    let lanes = lanes_that_fit(options.jobs, budget::SEGMENT_BLOCK_BYTES, &[&target], &run);
     let name = Some(options.archive.display().to_string());
     run.events.send(Event::RunStarted {
         operation: Operation::Restore,
         servers: vec![target.info()],
         archive: name.clone(),
-        jobs: lanes,
+        jobs: lanes.count,
     });
     let contents = contents_of(&archive, options.contents)?;
     let mut findings = Findings::default();
@@ -52,6 +51,9 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     preflight::check_versions(inventory.source_version, &target, &mut findings);
     preflight::check_encoding(&inventory.encoding, &target, &mut findings);
     preflight::check_extensions(&inventory.extensions, &target, &mut findings).await?;
+    if contents != Contents::DataOnly {
+        preflight::check_roles(&inventory.roles, &target, &options.target, &mut findings).await?;
+    }
     findings.into_result(&run)?;
     phase.finish();
 
@@ -117,7 +119,7 @@ struct RestoreJob<'a> {
     target: &'a Server,
     options: &'a RestoreOptions,
     contents: Contents,
-    lanes: u32,
+    lanes: Lanes,
     /// Of each connection that loads.
     load_settings: Vec<String>,
     run: &'a Run,
@@ -147,7 +149,7 @@ impl RestoreJob<'_> {
         let stop = self.run.cancel.child_token();
         let (loaded, loaded_reports) = mpsc::unbounded_channel();
         let runner =
-            JobRunner::new(self.target, prepared, (self.options.jobs, self.lanes), self.run, stop.clone()).await?;
+            JobRunner::new(self.target, prepared, (self.options.jobs, self.lanes.count), self.run, stop.clone()).await?;
         if self.contents == Contents::SchemaOnly {
             drop(loaded);
             runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports).await?;
@@ -160,7 +162,7 @@ impl RestoreJob<'_> {
         let mut chunks: Vec<Chunk> = archive.segments().iter().map(|s| s.chunk).collect();
         let sizes: HashMap<Oid, u64> = relations.iter().map(|r| (r.oid, r.size_bytes())).collect();
         chunks.sort_by_key(|c| (Reverse(sizes.get(&c.id.relation).copied().unwrap_or(0)), c.id));
-        let mut rows = RowsPlan::new(&relations, chunks, self.lanes);
+        let mut rows = RowsPlan::new(&relations, chunks, self.lanes.count);
         if self.target.version() < ServerVersion::V16 {
             rows.lanes_per_relation = LANES_PER_RELATION_TO_15;
         }
@@ -171,6 +173,7 @@ impl RestoreJob<'_> {
             meter: Arc::clone(&meter),
             stop: stop.clone(),
             cancellers: Cancellers::default(),
+            block_bytes: self.lanes.block_bytes,
         };
         let phase = PhaseTimer::start(Phase::Rows, self.run);
         let target = TargetPort {

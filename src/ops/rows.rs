@@ -164,7 +164,6 @@ impl Moved {
     ) -> CopyOutcome {
         use std::sync::atomic::Ordering::Relaxed;
         if let Some((_, counters)) = board.relations.get(task.board_index) {
-            counters.rows.fetch_add(outcome.rows, Relaxed);
             counters.chunks.fetch_add(1, Relaxed);
         }
         run.events.send(Event::ChunkFinished {

@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 use super::error::{Cause, Error, Result};
 use super::options::{Run, ServerArgs};
 use crate::event::ServerInfo;
-use crate::model::{ServerVersion, Side};
+use crate::flow::budget;
+use crate::model::{ServerVersion, Side, format_bytes};
 use crate::pg::catalog::{Catalog, DatabaseFacts};
 use crate::pg::conninfo::{ConnInfo, ProcessEnv};
 use crate::pg::control::{self, Control};
@@ -97,8 +98,16 @@ impl Server {
 /// Connections that an operation needs beside its lanes: control, pg_dump, index builders are counted by the caller.
 const SPARE_CONNECTIONS: u32 = 3;
 
-/// How many lanes the servers have room for, of those wished for.
-pub(super) fn lanes_that_fit(wished: u32, servers: &[&Server], run: &Run) -> u32 {
+/// How many lanes, and with blocks of which size.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lanes {
+    pub count: u32,
+    pub block_bytes: usize,
+}
+
+/// As many lanes as were wished for, if the servers have connections and the byte budget has room for them; says so
+/// where not.
+pub(super) fn lanes_that_fit(wished: u32, block_bytes: usize, servers: &[&Server], run: &Run) -> Lanes {
     let mut lanes = wished.max(1);
     for server in servers {
         let free = server.facts.free_connections.saturating_sub(SPARE_CONNECTIONS).max(1);
@@ -108,5 +117,10 @@ pub(super) fn lanes_that_fit(wished: u32, servers: &[&Server], run: &Run) -> u32
             lanes = free;
         }
     }
-    lanes
+    let (count, block_bytes) = budget::fit(lanes, block_bytes, budget::BUDGET_BYTES);
+    if count < lanes {
+        let budget = format_bytes(budget::BUDGET_BYTES as u64);
+        run.events.warn(format!("{count} jobs instead of {lanes}: all blocks together stay within {budget}"));
+    }
+    Lanes { count, block_bytes }
 }

@@ -57,15 +57,18 @@ impl SourcePlan {
             if everything && contents != Contents::SchemaOnly { catalog.large_objects().await? } else { Vec::new() };
         let access =
             if large_objects.is_empty() { LargeObjectAccess::Pages } else { catalog.large_object_access().await? };
+        let (relations, excluded) = choose_formats(catalog, source, &filter, &holder.sizes, target_version).await?;
         let inventory = Inventory {
             source_version: source.version(),
             encoding: source.facts.encoding.clone(),
-            relations: choose_formats(catalog, source, &filter, &holder.sizes, target_version).await?,
+            relations,
+            excluded,
             facts: crate::pg::read_catalog_facts(catalog.client, catalog.version).await?,
             sequences: catalog.sequences(&filter).await?,
             large_objects,
             large_object_access: access,
             extensions: catalog.extensions().await?.into_iter().map(|e| (e.name, e.version)).collect(),
+            roles: catalog.roles_in_use().await?,
             toc: Arc::new(toc),
         };
         let rules = ReadRules {
@@ -166,14 +169,14 @@ async fn dump_schema(
     Ok(path)
 }
 
-/// The relations whose rows move, each with its COPY format.
+/// The relations whose rows move, each with its COPY format, and those whose rows are left out.
 async fn choose_formats(
     catalog: Catalog<'_>,
     source: &Server,
     filter: &str,
     sizes: &HashMap<Oid, (u64, u64)>,
     target_version: Option<ServerVersion>,
-) -> Result<Vec<Relation>> {
+) -> Result<(Vec<Relation>, Vec<Relation>)> {
     let types = catalog.type_flags().await?;
     let rules = FormatRules {
         integer_datetimes: source.facts.integer_datetimes,
@@ -181,10 +184,10 @@ async fn choose_formats(
         target_version,
     };
     let relations = catalog.relations(filter).await?;
-    let with_rows = relations.into_iter().filter(|r| r.kind == RelationKind::Table);
-    let locked = with_rows.filter_map(|r| sizes.get(&r.oid).map(|sizes| (r, *sizes)));
-    Ok(locked
-        .map(|(r, (heap_bytes, toast_bytes)): (CatalogRelation, _)| {
+    let tables = relations.into_iter().filter(|r| r.kind == RelationKind::Table);
+    Ok(tables
+        .map(|r: CatalogRelation| {
+            let (heap_bytes, toast_bytes) = sizes.get(&r.oid).copied().unwrap_or_default();
             let (format, text_reason) = choose_format(&r.columns, &types, rules);
             Relation {
                 oid: r.oid,
@@ -202,5 +205,5 @@ async fn choose_formats(
                 filter: r.extension_condition,
             }
         })
-        .collect())
+        .partition(|r| sizes.contains_key(&r.oid)))
 }

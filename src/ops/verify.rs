@@ -14,10 +14,11 @@ use super::options::{Filters, Run, ServerArgs, VerifyAgainst, VerifyOptions};
 use super::preflight::table_filter;
 use super::recorder::{PhaseTimer, ms};
 use super::rows::{Cancellers, RowsPlan, move_rows};
-use super::server::{Server, lanes_that_fit};
+use super::server::{Lanes, Server, lanes_that_fit};
 use crate::archive::{Archive, ArchiveContents};
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, RowHash, budget};
+use crate::model::quote_literal;
 use crate::model::{Chunk, CopyFormat, Oid, QualifiedName, Relation, RelationKind, ServerVersion, Side};
 use crate::pg::catalog::{
     CatalogRelation, FormatRules, LargeObjectAccess, SequenceState, choose_format, lock_list_sql, read_lock_list,
@@ -37,8 +38,7 @@ pub async fn verify(options: &VerifyOptions, run: &Run) -> Result<VerifyReport> 
     let start = std::time::Instant::now();
     let phase = PhaseTimer::start(Phase::Verify, run);
     let target = Server::connect(Side::Target, &options.target, run).await?;
-    let lanes = lanes_that_fit(options.jobs, &[&target], run);
-    let (lanes, _) = budget::fit(lanes, budget::SEGMENT_BLOCK_BYTES, budget::BUDGET_BYTES / 2);
+    let lanes = lanes_that_fit(options.jobs, budget::SEGMENT_BLOCK_BYTES, &[&target], run);
     let job = VerifyJob { target: &target, options, lanes, run };
     let mut report = match &options.reference {
         VerifyAgainst::Server(args) => job.against_server(args).await?,
@@ -96,7 +96,7 @@ fn holds_floats_as_text(relation: &Relation) -> bool {
 struct VerifyJob<'a> {
     target: &'a Server,
     options: &'a VerifyOptions,
-    lanes: u32,
+    lanes: Lanes,
     run: &'a Run,
 }
 
@@ -146,7 +146,14 @@ impl VerifyJob<'_> {
         let mut missing = Vec::new();
         let mut reference = Vec::new();
         let mut target = Vec::new();
-        for relation in archive.relations() {
+        let inventory = Inventory::of_archive(&archive).await?;
+        let names: Vec<&QualifiedName> = inventory.relations.iter().map(|r| &r.name).collect();
+        let wanted = self.matching(&names).await?;
+        let stored: HashSet<&QualifiedName> = archive.relations().iter().map(|r| &r.name).collect();
+        let mut extra: Vec<_> = there.keys().filter(|name| !stored.contains(name)).collect();
+        extra.sort();
+        missing.extend(extra.into_iter().map(|name| format!("{name} is only at the target")));
+        for relation in inventory.relations.iter().zip(wanted).filter_map(|(r, wanted)| wanted.then_some(r)) {
             match there.get(&relation.name) {
                 None => missing.push(format!("{} is only in the archive", relation.name)),
                 Some(other) => {
@@ -155,11 +162,14 @@ impl VerifyJob<'_> {
                 }
             }
         }
-        let inventory = Inventory::of_archive(&archive).await?;
         if archive.header().contents != ArchiveContents::Schema {
-            missing.extend(self.compare_sequences(&inventory.sequences).await?);
+            let names: Vec<&QualifiedName> = inventory.sequences.iter().map(|s| &s.name).collect();
+            let wanted = self.matching(&names).await?;
+            let sequences = inventory.sequences.iter().zip(wanted).filter(|(_, wanted)| *wanted);
+            let sequences: Vec<SequenceState> = sequences.map(|(s, _)| s.clone()).collect();
+            missing.extend(self.compare_sequences(&sequences).await?);
         }
-        let large_objects = inventory.large_object_chunks();
+        let large_objects = inventory.large_object_chunks().filter(|_| self.options.filters.is_empty());
         reference.extend(large_objects.map(|(relation, _)| Arc::new(relation)));
         let kept: HashSet<Oid> = reference.iter().map(|r| r.oid).collect();
         let chunks =
@@ -178,6 +188,32 @@ impl VerifyJob<'_> {
         self.compare(reference, target, context).await
     }
 
+    /// Which of the names the user's patterns let through. The target's server matches them: patterns are its regular
+    /// expressions.
+    async fn matching(&self, names: &[&QualifiedName]) -> Result<Vec<bool>> {
+        let mut matching = vec![self.options.filters.is_empty(); names.len()];
+        if self.options.filters.is_empty() || names.is_empty() {
+            return Ok(matching);
+        }
+        let rows = names.iter().enumerate().map(|(at, name)| {
+            format!("({at}, {}::text, {}::text)", quote_literal(&name.schema), quote_literal(&name.name))
+        });
+        let sql = format!(
+            "SELECT v.at FROM (VALUES {}) v(at, schema, name), LATERAL (SELECT v.schema AS nspname) n,
+             LATERAL (SELECT v.name AS relname) c WHERE {}",
+            rows.collect::<Vec<_>>().join(", "),
+            table_filter(&self.options.filters)?
+        );
+        let catalog = self.target.catalog();
+        for row in &catalog.rows(&sql).await? {
+            let at = usize::try_from(catalog.get::<i32>(row, 0)?).unwrap_or(usize::MAX);
+            if let Some(matches) = matching.get_mut(at) {
+                *matches = true;
+            }
+        }
+        Ok(matching)
+    }
+
     /// Settings with which both sides print the same floating-point value the same way.
     fn same_floats(&self, source: ServerVersion) -> Vec<String> {
         if !prints_floats_otherwise(source, self.target.version()) {
@@ -191,7 +227,7 @@ impl VerifyJob<'_> {
     }
 
     fn announce(&self, servers: Vec<crate::event::ServerInfo>, archive: Option<String>) {
-        let event = Event::RunStarted { operation: Operation::Verify, servers, archive, jobs: self.lanes };
+        let event = Event::RunStarted { operation: Operation::Verify, servers, archive, jobs: self.lanes.count };
         self.run.events.send(event);
     }
 
@@ -230,7 +266,7 @@ impl VerifyJob<'_> {
         let rules = ChunkingRules {
             version: server.version(),
             block_bytes: server.facts.block_bytes,
-            jobs: self.lanes,
+            jobs: self.lanes.count,
             chunk_bytes: None,
             shared_snapshot: holder.snapshot.id.is_some(),
             key_bounds: &HashMap::new(),
@@ -285,7 +321,7 @@ impl VerifyJob<'_> {
     }
 
     async fn hash(&self, side: HashedSide, stop: &CancellationToken, visible: bool) -> Result<HashMap<Oid, RowHash>> {
-        let plan = RowsPlan::new(&side.relations, side.chunks, self.lanes);
+        let plan = RowsPlan::new(&side.relations, side.chunks, self.lanes.count);
         // One side is enough to watch: both go at the pace of the slower one's server.
         let run = if visible { self.run.clone() } else { self.run.silent() };
         plan.announce(&run);
@@ -294,6 +330,7 @@ impl VerifyJob<'_> {
             meter: Arc::new(Meter::default()),
             stop: stop.clone(),
             cancellers: Cancellers::default(),
+            block_bytes: self.lanes.block_bytes,
         };
         let hashes: Hashes = Arc::default();
         let cancellers = shared.cancellers.clone();
@@ -303,7 +340,7 @@ impl VerifyJob<'_> {
                 ReaderKind::Server(port) => HashSource::Server(port.open(index, &shared)?),
                 ReaderKind::Archive(port) => HashSource::Archive(Arc::clone(port)),
             };
-            let block = Block::new(budget::SEGMENT_BLOCK_BYTES);
+            let block = Block::new(shared.block_bytes);
             Ok(HashLane { source, hashes: Arc::clone(&collected), block, shared: shared.clone() })
         };
         move_rows(plan, make, cancellers, &run, stop.clone(), |_| {}).await?;

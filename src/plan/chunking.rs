@@ -76,7 +76,7 @@ fn cut(relation: &Relation, chunk_bytes: u64, rules: ChunkingRules<'_>) -> Vec<C
 
 /// The places where a relation can be cut: blocks, bounds of a key, or none.
 fn steps(relation: &Relation, rules: ChunkingRules<'_>) -> u64 {
-    if relation.keep_order || !relation.has_ctid {
+    if relation.keep_order || !relation.has_ctid || relation.filter.is_some() {
         return 0;
     }
     let blocks = relation.heap_bytes / rules.block_bytes.max(1);

@@ -35,6 +35,15 @@ pub struct TargetSettings {
     pub max_parallel_maintenance_workers: u32,
 }
 
+/// Roles that a database needs to be what it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RolesInUse {
+    /// Own something.
+    pub owners: Vec<String>,
+    /// Were only granted something.
+    pub grantees: Vec<String>,
+}
+
 /// An extension installed in a database, or one that could be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExtensionFacts {
@@ -136,6 +145,36 @@ impl Catalog<'_> {
             });
         }
         Ok(extensions)
+    }
+
+    /// Roles that own something in this database, or were granted something, by name.
+    ///
+    /// `pg_shdepend` knows them all but the one that made the cluster, which is looked for among the owners.
+    pub async fn roles_in_use(&self) -> Result<RolesInUse> {
+        let sql = "SELECT r.rolname::text, bool_or(u.owns) FROM (
+                SELECT d.refobjid AS role, d.deptype = 'o' AS owns FROM pg_catalog.pg_shdepend d
+                WHERE d.refclassid = 'pg_catalog.pg_authid'::regclass
+                  AND d.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+                UNION ALL
+                SELECT c.relowner, true FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')
+                  AND n.nspname OPERATOR(pg_catalog.!~) '^pg_(toast|temp)'
+             ) u JOIN pg_catalog.pg_roles r ON r.oid = u.role GROUP BY 1 ORDER BY 1";
+        let mut roles = RolesInUse::default();
+        for row in &self.rows(sql).await? {
+            let name: String = self.get(row, 0)?;
+            if self.get(row, 1)? { roles.owners.push(name) } else { roles.grantees.push(name) }
+        }
+        Ok(roles)
+    }
+
+    /// All roles of the cluster, by name.
+    pub async fn role_names(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for row in &self.rows("SELECT rolname::text FROM pg_catalog.pg_roles").await? {
+            names.push(self.get(row, 0)?);
+        }
+        Ok(names)
     }
 
     /// Objects of the user in this database, up to `limit` of them, named for people: what makes a target not empty.

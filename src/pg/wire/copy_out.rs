@@ -91,6 +91,11 @@ impl CopyOut<'_> {
         Ok(more)
     }
 
+    /// CopyData messages so far: one a row, and in binary the trailer.
+    pub fn frames(&self) -> u64 {
+        self.connection.reader.frames()
+    }
+
     /// What was moved. `None` before [`CopyOut::next_block`] has returned `false`.
     pub fn outcome(&self) -> Option<CopyOutcome> {
         self.outcome
