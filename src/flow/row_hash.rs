@@ -312,9 +312,8 @@ mod tests {
             let whole = hash(CopyFormat::Binary, &good, 64).unwrap();
             // Bits of the header that nobody defines are none of a row's.
             if !(13..15).contains(&at) {
-                match hash(CopyFormat::Binary, &bad, 64) {
-                    Ok(changed) => prop_assert_ne!(changed, whole),
-                    Err(_) => {}
+                if let Ok(changed) = hash(CopyFormat::Binary, &bad, 64) {
+                    prop_assert_ne!(changed, whole);
                 }
             }
         }

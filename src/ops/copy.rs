@@ -12,7 +12,7 @@ use super::lanes::{CopyLane, Shared, SourcePort, TargetPort};
 use super::options::{Contents, CopyOptions, Run};
 use super::preflight::{self, Findings};
 use super::recorder::{Closing, PhaseTimer, Recorder};
-use super::rows::{Cancellers, Moved, RowsPlan, move_rows};
+use super::rows::{Cancellers, Moved, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::source_plan::{SourcePlan, check_still_frozen};
 use super::target::{JobRunner, Preparation, PreparedTarget, check_columns, complete, share};
@@ -127,7 +127,8 @@ impl CopyJob<'_> {
         let stop = self.run.cancel.child_token();
         let (loaded, loaded_reports) = mpsc::unbounded_channel();
         let runner =
-            JobRunner::new(self.target, prepared, (self.options.jobs, self.lanes.count), self.run, stop.clone()).await?;
+            JobRunner::new(self.target, prepared, (self.options.jobs, self.lanes.count), self.run, stop.clone())
+                .await?;
         if self.options.contents == Contents::SchemaOnly {
             drop(loaded);
             runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports).await?;
@@ -146,7 +147,7 @@ impl CopyJob<'_> {
         }
         rows.announce(self.run);
         let meter = Arc::new(Meter::default());
-        let rows_done = self.move_rows(plan, (rows, self.load_settings.clone()), &meter, stop.clone(), move |oid| {
+        let rows_done = self.move_rows(plan, rows, (&meter, stop.clone()), move |oid| {
             let _ = loaded.send(oid);
         });
         let (moved, jobs) = tokio::join!(rows_done, runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports));
@@ -169,9 +170,8 @@ impl CopyJob<'_> {
     async fn move_rows(
         &self,
         plan: &mut SourcePlan,
-        (rows, extra_settings): (RowsPlan, Vec<String>),
-        meter: &Arc<Meter>,
-        stop: CancellationToken,
+        rows: RowsPlan,
+        (meter, stop): (&Arc<Meter>, CancellationToken),
         relation_done: impl FnMut(Oid),
     ) -> Result<Moved> {
         let phase = PhaseTimer::start(Phase::Rows, self.run);
@@ -187,13 +187,13 @@ impl CopyJob<'_> {
         let target = TargetPort {
             conninfo: self.target.conninfo.clone(),
             encoding: plan.inventory.encoding.clone(),
-            extra_settings,
+            extra_settings: self.load_settings.clone(),
             fresh_tables: self.options.contents == Contents::Everything,
         };
         let cancellers = shared.cancellers.clone();
         let make = move |index| CopyLane::open(index, &port, &target, &shared);
         let jobs_stop = stop.clone();
-        let moved = move_rows(rows, make, cancellers, self.run, stop, relation_done).await?;
+        let moved = move_rows(rows, make, Watch { run: self.run, cancellers, stop }, relation_done).await?;
         if let Err(error) = check_still_frozen(self.source, snapshot).await {
             jobs_stop.cancel();
             return Err(error);

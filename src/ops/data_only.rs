@@ -8,6 +8,9 @@ use super::server::Server;
 use crate::model::{Relation, Side, quote_literal};
 use crate::pg::catalog::LargeObjectFacts;
 
+/// User triggers and foreign keys do not fire then.
+const REPLICA: &str = "SET session_replication_role = replica";
+
 /// Relations asked about by one statement.
 const BATCH: usize = 200;
 
@@ -24,7 +27,6 @@ pub(super) async fn settings(target: &Server, inventory: &Inventory, contents: C
     let relations = &inventory.relations;
     refuse_rows(target, relations).await?;
     refuse_large_objects(target, &inventory.large_objects).await?;
-    const REPLICA: &str = "SET session_replication_role = replica";
     let as_replica = target.catalog().execute(REPLICA).await.is_ok();
     // A replica still fires triggers that are enabled for replicas, or always.
     let enabled = if as_replica { "IN ('A', 'R')" } else { "<> 'D'" };

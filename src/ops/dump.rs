@@ -8,7 +8,7 @@ use super::lanes::{DumpLane, Shared};
 use super::options::{Contents, DumpOptions, Run};
 use super::preflight::{self, Findings};
 use super::recorder::{Closing, PhaseTimer, Recorder};
-use super::rows::{Cancellers, RowsPlan, move_rows};
+use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::source_plan::{SourcePlan, check_still_frozen};
 use super::target::share;
@@ -149,7 +149,7 @@ impl DumpJob<'_> {
         let (archive, zstd_level) = (writer.clone(), self.options.zstd_level);
         let cancellers = shared.cancellers.clone();
         let make = move |index| DumpLane::open(index, &port, (&archive, zstd_level), &shared);
-        move_rows(rows, make, cancellers, self.run, stop, |_| {}).await?;
+        move_rows(rows, make, Watch { run: self.run, cancellers, stop }, |_| {}).await?;
         check_still_frozen(self.source, snapshot).await?;
         phase.finish();
         Ok((relations, meter))

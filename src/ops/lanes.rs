@@ -1,6 +1,6 @@
 //! The lanes of each operation: a source, a sink, and the transaction around them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -61,28 +61,30 @@ pub(super) struct Reader {
     connection: DataConnection,
     rules: ReadRules,
     /// Relations this connection has locked. `None`: it is the holder, and has locked them all.
-    locked: Option<HashMap<Oid, ()>>,
+    locked: Option<HashSet<Oid>>,
 }
 
 impl SourcePort {
+    fn connect(&self, shared: &Shared) -> Result<DataConnection> {
+        let mut connection = DataConnection::connect(Side::Source, &self.conninfo, &shared.stop)?;
+        connection.execute(&session::reading(self.rules.version, &self.encoding))?;
+        for setting in &self.extra_settings {
+            connection.execute(setting)?;
+        }
+        self.snapshot.import(&mut connection)?;
+        Ok(connection)
+    }
+
     /// The connection of lane `index`: the holder's own for lane 0.
     pub(super) fn open(&self, index: u32, shared: &Shared) -> Result<Reader> {
         let holder = if index == 0 { self.holder.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
         let is_holder = holder.is_some();
         let connection = match holder {
-            Some(holder) => holder.connection,
-            None => {
-                let mut connection = DataConnection::connect(Side::Source, &self.conninfo, &shared.stop)?;
-                connection.execute(&session::reading(self.rules.version, &self.encoding))?;
-                for setting in &self.extra_settings {
-                    connection.execute(setting)?;
-                }
-                self.snapshot.import(&mut connection)?;
-                connection
-            }
-        };
+            Some(holder) => Ok(holder.connection),
+            None => self.connect(shared),
+        }?;
         shared.cancellers.add(connection.canceller());
-        Ok(Reader { connection, rules: self.rules.clone(), locked: (!is_holder).then(HashMap::new) })
+        Ok(Reader { connection, rules: self.rules.clone(), locked: (!is_holder).then(HashSet::new) })
     }
 }
 
@@ -90,12 +92,12 @@ impl Reader {
     /// Makes sure that no DDL stands between this connection and the relation. `false`: only the holder can read it.
     fn lock(&mut self, task: &ChunkTask) -> Result<bool> {
         let Some(locked) = &mut self.locked else { return Ok(true) };
-        if locked.contains_key(&task.relation.oid) {
+        if locked.contains(&task.relation.oid) {
             return Ok(true);
         }
         let is_locked = lock_nowait(&mut self.connection, &task.relation.name.to_sql())?;
         if is_locked {
-            locked.insert(task.relation.oid, ());
+            locked.insert(task.relation.oid);
         }
         Ok(is_locked)
     }
@@ -294,7 +296,7 @@ pub(super) type Hashes = Arc<Mutex<HashMap<Oid, RowHash>>>;
 
 /// Where a hash lane reads from.
 pub(super) enum HashSource {
-    Server(Reader),
+    Server(Box<Reader>),
     Archive(Arc<ArchivePort>),
 }
 

@@ -29,6 +29,11 @@ pub struct Filters {
 }
 
 impl Filters {
+    /// Whether large objects take part: always, unless schemas or tables were picked out (as with pg_dump).
+    pub fn takes_large_objects(&self) -> bool {
+        self.include_schemas.is_empty() && self.include_tables.is_empty()
+    }
+
     pub fn is_empty(&self) -> bool {
         let Self { include_schemas, exclude_schemas, include_tables, exclude_tables, exclude_table_data } = self;
         [include_schemas, exclude_schemas, include_tables, exclude_tables, exclude_table_data]

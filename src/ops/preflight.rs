@@ -49,7 +49,7 @@ impl Findings {
         let mut message = first.message;
         let mut hints: Vec<String> = first.hint.into_iter().collect();
         for other in refusals {
-            message.push_str(&format!("; also: {}{}", side_prefix(other.side), other.message));
+            message = format!("{message}; also: {}{}", side_prefix(other.side), other.message);
             hints.extend(other.hint);
         }
         let mut error = Error::new(match first.side {

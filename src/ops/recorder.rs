@@ -263,8 +263,7 @@ pub(super) fn process_usage() -> (u64, u64) {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let ticks: u64 = stat
         .rsplit_once(") ")
-        .map(|(_, rest)| rest.split(' ').skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum())
-        .unwrap_or(0);
+        .map_or(0, |(_, rest)| rest.split(' ').skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum());
     let per_second = rustix::param::clock_ticks_per_second().max(1);
     (peak_kib * 1024, ticks * 1000 / per_second)
 }
@@ -273,9 +272,6 @@ pub(super) fn process_usage() -> (u64, u64) {
 pub(super) fn name_some<'a>(names: impl ExactSizeIterator<Item = &'a QualifiedName>) -> String {
     const SHOWN: usize = 5;
     let count = names.len();
-    let mut text = names.take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    if count > SHOWN {
-        text.push_str(&format!(" and {} more", count - SHOWN));
-    }
-    text
+    let text = names.take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if count > SHOWN { format!("{text} and {} more", count - SHOWN) } else { text }
 }

@@ -14,7 +14,7 @@ use super::lanes::{ArchivePort, RestoreLane, Shared, TargetPort};
 use super::options::{Contents, RestoreOptions, Run};
 use super::preflight::{self, Findings};
 use super::recorder::{Closing, PhaseTimer, Recorder};
-use super::rows::{Cancellers, RowsPlan, move_rows};
+use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::target::{JobRunner, Preparation, PreparedTarget, check_columns, complete, share};
 use crate::archive::{Archive, ArchiveContents};
@@ -149,7 +149,8 @@ impl RestoreJob<'_> {
         let stop = self.run.cancel.child_token();
         let (loaded, loaded_reports) = mpsc::unbounded_channel();
         let runner =
-            JobRunner::new(self.target, prepared, (self.options.jobs, self.lanes.count), self.run, stop.clone()).await?;
+            JobRunner::new(self.target, prepared, (self.options.jobs, self.lanes.count), self.run, stop.clone())
+                .await?;
         if self.contents == Contents::SchemaOnly {
             drop(loaded);
             runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports).await?;
@@ -189,7 +190,7 @@ impl RestoreJob<'_> {
             let done = move |oid| {
                 let _ = loaded.send(oid);
             };
-            let moved = move_rows(rows, make, cancellers, self.run, stop.clone(), done).await;
+            let moved = move_rows(rows, make, Watch { run: self.run, cancellers, stop: stop.clone() }, done).await;
             phase.finish();
             moved
         };

@@ -1,6 +1,7 @@
 //! The rows phase: lanes over a queue of chunks, and the bookkeeping of what came in.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
@@ -86,6 +87,14 @@ pub(super) struct Moved {
     pub relations: HashMap<Oid, CopyOutcome>,
 }
 
+/// Who is told of what happens, and who can stop it.
+pub(super) struct Watch<'a> {
+    pub run: &'a Run,
+    pub cancellers: Cancellers,
+    /// The lanes' own: raised by the user, by a lane that fails, by a job that fails.
+    pub stop: CancellationToken,
+}
+
 /// Runs the lanes to their end. `relation_done` is called when the last chunk of a relation is in.
 ///
 /// # Errors
@@ -93,9 +102,7 @@ pub(super) struct Moved {
 pub(super) async fn move_rows<L, M>(
     plan: RowsPlan,
     make: M,
-    cancellers: Cancellers,
-    run: &Run,
-    stop: CancellationToken,
+    Watch { run, cancellers, stop }: Watch<'_>,
     mut relation_done: impl FnMut(Oid),
 ) -> Result<Moved>
 where
@@ -129,7 +136,17 @@ where
                 run.events.send(Event::ChunkStarted { chunk: task.chunk.id, name: task.relation.name.clone() });
             }
             Some(LaneReport::Finished { task, outcome, elapsed_ms }) => {
-                let total = moved.add(&task, outcome, elapsed_ms, run, &plan.board);
+                if let Some((_, counters)) = plan.board.relations.get(task.board_index) {
+                    counters.chunks.fetch_add(1, Ordering::Relaxed);
+                }
+                let total = moved.add(&task, outcome);
+                run.events.send(Event::ChunkFinished {
+                    chunk: task.chunk.id,
+                    name: task.relation.name.clone(),
+                    rows: outcome.rows,
+                    bytes: outcome.bytes,
+                    elapsed_ms,
+                });
                 let left = left.entry(task.relation.oid).or_insert(1);
                 *left -= 1;
                 if *left == 0 {
@@ -154,25 +171,8 @@ where
 }
 
 impl Moved {
-    fn add(
-        &mut self,
-        task: &ChunkTask,
-        outcome: CopyOutcome,
-        elapsed_ms: u64,
-        run: &Run,
-        board: &ProgressBoard,
-    ) -> CopyOutcome {
-        use std::sync::atomic::Ordering::Relaxed;
-        if let Some((_, counters)) = board.relations.get(task.board_index) {
-            counters.chunks.fetch_add(1, Relaxed);
-        }
-        run.events.send(Event::ChunkFinished {
-            chunk: task.chunk.id,
-            name: task.relation.name.clone(),
-            rows: outcome.rows,
-            bytes: outcome.bytes,
-            elapsed_ms,
-        });
+    /// What the relation has moved with this chunk.
+    fn add(&mut self, task: &ChunkTask, outcome: CopyOutcome) -> CopyOutcome {
         let total = self.relations.entry(task.relation.oid).or_insert(CopyOutcome { rows: 0, bytes: 0 });
         total.rows += outcome.rows;
         total.bytes += outcome.bytes;

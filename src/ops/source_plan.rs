@@ -52,7 +52,7 @@ impl SourcePlan {
             read.map_err(|e| Error::new(Cause::Internal(e.to_string())))??
         };
         let catalog = source.catalog();
-        let everything = options.filters.is_empty();
+        let everything = options.filters.takes_large_objects();
         let large_objects =
             if everything && contents != Contents::SchemaOnly { catalog.large_objects().await? } else { Vec::new() };
         let access =
@@ -115,7 +115,7 @@ async fn take_snapshot(source: &Server, options: &SourceOptions, filter: &str, r
         SnapshotHolder::take(connection, mode, |connection| read_lock_list(connection, &list))
     });
     let taken = taken.await.map_err(|e| Error::new(Cause::Internal(e.to_string())))?;
-    Ok(taken.map_err(|e| Error::from(e).doing("taking a snapshot"))?)
+    taken.map_err(|e| Error::from(e).doing("taking a snapshot"))
 }
 
 /// The control connection reads the catalogs as of the snapshot.

@@ -24,7 +24,7 @@ use crate::plan::budget::{IndexBudget, TargetSettings};
 use crate::plan::job_queue::JobQueue;
 use crate::plan::locks::LockMode;
 use crate::plan::restore_graph::{GraphInput, Job, JobId, Pass, RestoreGraph};
-use crate::schema::{self, EntryOptions, Skip};
+use crate::schema::{self, EntryOptions, Skip, TocEntry};
 
 /// SQLSTATE of a statement on something that is not there.
 const UNDEFINED: [&str; 4] = ["42P01", "42704", "42883", "3F000"];
@@ -42,7 +42,7 @@ pub(super) struct PreparedTarget {
 impl PreparedTarget {
     /// What is left out, in words, for the report.
     pub(super) fn skipped(&self, inventory: &Inventory) -> Vec<String> {
-        let name = |id| inventory.toc.get(id).map_or_else(|| format!("entry {id}"), |entry| entry.object());
+        let name = |id| inventory.toc.get(id).map_or_else(|| format!("entry {id}"), TocEntry::object);
         let worth_saying = self.graph.skipped.iter().filter(|(_, skip)| *skip == Skip::Unwanted);
         worth_saying.map(|(id, skip)| format!("{}: {skip}", name(*id))).collect()
     }

@@ -13,7 +13,7 @@ use super::lanes::{ArchivePort, HashLane, HashSource, Hashes, Shared, SourcePort
 use super::options::{Filters, Run, ServerArgs, VerifyAgainst, VerifyOptions};
 use super::preflight::table_filter;
 use super::recorder::{PhaseTimer, ms};
-use super::rows::{Cancellers, RowsPlan, move_rows};
+use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
 use crate::archive::{Archive, ArchiveContents};
 use crate::event::{Event, Operation, Phase};
@@ -108,7 +108,7 @@ struct HashedSide {
 }
 
 enum ReaderKind {
-    Server(SourcePort),
+    Server(Box<SourcePort>),
     Archive(Arc<ArchivePort>),
 }
 
@@ -169,7 +169,7 @@ impl VerifyJob<'_> {
             let sequences: Vec<SequenceState> = sequences.map(|(s, _)| s.clone()).collect();
             missing.extend(self.compare_sequences(&sequences).await?);
         }
-        let large_objects = inventory.large_object_chunks().filter(|_| self.options.filters.is_empty());
+        let large_objects = inventory.large_object_chunks().filter(|_| self.options.filters.takes_large_objects());
         reference.extend(large_objects.map(|(relation, _)| Arc::new(relation)));
         let kept: HashSet<Oid> = reference.iter().map(|r| r.oid).collect();
         let chunks =
@@ -273,7 +273,7 @@ impl VerifyJob<'_> {
         };
         let mut relations: Vec<_> = relations.iter().map(|r| Arc::new(with_size(r, &holder.sizes))).collect();
         let mut chunks = plan_chunks(&relations, rules);
-        if self.options.filters.is_empty() {
+        if self.options.filters.takes_large_objects() {
             let objects = server.catalog().large_objects().await?;
             if let Some((relation, more)) = large_object_chunks(&objects) {
                 relations.push(Arc::new(relation));
@@ -294,7 +294,7 @@ impl VerifyJob<'_> {
             extra_settings: how.settings.clone(),
             holder: Mutex::new(Some(holder)),
         };
-        Ok(HashedSide { relations, chunks, reader: ReaderKind::Server(port) })
+        Ok(HashedSide { relations, chunks, reader: ReaderKind::Server(Box::new(port)) })
     }
 
     /// Hashes both sides at the same time.
@@ -337,13 +337,13 @@ impl VerifyJob<'_> {
         let (reader, collected) = (side.reader, Arc::clone(&hashes));
         let make = move |index| {
             let source = match &reader {
-                ReaderKind::Server(port) => HashSource::Server(port.open(index, &shared)?),
+                ReaderKind::Server(port) => HashSource::Server(Box::new(port.open(index, &shared)?)),
                 ReaderKind::Archive(port) => HashSource::Archive(Arc::clone(port)),
             };
             let block = Block::new(shared.block_bytes);
             Ok(HashLane { source, hashes: Arc::clone(&collected), block, shared: shared.clone() })
         };
-        move_rows(plan, make, cancellers, &run, stop.clone(), |_| {}).await?;
+        move_rows(plan, make, Watch { run: &run, cancellers, stop: stop.clone() }, |_| {}).await?;
         Ok(std::mem::take(&mut *hashes.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }

@@ -36,7 +36,7 @@ pub struct Snapshot {
     pub version: ServerVersion,
     pub in_recovery: bool,
     /// `txid_current_snapshot()`: equal strings on a primary mean equal snapshots.
-    txid_snapshot: String,
+    running_txids: String,
 }
 
 /// Owns the exporting transaction. As long as it lives, the snapshot can be imported and the tables stay locked
@@ -141,7 +141,7 @@ impl Snapshot {
     fn open_frozen(&self, connection: &mut DataConnection) -> Result<()> {
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
         let own = describe(connection, None, self.in_recovery)?;
-        let unchanged = if self.in_recovery { own.lsn == self.lsn } else { own.txid_snapshot == self.txid_snapshot };
+        let unchanged = if self.in_recovery { own.lsn == self.lsn } else { own.running_txids == self.running_txids };
         if unchanged {
             return Ok(());
         }
@@ -155,7 +155,7 @@ impl Snapshot {
     /// On a frozen source, whether it still is: to be asked again when all rows have been read.
     pub fn is_still_frozen(&self, connection: &mut DataConnection) -> Result<bool> {
         let now = describe(connection, None, self.in_recovery)?;
-        Ok(if self.in_recovery { now.lsn == self.lsn } else { now.txid_snapshot == self.txid_snapshot })
+        Ok(if self.in_recovery { now.lsn == self.lsn } else { now.running_txids == self.running_txids })
     }
 }
 
@@ -244,8 +244,8 @@ fn describe(connection: &mut DataConnection, id: Option<String>, in_recovery: bo
         (false, true) => "pg_last_xlog_replay_location",
     };
     let lsn = text(connection, &format!("SELECT pg_catalog.{lsn_function}()"))?.parse().ok();
-    let txid_snapshot = text(connection, "SELECT pg_catalog.txid_current_snapshot()")?;
-    Ok(Snapshot { id, lsn, version, in_recovery, txid_snapshot })
+    let running_txids = text(connection, "SELECT pg_catalog.txid_current_snapshot()")?;
+    Ok(Snapshot { id, lsn, version, in_recovery, running_txids })
 }
 
 fn text(connection: &mut DataConnection, sql: &str) -> Result<String> {

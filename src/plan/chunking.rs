@@ -86,7 +86,7 @@ fn steps(relation: &Relation, rules: ChunkingRules<'_>) -> u64 {
     if let Some(key) = rules.key_bounds.get(&relation.oid) {
         return key.bounds.len() as u64;
     }
-    let row_bytes = if relation.estimated_rows == 0 { 0 } else { relation.size_bytes() / relation.estimated_rows };
+    let row_bytes = relation.size_bytes().checked_div(relation.estimated_rows).unwrap_or(0);
     if rules.version >= ServerVersion::V9_3 && row_bytes >= WIDE_ROW_BYTES { blocks } else { 0 }
 }
 

@@ -64,7 +64,7 @@ impl Renderer for Lines {
         let verbose = self.detail >= Detail::Verbose;
         match event {
             Event::StepStarted { number, of, title } => {
-                self.say(at, &format!("=== {}", step_title(*number, *of, title)))
+                self.say(at, &format!("=== {}", step_title(*number, *of, title)));
             }
             Event::StepFinished { summary, elapsed_ms, .. } => {
                 self.say(at, &format!("{summary} (step took {})", format_duration_ms(*elapsed_ms)));

@@ -352,7 +352,8 @@ impl Turn {
             format_duration_ms(cost.cpu_ms)
         );
         if let Some(archive) = &self.archive {
-            said += &format!(", archive {}", format_bytes(directory_bytes(archive)));
+            said.push_str(", archive ");
+            said.push_str(&format_bytes(directory_bytes(archive)));
         }
         said
     }

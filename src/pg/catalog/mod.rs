@@ -19,7 +19,7 @@ pub use pattern::{PatternError, TableFilter};
 pub use relations::{CatalogRelation, lock_list_sql, read_lock_list};
 pub use sequences::SequenceState;
 pub use server::{DatabaseFacts, ExtensionFacts, RolesInUse, TargetSettings};
-pub use types::{FormatRules, TypeFlags, choose_format};
+pub use types::{FormatRules, TypeFlags, TypeMap, choose_format};
 
 /// A window on one server's catalogs; on the source, inside the shared snapshot.
 #[derive(Clone, Copy)]

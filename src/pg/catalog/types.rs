@@ -36,11 +36,14 @@ pub struct FormatRules {
     pub target_version: Option<ServerVersion>,
 }
 
+/// The flags of types by their OID.
+pub type TypeMap = HashMap<Oid, TypeFlags>;
+
 /// Binary, or text and the first reason for it.
 #[must_use]
 pub fn choose_format(
     columns: &[(Column, Oid)],
-    types: &HashMap<Oid, TypeFlags>,
+    types: &TypeMap,
     rules: FormatRules,
 ) -> (CopyFormat, Option<TextReason>) {
     for (column, type_oid) in columns {
@@ -74,7 +77,7 @@ const VETTED_EXTENSION_TYPES: &str = "'citext', 'hstore', 'ltree', 'lquery', 'lt
 
 impl Catalog<'_> {
     /// The flags of every type that a user's table has a column of, by the type's OID.
-    pub async fn type_flags(&self) -> Result<HashMap<Oid, TypeFlags>> {
+    pub async fn type_flags(&self) -> Result<TypeMap> {
         let range = if self.version >= ServerVersion::V9_2 {
             "UNION ALL SELECT rngtypid, rngsubtype, false FROM pg_catalog.pg_range"
         } else {
