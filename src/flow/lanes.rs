@@ -126,3 +126,64 @@ fn work<L: Lane>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::queue::tests::task;
+    use crate::model::Side;
+    use crate::pg::{self, ErrorKind, ServerError};
+
+    enum Fake {
+        Panics,
+        Fails,
+        /// Is cancelled on the server when the run stops.
+        Waits(CancellationToken),
+    }
+
+    impl Lane for Fake {
+        fn run(&mut self, _: &ChunkTask) -> Result<LaneOutcome> {
+            match self {
+                Self::Panics => panic!("on purpose"),
+                Self::Fails => Err(Error::Stream("the cause".into())),
+                Self::Waits(stop) => {
+                    while !stop.is_cancelled() {
+                        thread::yield_now();
+                    }
+                    let cancelled = ServerError { sqlstate: "57014".into(), ..ServerError::default() };
+                    Err(pg::Error::new(Side::Source, ErrorKind::Server(cancelled)).into())
+                }
+            }
+        }
+    }
+
+    /// The failures of four lanes, of which the last is `odd` and the others wait.
+    fn failures(odd: fn() -> Fake) -> Vec<Error> {
+        let stop = CancellationToken::new();
+        let queue = Arc::new(ChunkQueue::new((0..4).map(|index| task(1, index)).collect(), 4));
+        let (sender, mut reports) = tokio::sync::mpsc::unbounded_channel();
+        let make = |index| Ok(if index == 3 { odd() } else { Fake::Waits(stop.clone()) });
+        run_lanes(4, make, &queue, &sender, &stop);
+        drop(sender);
+        let mut failures = Vec::new();
+        while let Some(report) = reports.blocking_recv() {
+            if let LaneReport::Failed { error, .. } = report {
+                failures.push(error);
+            }
+        }
+        failures
+    }
+
+    #[test]
+    fn the_cause_is_said_first_and_what_was_cancelled_is_no_failure_of_its_own() {
+        let failures = failures(|| Fake::Fails);
+        assert!(matches!(&failures[0], Error::Stream(cause) if cause == "the cause"), "{failures:?}");
+        assert!(failures[1..].iter().all(Error::is_cancelled), "{failures:?}");
+    }
+
+    #[test]
+    fn a_lane_that_panics_keeps_nobody_waiting() {
+        let failures = failures(|| Fake::Panics);
+        assert!(matches!(&failures[0], Error::Stream(_)), "{failures:?}");
+    }
+}

@@ -114,11 +114,11 @@ impl ChunkQueue {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::model::{ChunkId, CopyFormat, CtidRange, QualifiedName, RelationKind};
 
-    fn task(oid: Oid, index: u32) -> ChunkTask {
+    pub fn task(oid: Oid, index: u32) -> ChunkTask {
         let relation = Relation {
             oid,
             name: QualifiedName::new("public", "t"),

@@ -7,6 +7,7 @@ use super::TocEntry;
 /// - `CREATE SCHEMA s` becomes `CREATE SCHEMA IF NOT EXISTS s` (9.3+): `public` exists everywhere, and providers put
 ///   empty schemas of their own into new databases.
 /// - `FUNCTION =` of `CREATE OPERATOR` becomes `PROCEDURE =`, which every version understands; the new word came with 11.
+/// - `EXECUTE FUNCTION` of `CREATE EVENT TRIGGER` becomes `EXECUTE PROCEDURE`, for the same reason.
 /// - The column option `pg_attver` is taken out. It is the bookkeeping of servers that store it and says nothing about
 ///   the column; a server that does not know it refuses the statement, one that does sets it anew by itself. Which
 ///   minors know it cannot be told from a version number, so it always goes.
@@ -17,6 +18,11 @@ pub fn repair(entry: &TocEntry, statement: &str) -> Option<String> {
     }
     if entry.desc == "OPERATOR" {
         return Some(statement.replacen("(\n    FUNCTION = ", "(\n    PROCEDURE = ", 1));
+    }
+    if entry.desc == "EVENT TRIGGER"
+        && let Some((before, function)) = statement.rsplit_once(" EXECUTE FUNCTION ")
+    {
+        return Some(format!("{before} EXECUTE PROCEDURE {function}"));
     }
     if statement.starts_with("ALTER ") && statement.contains("pg_attver") {
         return without_option(statement, "pg_attver");

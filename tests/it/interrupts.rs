@@ -15,8 +15,9 @@ use crate::support::{Pgconvoy, Ran, TestDb, progress};
 const SLOW_ROWS: &str = "
     CREATE FUNCTION slow(int) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
         IF current_setting('application_name') LIKE 'pgconvoy%' THEN PERFORM pg_sleep(0.05); END IF; RETURN true; END $$;
-    CREATE TABLE slow_1 (id int CHECK (slow(id))); INSERT INTO slow_1 SELECT generate_series(1, 60);
-    CREATE TABLE slow_2 (id int CHECK (slow(id))); INSERT INTO slow_2 SELECT generate_series(1, 60);";
+    CREATE TABLE slow_1 (id int CHECK (slow(id)), pad text); ALTER TABLE slow_1 ALTER COLUMN pad SET STORAGE EXTERNAL;
+    CREATE TABLE slow_2 (LIKE slow_1 INCLUDING ALL); INSERT INTO slow_1 SELECT i, repeat('x', 20000)
+    FROM generate_series(1, 60) i; INSERT INTO slow_2 TABLE slow_1;";
 
 /// Takes long to compress at level 19.
 const NOISE: &str = "
@@ -282,12 +283,14 @@ async fn ddl_that_comes_in_between_waits_until_the_rows_are_read() {
     source
         .execute(
             "CREATE TABLE c AS TABLE a; CREATE TABLE d AS TABLE a; CREATE TABLE e AS TABLE a;
-             INSERT INTO slow_1 SELECT generate_series(61, 80)",
+             INSERT INTO slow_1 SELECT i, repeat('x', 20000) FROM generate_series(61, 80) i",
         )
         .await;
     let args = copy_args(&source, &target).into_iter().chain(["-j", "2"].map(String::from));
     let child = Pgconvoy::new(args).spawn();
-    wait_for(&target, "state = 'active' AND query LIKE '%'").await;
+    // The biggest come first: with both at work, nobody has locked the others yet but the snapshot's holder.
+    wait_for(&target, "state = 'active' AND query ILIKE '%COPY%slow_1%'").await;
+    wait_for(&target, "state = 'active' AND query ILIKE '%COPY%slow_2%'").await;
     let mut waiting = Vec::new();
     for ddl in
         ["DROP TABLE c", "TRUNCATE d", "ALTER TABLE e ALTER COLUMN id TYPE text", "ALTER TABLE a ADD COLUMN z int"]
