@@ -8,6 +8,7 @@ mod errors;
 mod fixture;
 mod interrupts;
 mod memory;
+mod odd;
 mod round_trip;
 #[path = "../support/mod.rs"]
 mod support;
