@@ -60,6 +60,8 @@ pub(super) struct SourcePort {
 pub(super) struct Reader {
     connection: DataConnection,
     rules: ReadRules,
+    /// Of the rows.
+    encoding: String,
     /// Relations this connection has locked. `None`: it is the holder, and has locked them all.
     locked: Option<HashSet<Oid>>,
 }
@@ -67,7 +69,7 @@ pub(super) struct Reader {
 impl SourcePort {
     fn connect(&self, shared: &Shared) -> Result<DataConnection> {
         let mut connection = DataConnection::connect(Side::Source, &self.conninfo, &shared.stop)?;
-        connection.execute(&session::reading(self.rules.version, &self.encoding))?;
+        connection.execute(&session::reading(self.rules.version))?;
         for setting in &self.extra_settings {
             connection.execute(setting)?;
         }
@@ -84,7 +86,8 @@ impl SourcePort {
             None => self.connect(shared),
         }?;
         shared.cancellers.add(connection.canceller());
-        Ok(Reader { connection, rules: self.rules.clone(), locked: (!is_holder).then(HashSet::new) })
+        let (rules, encoding) = (self.rules.clone(), self.encoding.clone());
+        Ok(Reader { connection, rules, encoding, locked: (!is_holder).then(HashSet::new) })
     }
 }
 
@@ -95,6 +98,9 @@ impl Reader {
         if locked.contains(&task.relation.oid) {
             return Ok(true);
         }
+        if session::is_other_encoding(&self.encoding) {
+            self.connection.execute(session::STATEMENTS_IN_UTF8)?;
+        }
         let is_locked = lock_nowait(&mut self.connection, &task.relation.name.to_sql())?;
         if is_locked {
             locked.insert(task.relation.oid);
@@ -104,6 +110,10 @@ impl Reader {
 
     fn copy_out(&mut self, task: &ChunkTask) -> Result<crate::pg::wire::CopyOut<'_>> {
         let sql = copy_sql::copy_out(&task.relation, task.chunk.range, &self.rules);
+        if session::is_other_encoding(&self.encoding) {
+            self.connection.execute(session::STATEMENTS_IN_UTF8)?;
+        }
+        let sql = format!("{}{sql}", session::rows_in(&self.encoding));
         Ok(self.connection.copy_out(&sql, task.relation.format)?)
     }
 }
@@ -121,18 +131,20 @@ pub(super) struct TargetPort {
 /// A connection that loads one chunk per transaction.
 pub(super) struct Writer {
     connection: DataConnection,
+    /// Of the rows.
+    encoding: String,
     fresh_tables: bool,
 }
 
 impl TargetPort {
     pub(super) fn open(&self, shared: &Shared) -> Result<Writer> {
         let mut connection = DataConnection::connect(Side::Target, &self.conninfo, &shared.stop)?;
-        connection.execute(&session::loading(connection.version(), &self.encoding))?;
+        connection.execute(&session::loading(connection.version()))?;
         for setting in &self.extra_settings {
             connection.execute(setting)?;
         }
         shared.cancellers.add(connection.canceller());
-        Ok(Writer { connection, fresh_tables: self.fresh_tables })
+        Ok(Writer { connection, encoding: self.encoding.clone(), fresh_tables: self.fresh_tables })
     }
 }
 
@@ -160,7 +172,9 @@ impl Writer {
             (false, false) => String::new(),
         };
         let copy = copy_sql::copy_in(relation, freeze);
-        let mut sink = self.connection.copy_in(&format!("BEGIN; {before}{copy}"), relation.format)?;
+        let mut sink = self
+            .connection
+            .copy_in(&format!("BEGIN; {before}{}{copy}", session::rows_in(&self.encoding)), relation.format)?;
         let outcome = shared.pump(task, source, &mut sink, block)?;
         let loaded = sink.finish()?;
         if loaded != outcome.rows {
@@ -171,6 +185,9 @@ impl Writer {
         }
         if is_large_objects {
             self.connection.execute(copy_sql::STORE_LARGE_OBJECTS)?;
+        }
+        if session::is_other_encoding(&self.encoding) {
+            self.connection.execute(session::STATEMENTS_IN_UTF8)?;
         }
         self.connection.execute(&format!("{}; COMMIT", ledger::record_chunk(task, outcome)))?;
         Ok(outcome)

@@ -107,11 +107,11 @@ async fn take_snapshot(source: &Server, options: &SourceOptions, filter: &str, r
         .map_err(|e| Error::new(Cause::Usage(e.to_string())))?;
     let list = lock_list_sql(&format!("({filter}) AND NOT ({without_data})"));
     let mode = if options.frozen_source { SnapshotMode::FrozenSource } else { SnapshotMode::Exported };
-    let (conninfo, version, encoding) = (source.conninfo.clone(), source.version(), source.facts.encoding.clone());
+    let (conninfo, version) = (source.conninfo.clone(), source.version());
     let cancel = run.cancel.clone();
     let taken = tokio::task::spawn_blocking(move || {
         let mut connection = DataConnection::connect(Side::Source, &conninfo, &cancel)?;
-        connection.execute(&session::reading(version, &encoding))?;
+        connection.execute(&session::reading(version))?;
         SnapshotHolder::take(connection, mode, |connection| read_lock_list(connection, &list))
     });
     let taken = taken.await.map_err(|e| Error::new(Cause::Internal(e.to_string())))?;

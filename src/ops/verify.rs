@@ -463,10 +463,10 @@ fn pairs_of(reference: &[Arc<Relation>], target: &[Arc<Relation>]) -> Vec<(Arc<R
 
 async fn snapshot(server: &Server, list: String, how: &SideRules, run: &Run) -> Result<SnapshotHolder> {
     let (side, conninfo, version) = (server.side, server.conninfo.clone(), server.version());
-    let (cancel, encoding, settings) = (run.cancel.clone(), how.encoding.clone(), how.settings.clone());
+    let (cancel, settings) = (run.cancel.clone(), how.settings.clone());
     let taken = tokio::task::spawn_blocking(move || {
         let mut connection = DataConnection::connect(side, &conninfo, &cancel)?;
-        connection.execute(&session::reading(version, &encoding))?;
+        connection.execute(&session::reading(version))?;
         for setting in &settings {
             connection.execute(setting)?;
         }

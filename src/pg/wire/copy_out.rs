@@ -37,13 +37,17 @@ pub struct CopyOut<'c> {
 }
 
 impl DataConnection {
-    /// Starts a `COPY … TO STDOUT`.
+    /// Starts a `COPY … TO STDOUT`. Statements may stand before it in `sql`.
     ///
     /// # Errors
     /// The server's refusal; the connection is then usable.
     pub fn copy_out(&mut self, sql: &str, format: CopyFormat) -> Result<CopyOut<'_>> {
         self.send_query(sql)?;
-        match self.next_message()? {
+        let mut answer = self.next_message()?;
+        while matches!(answer, Message::CommandComplete(_)) {
+            answer = self.next_message()?;
+        }
+        match answer {
             Message::CopyOutResponse(body) => {
                 let binary = body.format() == 1;
                 if binary != (format == CopyFormat::Binary) {
