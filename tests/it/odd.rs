@@ -34,7 +34,8 @@ async fn encodings_are_converted_by_the_target() {
     let _ = pgconvoy(&["dump", "--source", &source.uri(), archive]).await.expect_success();
     let target = empty(&newest().await).await;
     let _ = pgconvoy(&["restore", "--target", &target.uri(), archive]).await.expect_success();
-    assert_same_contents("LATIN1 archive", &source, &target).await;
+    assert_eq!(target.one("SELECT string_agg(t, '|' ORDER BY \"schlüssel\") FROM \"grün\"").await, "äöüß ÿ|");
+    let _ = pgconvoy(&["verify", "--archive", archive, "--target", &target.uri()]).await.expect_success();
     // What a target cannot hold is refused, not lost.
     let source = small().await;
     let ran = copy(&source, &database_of("LATIN1").await, &[]).await.expect_code(4);
@@ -102,9 +103,8 @@ async fn what_is_left_out_is_left_out() {
     assert_same_contents("in two steps", &source, &target).await;
 }
 
-/// Before 9.3 and its kin there is no lateral join, before 14 no TID range: a thousand tables ask the catalogs a lot.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_small_tables() {
+async fn hundreds_of_small_tables() {
     let from = cluster(pgconvoy::lab::Major::V9_6).await.unwrap_or(newest().await);
     let (source, target) = (TestDb::new(&from, "many").await, empty(&newest().await).await);
     source
@@ -116,5 +116,5 @@ async fn a_thousand_small_tables() {
         .await;
     let _ = copy(&source, &target, &["-j", "8"]).await.expect_success();
     let _ = pgconvoy(&["verify", "--source", &source.uri(), "--target", &target.uri()]).await.expect_success();
-    assert_eq!(target.one("SELECT count(*) FROM pg_class WHERE relkind = 'r' AND reltuples = 1").await, "600");
+    assert_eq!(target.one("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND reltuples = 1 AND relkind = 'r'").await, "600");
 }
