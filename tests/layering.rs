@@ -1,5 +1,7 @@
 //! The rooms of the crate import downwards only; files stay short and know no machine.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
