@@ -33,14 +33,12 @@ async fn wait(child: Child, limit: Duration) -> (Ran, Duration) {
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     let begun = Instant::now();
     let mut waiting = tokio::task::spawn_blocking(move || child.wait_with_output());
-    let output: Output = match tokio::time::timeout(limit, &mut waiting).await {
-        Ok(output) => output.unwrap().unwrap(),
-        Err(_) => {
-            kill_process(pid, Signal::KILL).unwrap();
-            let output = waiting.await.unwrap().unwrap();
-            panic!("still running after {limit:?}:\n{}", String::from_utf8_lossy(&output.stderr));
-        }
+    let Ok(output) = tokio::time::timeout(limit, &mut waiting).await else {
+        kill_process(pid, Signal::KILL).unwrap();
+        let output: Output = waiting.await.unwrap().unwrap();
+        panic!("still running after {limit:?}:\n{}", String::from_utf8_lossy(&output.stderr));
     };
+    let output = output.unwrap().unwrap();
     (Ran::new(output), begun.elapsed())
 }
 
