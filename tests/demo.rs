@@ -11,11 +11,11 @@ use support::{Pgconvoy, TestDb, cluster};
 struct Place(tempfile::TempDir);
 
 impl Place {
-    /// Short, for sockets; open, for servers that do not run as root.
+    /// Short, for sockets; open as /tmp is, for servers that do not run as root and clean up after us.
     fn new() -> Self {
         use std::os::unix::fs::PermissionsExt;
         let directory = tempfile::Builder::new().prefix("pgt-").tempdir_in("/var/tmp").unwrap();
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
         Self(directory)
     }
 

@@ -310,14 +310,14 @@ pub struct BenchArgs {
 /// Show the whole job on two throw-away servers of different versions.
 ///
 /// Fills the older one with sample data, copies, dumps, restores, verifies, and prints the times beside those of
-/// pg_dump and pg_restore. Needs no PostgreSQL: what is not installed is fetched once. Leaves nothing running.
+/// pg_dump and pg_restore. Takes about a minute. Needs no PostgreSQL: what is not installed is fetched once. Leaves nothing running.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   pgconvoy demo
   pgconvoy demo --scale large --from 15 --to 18 --keep")]
 pub struct DemoArgs {
-    /// small, medium, large, or a factor such as 2.5
-    #[arg(long, value_name = "SCALE", default_value = "small", value_parser = parse_scale)]
+    /// How much sample data: small (160 MB), medium (1 GB), large (5 GB), or a factor of small such as 2.5
+    #[arg(long, value_name = "SCALE", default_value = "3", value_parser = parse_scale)]
     pub scale: DemoScale,
     /// Leave the servers running until Ctrl-C, and say how to connect to them
     #[arg(long)]

@@ -99,7 +99,12 @@ impl RunState {
     /// `at` is the time since the run began.
     pub fn apply(&mut self, event: &Event, at: Duration) {
         match event {
-            Event::RunStarted { operation, .. } => self.operation = Some(*operation),
+            Event::RunStarted { operation, .. } => {
+                // One step may be several runs. Preflight has begun before anything is known of the servers.
+                let (phases, began) = (std::mem::take(&mut self.phases), self.began);
+                *self = Self { phases, began, ..Self::default() };
+                self.operation = Some(*operation);
+            }
             Event::PhaseStarted { phase } => _ = self.phases.insert(*phase),
             Event::PhaseFinished { phase, .. } => _ = self.phases.remove(phase),
             Event::Planned { board, .. } => self.plan(board),

@@ -8,6 +8,9 @@ use super::transfer::server_line;
 use super::{Page, seconds};
 use crate::cli::text::{Canvas, clean, counted, grouped};
 
+/// Below this, start-up is what one would divide.
+const ENOUGH_BYTES: u64 = 500_000_000;
+
 /// What a bench has measured.
 pub fn render(report: &BenchReport, canvas: &Canvas) -> String {
     let mut page = Page::new(canvas);
@@ -20,8 +23,10 @@ pub fn render(report: &BenchReport, canvas: &Canvas) -> String {
     for tool in &report.tools {
         page.item(&clean(tool));
     }
-    let memory = format_bytes(report.memory_bytes);
-    page.item(&format!("tools ran on {} with {memory} of memory", counted(report.cores as usize, "core")));
+    if !report.measurements.is_empty() {
+        let memory = format_bytes(report.memory_bytes);
+        page.item(&format!("tools ran on {} with {memory} of memory", counted(report.cores as usize, "core")));
+    }
     page.blank();
     for task in [BenchTask::Dump, BenchTask::Restore, BenchTask::Copy] {
         measurements(&mut page, report, task);
@@ -96,7 +101,7 @@ fn row(measurement: &Measurement) -> Vec<String> {
 
 fn costs(report: &BenchReport) -> Vec<String> {
     let mut lines = Vec::new();
-    if let Some(cpu) = report.copy_cpu_s_per_gb() {
+    if let Some(cpu) = report.copy_cpu_s_per_gb().filter(|_| report.copy_bytes >= ENOUGH_BYTES) {
         lines.push(format!("copy: {cpu:.2} s of its own CPU per GB of rows"));
     }
     for measurement in report.measurements.iter().filter(|m| m.tool == "pgconvoy") {

@@ -241,6 +241,7 @@ fn archive_inspection() -> Inspection {
         sequences: 2,
         large_objects: 3,
         large_object_bytes: 5000,
+        large_object_data: Totals { segments: 1, rows: 3, raw_bytes: 5100, stored_bytes: 900 },
         notes: vec!["pg_dump 18.4".into()],
         torn_bytes: 17,
         missing: vec!["the seal: the dump did not finish".into()],

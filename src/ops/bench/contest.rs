@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::sites::{Sites, conninfo, environment, execute};
 use super::{BenchOptions, Rivals, summary};
+use crate::event::Event;
 use crate::lab::{Binaries, Scratch};
 use crate::model::{Side, format_bytes, format_duration_ms, quote_ident};
 use crate::ops::error::{Cause, Error, Result};
@@ -18,7 +19,7 @@ const OURS: &str = "pgconvoy";
 const PG_DUMP: &str = "pg_dump";
 const PG_RESTORE: &str = "pg_restore";
 const PGCOPYDB_TUNED: &str = "pgcopydb, tuned";
-const PGCOPYDB: &str = "pgcopydb, as it comes";
+const PGCOPYDB: &str = "pgcopydb, defaults";
 
 /// The other tools, found and asked for their versions.
 pub(super) struct Tools {
@@ -132,7 +133,7 @@ impl<'a> Contest<'a> {
             self.round(round, &steps).await?;
         }
         if self.tools.compression == Compression::Default {
-            let note = "this pg_dump was built without zstd: it compressed with gzip";
+            let note = "this pg_dump was built without zstd: it compressed with gzip, its default; that takes longer than zstd";
             self.report.borrow_mut().notes.push(note.into());
         }
         let mut report = self.report.borrow().clone();
@@ -179,6 +180,7 @@ impl<'a> Contest<'a> {
             step.finish(format!("{} left out: it has failed before", turn.tool));
             return Ok(());
         }
+        self.run.events.send(Event::Doing { what: "CHECKPOINT on both servers".into() });
         for server in [self.source, self.target] {
             if let Err(error) = execute(server, "CHECKPOINT").await
                 && round == 1
@@ -186,6 +188,7 @@ impl<'a> Contest<'a> {
                 self.run.events.warn(format!("no CHECKPOINT before the run: {error}"));
             }
         }
+        self.run.events.send(Event::Doing { what: turn.command.clone() });
         let Ended { cost, failure } = turn.call.run(&self.run.cancel).await?;
         match failure {
             None => {

@@ -1,9 +1,9 @@
 use tokio_postgres::Config;
 
 use super::BenchOptions;
-use crate::lab::{Cluster, Major};
+use crate::lab::Major;
 use crate::model::Side;
-use crate::ops::demo::start_first;
+use crate::ops::demo::{Clusters, start_first};
 use crate::ops::error::Result;
 use crate::ops::options::{Run, ServerArgs};
 use crate::ops::server::Server;
@@ -17,12 +17,12 @@ pub(super) struct Sites {
     pub source: Server,
     pub target: Option<Server>,
     /// Those of them that are ours. They live as long as this.
-    _clusters: Vec<Cluster>,
+    _clusters: Clusters,
 }
 
 impl Sites {
     pub async fn start(options: &BenchOptions, run: &Run) -> Result<Self> {
-        let mut clusters = Vec::new();
+        let mut clusters = Clusters::default();
         let source = match &options.source {
             Some(args) => args.clone(),
             None => own(&mut clusters, Major::V17, DATABASE, run).await?,
@@ -41,13 +41,13 @@ impl Sites {
     }
 }
 
-async fn own(clusters: &mut Vec<Cluster>, major: Major, database: &str, run: &Run) -> Result<ServerArgs> {
+async fn own(clusters: &mut Clusters, major: Major, database: &str, run: &Run) -> Result<ServerArgs> {
     let cluster = start_first(vec![major], run).await?;
     if database != "postgres" {
         cluster.create_database(database).await?;
     }
     let args = ServerArgs { conninfo: Some(cluster.uri(database)) };
-    clusters.push(cluster);
+    clusters.0.push(cluster);
     Ok(args)
 }
 

@@ -13,7 +13,7 @@ use crate::lab::{Cluster, Major, Scratch, sample};
 use crate::model::{format_bytes, format_duration_ms};
 use crate::report::{Comparison, DemoReport, KeptDatabase, Race, TransferReport};
 use servers::Servers;
-pub(super) use servers::start_first;
+pub(super) use servers::{Clusters, start_first};
 use stage::Stage;
 
 /// What to show.
@@ -33,8 +33,7 @@ pub struct DemoOptions {
 /// The servers of a demonstration, with its databases. Dropping it removes them.
 #[derive(Debug)]
 pub struct KeptServers {
-    _source: Cluster,
-    _target: Cluster,
+    _servers: Clusters,
 }
 
 /// The database that is filled, and those that are made of it.
@@ -56,11 +55,11 @@ pub async fn demo(options: &DemoOptions, run: &Run) -> Result<(DemoReport, Optio
     let step = steps.start("Starting two throw-away servers");
     let servers = or_cancelled(run, Servers::start(options.from, options.to, run)).await?;
     let scratch = Scratch::new(None)?;
-    let (source, target) = (servers.source.version(), servers.target.version());
+    let (source, target) = (servers.source().version(), servers.target().version());
     step.finish(format!("PostgreSQL {source} is the old server, PostgreSQL {target} the new one"));
 
     let step = steps.start("Filling the old server with sample data");
-    let (config, progress) = (servers.source.config(ORIGINAL), lab_progress(run));
+    let (config, progress) = (servers.source().config(ORIGINAL), lab_progress(run));
     let filling = sample::fill(&config, options.scale, sample::Flights::RealIfPossible, &progress);
     or_cancelled(run, async { Ok(filling.await?) }).await?;
     let sizes = servers.measure(ORIGINAL).await?;
@@ -109,8 +108,7 @@ pub async fn demo(options: &DemoOptions, run: &Run) -> Result<(DemoReport, Optio
         notes: rival.notes,
         kept: if options.keep { servers.databases() } else { Vec::new() },
     };
-    let Servers { source, target, .. } = servers;
-    let kept = options.keep.then_some(KeptServers { _source: source, _target: target });
+    let kept = options.keep.then_some(KeptServers { _servers: servers.keep() });
     Ok((report, kept))
 }
 
@@ -136,10 +134,10 @@ impl Servers {
     fn databases(&self) -> Vec<KeptDatabase> {
         let database = |what: &str, cluster: &Cluster, name| KeptDatabase { what: what.into(), uri: cluster.uri(name) };
         vec![
-            database("the sample data", &self.source, ORIGINAL),
-            database("copied by pgconvoy", &self.target, COPIED),
-            database("dumped and restored by pgconvoy", &self.target, RESTORED),
-            database("dumped and restored by pg_dump and pg_restore", &self.target, PG_RESTORED),
+            database("the sample data", self.source(), ORIGINAL),
+            database("copied by pgconvoy", self.target(), COPIED),
+            database("dumped and restored by pgconvoy", self.target(), RESTORED),
+            database("dumped and restored by pg_dump and pg_restore", self.target(), PG_RESTORED),
         ]
     }
 }

@@ -12,9 +12,23 @@ const NEW: [Major; 5] = [Major::V18, Major::V17, Major::V16, Major::V15, Major::
 
 /// Two servers of different majors, and the client programs that know both.
 pub(super) struct Servers {
-    pub source: Cluster,
-    pub target: Cluster,
+    /// The source, and the target.
+    clusters: Clusters,
     pub clients: ClientBinaries,
+}
+
+/// Servers that are stopped side by side when they are dropped: each takes a second or more.
+#[derive(Debug, Default)]
+pub(in crate::ops) struct Clusters(pub Vec<Cluster>);
+
+impl Drop for Clusters {
+    fn drop(&mut self) {
+        std::thread::scope(|scope| {
+            for cluster in self.0.drain(..) {
+                scope.spawn(move || drop(cluster));
+            }
+        });
+    }
 }
 
 /// How large the sample database is.
@@ -51,20 +65,33 @@ impl Servers {
             clients.map_err(|e| Error::new(Cause::Internal(e.to_string())))??
         };
         let to_try: Vec<Major> = NEW.into_iter().filter(|&major| from.is_none_or(|from| major >= from)).collect();
-        let target = start_first(to.map_or(to_try, |to| vec![to]), run).await?;
-        let newest = target.major();
+        let mut clusters = Clusters(vec![start_first(to.map_or(to_try, |to| vec![to]), run).await?]);
+        let newest = clusters.0[0].major();
         let from_try: Vec<Major> = OLD.into_iter().filter(|&major| major < newest).collect();
-        let source = start_first(from.map_or(from_try, |from| vec![from]), run).await?;
-        source.create_database(ORIGINAL).await?;
+        clusters.0.insert(0, start_first(from.map_or(from_try, |from| vec![from]), run).await?);
+        let servers = Self { clusters, clients };
+        servers.source().create_database(ORIGINAL).await?;
         for database in [COPIED, RESTORED, PG_RESTORED] {
-            target.create_database(database).await?;
+            servers.target().create_database(database).await?;
         }
-        Ok(Self { source, target, clients })
+        Ok(servers)
+    }
+
+    pub fn source(&self) -> &Cluster {
+        &self.clusters.0[0]
+    }
+
+    pub fn target(&self) -> &Cluster {
+        &self.clusters.0[1]
+    }
+
+    pub fn keep(self) -> Clusters {
+        self.clusters
     }
 
     pub(super) async fn measure(&self, database: &str) -> Result<Sizes> {
         let number = async |sql: &str| -> Result<u64> {
-            let text = self.source.query_one(database, sql).await?;
+            let text = self.source().query_one(database, sql).await?;
             text.parse().map_err(|_| Error::new(Cause::Internal(format!("`{sql}` gives {text}"))))
         };
         let user_tables = "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace \
@@ -77,9 +104,10 @@ impl Servers {
     }
 
     /// Nobody is to pay for what somebody else has left to be written.
-    pub async fn checkpoint(&self) -> Result<()> {
-        self.source.execute("postgres", "CHECKPOINT").await?;
-        Ok(self.target.execute("postgres", "CHECKPOINT").await?)
+    pub async fn checkpoint(&self, run: &Run) -> Result<()> {
+        run.events.send(Event::Doing { what: "CHECKPOINT on both servers".into() });
+        self.source().execute("postgres", "CHECKPOINT").await?;
+        Ok(self.target().execute("postgres", "CHECKPOINT").await?)
     }
 }
 

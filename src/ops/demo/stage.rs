@@ -50,7 +50,7 @@ impl Stage<'_> {
 
     fn source(&self) -> SourceOptions {
         SourceOptions {
-            server: args(&self.servers.source, ORIGINAL),
+            server: args(self.servers.source(), ORIGINAL),
             frozen_source: false,
             chunk_bytes: None,
             filters: Filters::default(),
@@ -61,7 +61,7 @@ impl Stage<'_> {
 
     fn target(&self, database: &str) -> TargetOptions {
         TargetOptions {
-            server: args(&self.servers.target, database),
+            server: args(self.servers.target(), database),
             drop_target_objects: false,
             no_owner: false,
             no_privileges: false,
@@ -70,19 +70,19 @@ impl Stage<'_> {
     }
 
     pub async fn copy(&self) -> Result<TransferReport> {
-        self.servers.checkpoint().await?;
+        self.servers.checkpoint(self.run).await?;
         let (source, target) = (self.source(), self.target(COPIED));
         copy(&CopyOptions { source, target, jobs: self.jobs, contents: Contents::Everything }, self.run).await
     }
 
     pub async fn verify_copy(&self) -> Result<Comparison> {
-        let reference = VerifyAgainst::Server(args(&self.servers.source, ORIGINAL));
+        let reference = VerifyAgainst::Server(args(self.servers.source(), ORIGINAL));
         let report = self.verify(reference, COPIED).await?;
         Ok(comparison("the copy with the old server, every row", &report))
     }
 
     pub async fn dump(&self) -> Result<TransferReport> {
-        self.servers.checkpoint().await?;
+        self.servers.checkpoint(self.run).await?;
         let (source, archive) = (self.source(), self.archive());
         let contents = Contents::Everything;
         dump(&DumpOptions { source, archive, jobs: self.jobs, contents, zstd_level: 1 }, self.run).await
@@ -97,7 +97,7 @@ impl Stage<'_> {
     }
 
     pub async fn restore(&self) -> Result<TransferReport> {
-        self.servers.checkpoint().await?;
+        self.servers.checkpoint(self.run).await?;
         let (archive, target) = (self.archive(), self.target(RESTORED));
         restore(&RestoreOptions { archive, target, jobs: self.jobs, contents: Contents::Everything }, self.run).await
     }
@@ -108,7 +108,7 @@ impl Stage<'_> {
     }
 
     async fn verify(&self, reference: VerifyAgainst, database: &str) -> Result<VerifyReport> {
-        let target = args(&self.servers.target, database);
+        let target = args(self.servers.target(), database);
         verify(&VerifyOptions { reference, target, jobs: self.jobs, filters: Filters::default() }, self.run).await
     }
 
@@ -121,14 +121,14 @@ impl Stage<'_> {
         let restore_command = format!("pg_restore -j {}", self.jobs);
         let directory = self.scratch.path().join("pg_dump");
 
-        self.servers.checkpoint().await?;
+        self.servers.checkpoint(self.run).await?;
         self.run.events.send(Event::Doing { what: dump_command.clone() });
-        let call = pg_dump.dump(self.jobs, compression, &directory, environment(&self.servers.source, ORIGINAL));
+        let call = pg_dump.dump(self.jobs, compression, &directory, environment(self.servers.source(), ORIGINAL));
         let dumped = call.run(&self.run.cancel).await?.success("pg_dump")?;
 
-        self.servers.checkpoint().await?;
+        self.servers.checkpoint(self.run).await?;
         self.run.events.send(Event::Doing { what: restore_command.clone() });
-        let target = environment(&self.servers.target, PG_RESTORED);
+        let target = environment(self.servers.target(), PG_RESTORED);
         let ended = pg_restore.restore(self.jobs, &directory, PG_RESTORED, target).run(&self.run.cancel).await?;
         let mut notes = Vec::new();
         let restored = match ended.failure.as_deref().and_then(ignored_errors) {
@@ -140,7 +140,8 @@ impl Stage<'_> {
         };
         if compression == Compression::Default {
             notes.push(
-                "this pg_dump was built without zstd: it compressed with gzip, which costs it more time than zstd would"
+                "this pg_dump was built without zstd: it compressed with gzip, its default, which costs it more time than \
+                 zstd, level 1, would have; pgconvoy used zstd, level 1"
                     .into(),
             );
         }
