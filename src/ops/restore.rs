@@ -80,9 +80,15 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     Ok(recorder.finish(closing, &run))
 }
 
+/// Opens the archive and the head of every segment: what is missing is said before the target is touched.
 async fn open(options: &RestoreOptions) -> Result<Archive> {
     let path = options.archive.clone();
-    let opened = tokio::task::spawn_blocking(move || Archive::open(&path)).await;
+    let opened = tokio::task::spawn_blocking(move || {
+        let archive = Archive::open(&path)?;
+        archive.segments().iter().try_for_each(|segment| archive.segment_reader(segment).map(drop))?;
+        Ok::<_, crate::archive::Error>(archive)
+    });
+    let opened = opened.await;
     Ok(opened.map_err(|e| Error::new(Cause::Internal(e.to_string())))??)
 }
 
