@@ -1,5 +1,6 @@
 //! The demo and the bench as a user runs them, on throw-away servers.
 
+#![allow(clippy::unwrap_used, reason = "test code")]
 mod support;
 
 use std::fs;

@@ -301,3 +301,24 @@ fn real(number: u64) -> f64 {
 fn whole(number: f64) -> u64 {
     number.round() as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_and_a_run_begin_with_a_clean_slate() {
+        let at = Duration::from_secs(9);
+        let mut state = RunState::default();
+        state.apply(&Event::JobsPlanned { jobs: 3 }, at);
+        state.apply(&Event::Planned { relations: Vec::new(), board: ProgressBoard::new(Vec::new()) }, at);
+        state.apply(&Event::StepStarted { number: 2, of: 3, title: "next".into() }, at);
+        assert!(!state.is_planned() && state.jobs.planned.is_none() && state.began == at);
+        state.apply(&Event::Planned { relations: Vec::new(), board: ProgressBoard::new(Vec::new()) }, at);
+        state.apply(&Event::PhaseStarted { phase: Phase::Preflight }, at);
+        let started = Event::RunStarted { operation: Operation::Verify, servers: Vec::new(), archive: None, jobs: 1 };
+        state.apply(&started, at);
+        assert!(!state.is_planned() && state.began == at);
+        assert_eq!(state.phases.last(), Some(&Phase::Preflight));
+    }
+}

@@ -106,3 +106,73 @@ fn kept(page: &mut Page<'_>, report: &DemoReport) {
         page.line(format!("    {}", clean(&database.uri)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pgconvoy::model::ServerVersion;
+    use pgconvoy::report::{Comparison, KeptDatabase};
+
+    use super::*;
+    use crate::cli::text::{Glyphs, Paint, width};
+
+    fn shown(report: &DemoReport, columns: usize) -> String {
+        render(report, &Canvas { columns, rows: 24, glyphs: Glyphs::ASCII, paint: Paint { on: false } })
+    }
+
+    fn report() -> DemoReport {
+        let race = Race { pgconvoy_ms: 4000, rival_ms: 8000 };
+        let comparison = |what: &str| Comparison { what: what.into(), differences: Vec::new() };
+        DemoReport {
+            elapsed_ms: 60_000,
+            source_version: ServerVersion(140_023),
+            target_version: ServerVersion(180_004),
+            client_version: ServerVersion(180_004),
+            jobs: 4,
+            database_bytes: 450_000_000,
+            tables: 12,
+            rows: 1_234_567,
+            copy_bytes: 435_000_000,
+            pg_dump_command: "pg_dump -Fd -j 4".into(),
+            pg_restore_command: "pg_restore -j 4".into(),
+            copy: race,
+            dump: Race { pgconvoy_ms: 1000, ..race },
+            restore: race,
+            pgconvoy_archive_bytes: 161_000_000,
+            pg_dump_archive_bytes: 170_000_000,
+            comparisons: vec![comparison("the copy with the old server"), comparison("the archive with its checksums")],
+            notes: Vec::new(),
+            kept: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_numbers_stand_side_by_side_also_where_it_is_narrow() {
+        let text = shown(&report(), 40);
+        assert!(text.contains("everything arrived, and 2 comparisons say so; the demo took 60.0 s"), "{text}");
+        assert!(text.contains("dump       1.00 s      8.00 s   0.12"), "{text}");
+        assert!(text.contains("archive    161 MB      170 MB   0.95"), "{text}");
+        assert!(text.contains("The servers and all files are gone\n  again."), "{text}");
+        // The headline is what people paste elsewhere: it stays one line.
+        for line in text.lines().skip(2) {
+            assert!(width(line) <= 40, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_differs_is_never_called_a_success() {
+        let mut report = report();
+        report.comparisons[0].differences.push("public.tickets: 3 rows on one side, 2 on the other".into());
+        let text = shown(&report, 100);
+        assert!(text.contains("\nNOT everything arrived as it left"), "{text}");
+        assert!(text.contains("X  the copy with the old server: NOT equal\n     public.tickets: 3 rows"), "{text}");
+    }
+
+    #[test]
+    fn kept_databases_are_named_with_uris_in_one_piece() {
+        let mut report = report();
+        let uri = format!("postgresql://postgres@/shop?host=%2Fvar%2Ftmp%2F{}&port=1", "x".repeat(60));
+        report.kept.push(KeptDatabase { what: "the sample data".into(), uri: uri.clone() });
+        let text = shown(&report, 40);
+        assert!(text.contains(&uri) && !text.contains("gone again"), "{text}");
+    }
+}
