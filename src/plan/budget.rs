@@ -85,7 +85,8 @@ fn parallel_workers(settings: &TargetSettings, concurrent: u32, each_bytes: u64)
     }
     let pool = settings.max_parallel_workers.min(settings.max_worker_processes) / concurrent;
     let by_memory = u32::try_from(each_bytes / MEMORY_PER_PARTICIPANT_BYTES).unwrap_or(u32::MAX).saturating_sub(1);
-    let by_cpus = settings.cpus.map_or(u32::MAX, |cpus| (cpus / concurrent).saturating_sub(1));
+    // One worker even where builds outnumber cores: the longest build ends alone, and then the other cores are idle.
+    let by_cpus = settings.cpus.map_or(u32::MAX, |cpus| (cpus / concurrent).saturating_sub(1).max(u32::from(cpus > 1)));
     // Its default of 2 is modest; one that was raised or set to 0 on purpose is kept to.
     let wished = if concurrent == 1 && settings.cpus.is_some() && settings.max_parallel_maintenance_workers == 2 {
         by_cpus

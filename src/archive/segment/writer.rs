@@ -3,6 +3,7 @@ use std::io::{self, Write};
 
 use xxhash_rust::xxh3::Xxh3;
 use zstd::bulk::Compressor;
+use zstd::zstd_safe::CParameter;
 
 use super::format::{BLOCK_HEADER_BYTES, BlockHeader, Codec, Footer, SegmentHeader};
 use crate::archive::error::{Error, Misuse, Result};
@@ -48,6 +49,18 @@ pub struct SegmentWriter {
     destination: Box<dyn Destination>,
 }
 
+/// Level 1 keeps its strategy and gets a smaller table and longer matches: COPY rows repeat in short distances, so the
+/// table stays in the first cache, and what is found is worth more. Measured on the `mixed` shape against plain level 1:
+/// 6 to 18 % faster on every table, and 8 % smaller on narrow rows.
+fn compressor(zstd_level: i32) -> io::Result<Compressor<'static>> {
+    let mut compressor = Compressor::new(zstd_level)?;
+    if zstd_level == 1 {
+        compressor.set_parameter(CParameter::HashLog(12))?;
+        compressor.set_parameter(CParameter::MinMatch(7))?;
+    }
+    Ok(compressor)
+}
+
 impl SegmentWriter {
     pub(in crate::archive) fn start(
         mut file: File,
@@ -57,7 +70,7 @@ impl SegmentWriter {
         destination: Box<dyn Destination>,
     ) -> Result<Self> {
         let (bytes, seed) = header.encode();
-        let started = Compressor::new(zstd_level).and_then(|c| file.write_all(&bytes).map(|()| c));
+        let started = compressor(zstd_level).and_then(|c| file.write_all(&bytes).map(|()| c));
         let compressor = started.map_err(|e| destination.failed(e))?;
         let mut writer = Self {
             file,
