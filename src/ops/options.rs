@@ -74,7 +74,7 @@ pub struct TargetOptions {
     pub drop_target_objects: bool,
     pub no_owner: bool,
     pub no_privileges: bool,
-    /// Run ANALYZE, or carry statistics over, when the rows are in.
+    /// Run ANALYZE when the rows of a table are in and its indexes are built.
     pub analyze: bool,
 }
 

@@ -16,7 +16,7 @@ pub struct SourceArgs {
     /// For servers before 9.2 and standbys before 10. What can be proven about it is proven.
     #[arg(long, help_heading = "Connections")]
     pub frozen_source: bool,
-    /// A pg_dump to use instead of the newest one found
+    /// A pg_dump to use instead of the one that fits both servers best
     #[arg(long, value_name = "PATH", value_hint = ValueHint::ExecutablePath, help_heading = "Connections")]
     pub pg_dump: Option<PathBuf>,
     /// Heap and TOAST bytes per chunk, such as 256MB; chosen per table without it
@@ -39,7 +39,7 @@ pub struct TargetArgs {
     /// Leave GRANT and REVOKE out
     #[arg(short = 'x', long, help_heading = "Target")]
     pub no_privileges: bool,
-    /// Neither carry planner statistics over nor run ANALYZE
+    /// Do not run ANALYZE
     #[arg(long, help_heading = "Target")]
     pub no_analyze: bool,
 }
