@@ -16,9 +16,14 @@ async fn holey(db: &TestDb) {
          CREATE TABLE shadow (b int, no int, ctid_ int, pgconvoy_pages int, pgconvoy_rows int, t text);
          INSERT INTO shadow SELECT i % 50, i % 60, i, i, i, repeat('y', 900) FROM generate_series(1, 1000) i;
          CREATE TABLE narrow (id int); INSERT INTO narrow SELECT generate_series(1, 50000);
+         -- In the order of a key, which servers before 14 are cut by; with a negative and a large one outside the histogram.
+         CREATE TABLE keyed (id bigint PRIMARY KEY, at timestamptz NOT NULL);
+         INSERT INTO keyed SELECT i, timestamptz '2026-01-01' + i * interval '1 second' FROM generate_series(1, 60000) i;
+         DELETE FROM keyed WHERE id % 11 = 0;
          CREATE TABLE emptied (id int, t text); INSERT INTO emptied SELECT i, repeat('x', 1000)
              FROM generate_series(1, 500) i; DELETE FROM emptied;
-         ANALYZE",
+         ANALYZE;
+         INSERT INTO keyed VALUES (-7, now()), (9000000000, now())",
     )
     .await;
 }
@@ -40,7 +45,7 @@ async fn many_chunks_make_the_same_tables() {
         let args = ["-j", "4", "--chunk-size", "64kB", "--report", report.to_str().unwrap()];
         let _ = copy(&source, &target, &args).await.expect_success();
         assert_same_contents(&format!("chunks from {}", from.major()), &source, &target).await;
-        for table in ["wide", "shadow"] {
+        for table in ["wide", "shadow", "keyed"] {
             assert!(chunks_of(&report, table) > 10, "{table} was not cut at {}", from.major());
         }
         source.remove().await;

@@ -8,7 +8,7 @@ mod sequences;
 mod server;
 mod types;
 
-use tokio_postgres::types::FromSql;
+use postgres_types::FromSql;
 use tokio_postgres::{Client, Row};
 
 use super::error::{Error, Result};
