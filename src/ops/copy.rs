@@ -18,12 +18,8 @@ use super::source_plan::{SourcePlan, check_still_frozen};
 use super::target::{JobRunner, Preparation, PreparedTarget, check_columns, complete, share};
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, budget};
-use crate::model::{Chunk, CopyFormat, Oid, Relation, ServerVersion, Side, TextReason};
-use crate::plan::chunking::{ChunkingRules, plan_chunks};
+use crate::model::{CopyFormat, Oid, Relation, Side, TextReason};
 use crate::report::TransferReport;
-
-/// Loaders on one table of targets up to 15, which suffer from its extension lock.
-const LANES_PER_RELATION_TO_15: usize = 4;
 
 /// Moves a database from server to server.
 ///
@@ -136,15 +132,12 @@ impl CopyJob<'_> {
         }
         let relations = share(std::mem::take(&mut plan.inventory.relations));
         let mut shared_relations = relations.clone();
-        let mut chunks = self.chunks(&relations, plan);
+        let mut chunks = plan.chunks(&relations, self.lanes.count, self.options.source.chunk_bytes);
         if let Some((relation, more)) = plan.inventory.large_object_chunks() {
             shared_relations.push(Arc::new(relation));
             chunks.extend(more);
         }
-        let mut rows = RowsPlan::new(&shared_relations, chunks, self.lanes.count);
-        if self.target.version() < ServerVersion::V16 {
-            rows.lanes_per_relation = LANES_PER_RELATION_TO_15;
-        }
+        let rows = RowsPlan::new(&shared_relations, chunks, self.lanes.count).loading(self.target.version());
         rows.announce(self.run);
         let meter = Arc::new(Meter::default());
         let rows_done = self.move_rows(plan, rows, (&meter, stop.clone()), move |oid| {
@@ -153,18 +146,6 @@ impl CopyJob<'_> {
         let (moved, jobs) = tokio::join!(rows_done, runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports));
         first_cause(moved.map(drop), jobs)?;
         Ok((shared_relations, meter))
-    }
-
-    fn chunks(&self, relations: &[Arc<Relation>], plan: &SourcePlan) -> Vec<Chunk> {
-        let rules = ChunkingRules {
-            version: self.source.version(),
-            block_bytes: self.source.facts.block_bytes,
-            jobs: self.lanes.count,
-            chunk_bytes: self.options.source.chunk_bytes,
-            key_bounds: &plan.rules.key_bounds,
-            shared_snapshot: plan.holder.as_ref().is_some_and(|h| h.snapshot.id.is_some()),
-        };
-        plan_chunks(relations, rules)
     }
 
     async fn move_rows(

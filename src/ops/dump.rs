@@ -15,8 +15,7 @@ use super::target::share;
 use crate::archive::{ArchiveContents, ArchiveSource, ArchiveWriter, ManifestHeader, Record};
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, budget};
-use crate::model::{Chunk, Relation, Side};
-use crate::plan::chunking::{ChunkingRules, plan_chunks};
+use crate::model::{Relation, Side};
 use crate::report::TransferReport;
 
 /// Moves a database from a server into an archive directory.
@@ -127,7 +126,7 @@ impl DumpJob<'_> {
             writer.record(&Record::DataExcluded { oid: relation.oid, why: "--exclude-table-data".into() })?;
         }
         let mut relations = share(std::mem::take(&mut plan.inventory.relations));
-        let mut chunks = self.chunks(&relations, plan);
+        let mut chunks = plan.chunks(&relations, self.lanes.count, self.options.source.chunk_bytes);
         if let Some((relation, more)) = plan.inventory.large_object_chunks() {
             relations.push(Arc::new(relation));
             chunks.extend(more);
@@ -153,18 +152,6 @@ impl DumpJob<'_> {
         check_still_frozen(self.source, snapshot).await?;
         phase.finish();
         Ok((relations, meter))
-    }
-
-    fn chunks(&self, relations: &[Arc<Relation>], plan: &SourcePlan) -> Vec<Chunk> {
-        let rules = ChunkingRules {
-            version: self.source.version(),
-            block_bytes: self.source.facts.block_bytes,
-            jobs: self.lanes.count,
-            chunk_bytes: self.options.source.chunk_bytes,
-            key_bounds: &plan.rules.key_bounds,
-            shared_snapshot: plan.holder.as_ref().is_some_and(|h| h.snapshot.id.is_some()),
-        };
-        plan_chunks(relations, rules)
     }
 }
 

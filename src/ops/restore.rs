@@ -20,11 +20,8 @@ use super::target::{JobRunner, Preparation, PreparedTarget, check_columns, compl
 use crate::archive::{Archive, ArchiveContents};
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, budget};
-use crate::model::{Chunk, CopyFormat, Oid, Relation, ServerVersion, Side};
+use crate::model::{Chunk, CopyFormat, Oid, Relation, Side};
 use crate::report::{ArchiveSummary, TransferReport};
-
-/// As in `copy`.
-const LANES_PER_RELATION_TO_15: usize = 4;
 
 /// Moves a database from an archive directory onto a server.
 ///
@@ -169,10 +166,7 @@ impl RestoreJob<'_> {
         let mut chunks: Vec<Chunk> = archive.segments().iter().map(|s| s.chunk).collect();
         let sizes: HashMap<Oid, u64> = relations.iter().map(|r| (r.oid, r.size_bytes())).collect();
         chunks.sort_by_key(|c| (Reverse(sizes.get(&c.id.relation).copied().unwrap_or(0)), c.id));
-        let mut rows = RowsPlan::new(&relations, chunks, self.lanes.count);
-        if self.target.version() < ServerVersion::V16 {
-            rows.lanes_per_relation = LANES_PER_RELATION_TO_15;
-        }
+        let rows = RowsPlan::new(&relations, chunks, self.lanes.count).loading(self.target.version());
         rows.announce(self.run);
         let meter = Arc::new(Meter::default());
         let shared = Shared {

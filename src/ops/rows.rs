@@ -11,9 +11,12 @@ use super::error::{Cause, Error, Result};
 use super::options::Run;
 use crate::event::{Event, PlannedRelation, ProgressBoard};
 use crate::flow::{self, ChunkQueue, ChunkTask, Lane, LaneReport, run_lanes};
-use crate::model::{Chunk, Oid, Relation};
+use crate::model::{Chunk, Oid, Relation, ServerVersion};
 use crate::pg::wire::{Canceller, CopyOutcome};
 use crate::plan::chunking::chunk_counts;
+
+/// Loaders on one table of targets up to 15, which suffer from its extension lock.
+const LANES_PER_RELATION_TO_15: usize = 4;
 
 /// Everything that is fed to the pump.
 pub(super) struct RowsPlan {
@@ -49,6 +52,14 @@ impl RowsPlan {
             .collect();
         let lanes = lanes.min(u32::try_from(tasks.len()).unwrap_or(u32::MAX)).max(1);
         Self { tasks, board, lanes, lanes_per_relation: usize::MAX }
+    }
+
+    /// For a target of this version.
+    pub(super) fn loading(mut self, target: ServerVersion) -> Self {
+        if target < ServerVersion::V16 {
+            self.lanes_per_relation = LANES_PER_RELATION_TO_15;
+        }
+        self
     }
 
     /// Tells the listeners what will move.

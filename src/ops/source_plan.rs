@@ -11,7 +11,7 @@ use super::inventory::Inventory;
 use super::options::{Contents, Run, SourceOptions};
 use super::preflight::table_filter;
 use super::server::Server;
-use crate::model::{Oid, Relation, RelationKind, ServerVersion, Side};
+use crate::model::{Chunk, Oid, Relation, RelationKind, ServerVersion, Side};
 use crate::pg::catalog::{
     Catalog, CatalogRelation, FormatRules, LargeObjectAccess, TableFilter, choose_format, lock_list_sql, read_lock_list,
 };
@@ -19,6 +19,7 @@ use crate::pg::copy_sql::ReadRules;
 use crate::pg::session;
 use crate::pg::snapshot::{Snapshot, SnapshotHolder, SnapshotMode};
 use crate::pg::wire::DataConnection;
+use crate::plan::chunking::{ChunkingRules, plan_chunks};
 use crate::schema::{self, PgDumpCall, PgDumpFilters, PgDumpSearch, Toc};
 
 /// The source at one moment.
@@ -78,6 +79,19 @@ impl SourcePlan {
             key_bounds: Arc::new(catalog.key_bounds().await?),
         };
         Ok(Self { holder: Some(holder), inventory, schema_dump, rules })
+    }
+
+    /// The relations cut for this many jobs; `chunk_bytes` is the user's wish.
+    pub(super) fn chunks(&self, relations: &[Arc<Relation>], jobs: u32, chunk_bytes: Option<u64>) -> Vec<Chunk> {
+        let rules = ChunkingRules {
+            version: self.rules.version,
+            block_bytes: self.rules.block_bytes,
+            jobs,
+            chunk_bytes,
+            key_bounds: &self.rules.key_bounds,
+            shared_snapshot: self.holder.as_ref().is_some_and(|h| h.snapshot.id.is_some()),
+        };
+        plan_chunks(relations, rules)
     }
 }
 
