@@ -6,12 +6,12 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 use pgconvoy::ops::{
     BenchOptions, CheckOptions, Contents, CopyOptions, DemoOptions, DumpOptions, Filters, PreflightOptions,
-    RestoreOptions, Rivals, ServerArgs, SourceOptions, TargetOptions, VerifyAgainst, VerifyOptions,
+    RestoreOptions, Rivals, ServerArgs, SourceOptions, TargetOptions, ToastCompression, VerifyAgainst, VerifyOptions,
 };
 
 use super::args::{
     BenchArgs, Cli, Command, Conninfo, ContentsArgs, DemoArgs, FilterArgs, GeneralArgs, ProgressArgs, ProgressMode,
-    SourceArgs, TargetArgs,
+    SourceArgs, TargetArgs, ToastMethod,
 };
 use super::environment::Environment;
 use super::redact::has_password;
@@ -167,6 +167,12 @@ fn target_options(args: TargetArgs) -> TargetOptions {
         no_owner: args.no_owner,
         no_privileges: args.no_privileges,
         analyze: !args.no_analyze,
+        toast_compression: match args.toast_compression {
+            ToastMethod::Auto => ToastCompression::Auto,
+            ToastMethod::Server => ToastCompression::Server,
+            ToastMethod::Lz4 => ToastCompression::Lz4,
+            ToastMethod::Pglz => ToastCompression::Pglz,
+        },
     }
 }
 

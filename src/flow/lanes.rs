@@ -74,8 +74,8 @@ pub fn run_lanes<L: Lane>(
             let (make, fail) = (&make, &fail);
             let body = move || {
                 let _guard = FailOnPanic(fail);
-                // Small databases are moved before the last lane is up.
-                if index > 0 && queue.is_done() {
+                // Lane 0 is the holder's and always there. Small databases are moved before the last lane is up.
+                if index > 0 && !queue.wait_turn(index) {
                     return None;
                 }
                 match make(index) {

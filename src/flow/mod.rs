@@ -11,11 +11,13 @@
 //! by lanes times blocks ([`budget`]), never by the size of a row or a table.
 
 pub mod budget;
+mod chain;
 mod lanes;
 mod pump;
 mod queue;
 mod row_hash;
 
+pub use chain::SegmentChain;
 pub use lanes::{Lane, LaneOutcome, LaneReport, run_lanes};
 pub use pump::{Error, Meter, Result, Sink, Source, pump};
 pub use queue::{ChunkQueue, ChunkTask};

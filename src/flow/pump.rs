@@ -1,9 +1,9 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::archive::{self, SegmentReader, SegmentWriter};
+use crate::archive::{self, SegmentWriter};
 use crate::event::RelationCounters;
 use crate::pg::wire::{Block, CopyIn, CopyOut, CopyOutcome};
 use crate::pg::{self};
@@ -82,18 +82,6 @@ impl Sink for CopyIn<'_> {
     }
 }
 
-/// The reader checks every block's hash, and at the end the footer against the manifest.
-impl Source for SegmentReader {
-    fn next_block(&mut self, block: &mut Block) -> Result<bool> {
-        Ok(Self::next_block(self, block.tail())?)
-    }
-
-    fn outcome(&self) -> Option<CopyOutcome> {
-        let record = self.record();
-        Some(CopyOutcome { rows: record.rows, bytes: record.raw_bytes })
-    }
-}
-
 impl Sink for SegmentWriter {
     fn write(&mut self, block: &mut Block) -> Result<()> {
         Self::write(self, block.payload())?;
@@ -102,9 +90,11 @@ impl Sink for SegmentWriter {
     }
 }
 
-/// How long the two ends of the pump were waited for, summed over all lanes.
+/// Who moved the rows, and how long the two ends of the pump were waited for, summed over all lanes.
 #[derive(Debug, Default)]
 pub struct Meter {
+    /// Lanes that took part.
+    pub lanes: AtomicU32,
     pub source_ns: AtomicU64,
     pub sink_ns: AtomicU64,
 }

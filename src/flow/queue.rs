@@ -28,6 +28,8 @@ struct State {
     holder_only: VecDeque<ChunkTask>,
     running: HashMap<Oid, usize>,
     running_total: usize,
+    /// Lanes that may work.
+    lanes_open: u32,
     closed: bool,
 }
 
@@ -37,9 +39,36 @@ impl ChunkQueue {
     #[must_use]
     pub fn new(tasks: Vec<ChunkTask>, lanes_per_relation: usize) -> Self {
         Self {
-            state: Mutex::new(State { waiting: tasks.into(), ..State::default() }),
+            state: Mutex::new(State { waiting: tasks.into(), lanes_open: u32::MAX, ..State::default() }),
             changed: Condvar::new(),
             lanes_per_relation: lanes_per_relation.max(1),
+        }
+    }
+
+    /// Only this many lanes work at first; [`ChunkQueue::open_lane`] lets in another.
+    #[must_use]
+    pub fn with_lanes_open(self, lanes: u32) -> Self {
+        self.lock().lanes_open = lanes.max(1);
+        self
+    }
+
+    pub fn open_lane(&self) {
+        let mut state = self.lock();
+        state.lanes_open = state.lanes_open.saturating_add(1);
+        self.changed.notify_all();
+    }
+
+    /// Waits until a lane other than the holder's may work. `false`: there is no work left for it.
+    pub fn wait_turn(&self, lane: u32) -> bool {
+        let mut state = self.lock();
+        loop {
+            if state.closed || state.waiting.is_empty() {
+                return false;
+            }
+            if lane < state.lanes_open {
+                return true;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -47,17 +76,13 @@ impl ChunkQueue {
     pub fn next(&self, is_holder: bool) -> Option<ChunkTask> {
         let mut state = self.lock();
         loop {
-            if state.closed {
+            if state.is_done() {
                 return None;
             }
             if let Some(task) = self.take(&mut state, is_holder) {
                 *state.running.entry(task.relation.oid).or_insert(0) += 1;
                 state.running_total += 1;
                 return Some(task);
-            }
-            let nothing_left = state.waiting.is_empty() && state.holder_only.is_empty();
-            if nothing_left && state.running_total == 0 {
-                return None;
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -71,7 +96,12 @@ impl ChunkQueue {
             .waiting
             .iter()
             .position(|t| state.running.get(&t.relation.oid).copied().unwrap_or(0) < self.lanes_per_relation)?;
-        state.waiting.remove(at)
+        let task = state.waiting.remove(at);
+        if state.waiting.is_empty() {
+            // For lanes that wait for their turn.
+            self.changed.notify_all();
+        }
+        task
     }
 
     /// A chunk is done, or failed for good.
@@ -85,13 +115,6 @@ impl ChunkQueue {
         let mut state = self.lock();
         self.leave(&mut state, task.relation.oid);
         state.holder_only.push_back(task);
-    }
-
-    /// Whether there is nothing to do any more, nor will be.
-    pub fn is_done(&self) -> bool {
-        let state = self.lock();
-        let nothing_left = state.waiting.is_empty() && state.holder_only.is_empty() && state.running_total == 0;
-        state.closed || nothing_left
     }
 
     /// No further chunk is handed out.
@@ -110,6 +133,13 @@ impl ChunkQueue {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Whether there is nothing to do any more, nor will be.
+    fn is_done(&self) -> bool {
+        self.closed || (self.waiting.is_empty() && self.holder_only.is_empty() && self.running_total == 0)
     }
 }
 
@@ -161,6 +191,24 @@ pub(super) mod tests {
         queue.finished(&mine);
         assert!(queue.next(true).is_none());
         assert!(other.join().unwrap());
+    }
+
+    #[test]
+    fn a_lane_waits_for_its_turn_until_there_is_no_work_left() {
+        let queue = Arc::new(ChunkQueue::new(vec![task(1, 0), task(1, 1)], 4).with_lanes_open(1));
+        assert!(queue.wait_turn(0), "lanes that are open need not wait");
+        let waiting = |lane| {
+            let queue = Arc::clone(&queue);
+            std::thread::spawn(move || queue.wait_turn(lane))
+        };
+        let (second, third) = (waiting(1), waiting(2));
+        queue.open_lane();
+        assert!(second.join().unwrap());
+        assert!(!third.is_finished());
+        while let Some(task) = queue.next(true) {
+            queue.finished(&task);
+        }
+        assert!(!third.join().unwrap());
     }
 
     #[test]

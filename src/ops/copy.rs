@@ -16,6 +16,7 @@ use super::rows::{Cancellers, Moved, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::source_plan::{SourcePlan, check_still_frozen};
 use super::target::{JobRunner, Preparation, PreparedTarget, check_columns, complete, share};
+use super::toast;
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, budget};
 use crate::model::{CopyFormat, Oid, Relation, Side, TextReason};
@@ -52,7 +53,9 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
     let mut plan = SourcePlan::make(&source, &options.source, options.contents, target_version, &run).await?;
     phase.finish();
 
-    let load_settings = data_only::settings(&target, &plan.inventory, options.contents).await?;
+    let mut load_settings = data_only::settings(&target, &plan.inventory, options.contents).await?;
+    let toast = toast::setting(&target, options.target.toast_compression).await?;
+    load_settings.extend(toast.statement);
     let job = CopyJob { source: &source, target: &target, options, lanes, load_settings, run: &run };
     let done = job.fill_target(&mut plan).await.map_err(|e| recorder.explain_target(e, &target, options.contents))?;
     let closing = Closing {
@@ -60,6 +63,7 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
         meter: Some(&done.meter),
         checked: vec!["rows counted at the source equal rows loaded, chunk by chunk".into()],
         skipped: done.skipped,
+        choices: toast.choice.into_iter().collect(),
         ..Closing::default()
     };
     Ok(recorder.finish(closing, &run))
@@ -132,12 +136,13 @@ impl CopyJob<'_> {
         }
         let relations = share(std::mem::take(&mut plan.inventory.relations));
         let mut shared_relations = relations.clone();
-        let mut chunks = plan.chunks(&relations, self.lanes.count, self.options.source.chunk_bytes);
+        let mut chunks =
+            plan.chunks(&relations, (self.lanes, Some(self.lanes.loaders)), self.options.source.chunk_bytes);
         if let Some((relation, more)) = plan.inventory.large_object_chunks() {
             shared_relations.push(Arc::new(relation));
             chunks.extend(more);
         }
-        let rows = RowsPlan::new(&shared_relations, chunks, self.lanes.count).loading(self.target.version());
+        let rows = RowsPlan::new(&shared_relations, chunks, self.lanes).loading(self.target.version());
         rows.announce(self.run);
         let meter = Arc::new(Meter::default());
         let rows_done = self.move_rows(plan, rows, (&meter, stop.clone()), move |oid| {

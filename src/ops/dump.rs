@@ -126,12 +126,12 @@ impl DumpJob<'_> {
             writer.record(&Record::DataExcluded { oid: relation.oid, why: "--exclude-table-data".into() })?;
         }
         let mut relations = share(std::mem::take(&mut plan.inventory.relations));
-        let mut chunks = plan.chunks(&relations, self.lanes.count, self.options.source.chunk_bytes);
+        let mut chunks = plan.chunks(&relations, (self.lanes, None), self.options.source.chunk_bytes);
         if let Some((relation, more)) = plan.inventory.large_object_chunks() {
             relations.push(Arc::new(relation));
             chunks.extend(more);
         }
-        let rows = RowsPlan::new(&relations, chunks, self.lanes.count);
+        let rows = RowsPlan::new(&relations, chunks, self.lanes);
         rows.announce(self.run);
         let meter = Arc::new(Meter::default());
         let stop = self.run.cancel.child_token();

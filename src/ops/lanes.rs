@@ -1,6 +1,7 @@
 //! The lanes of each operation: a source, a sink, and the transaction around them.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -9,8 +10,10 @@ use super::ledger;
 use super::rows::Cancellers;
 use crate::archive::{Archive, ArchiveWriter, SegmentRecord, SegmentSpec};
 use crate::event::ProgressBoard;
-use crate::flow::{ChunkTask, Error, HashSink, Lane, LaneOutcome, Meter, Result, RowHash, RowHasher, Source, pump};
-use crate::model::{ChunkId, Oid, RelationKind, Side};
+use crate::flow::{
+    ChunkTask, Error, HashSink, Lane, LaneOutcome, Meter, Result, RowHash, RowHasher, SegmentChain, Source, pump,
+};
+use crate::model::{Oid, RelationKind, Side};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::copy_sql::{self, ReadRules};
 use crate::pg::session;
@@ -29,6 +32,10 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    fn count_lane(&self) {
+        self.meter.lanes.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn pump(
         &self,
         task: &ChunkTask,
@@ -204,6 +211,7 @@ pub(super) struct CopyLane {
 
 impl CopyLane {
     pub(super) fn open(index: u32, source: &SourcePort, target: &TargetPort, shared: &Shared) -> Result<Self> {
+        shared.count_lane();
         Ok(Self {
             reader: source.open(index, shared)?,
             writer: target.open(shared)?,
@@ -239,6 +247,7 @@ impl DumpLane {
         (writer, zstd_level): (&ArchiveWriter, i32),
         shared: &Shared,
     ) -> Result<Self> {
+        shared.count_lane();
         Ok(Self {
             reader: source.open(index, shared)?,
             writer: writer.clone(),
@@ -263,22 +272,36 @@ impl Lane for DumpLane {
     }
 }
 
-/// The segments of an archive by chunk.
+/// The segments of an archive by relation, in order.
 pub(super) struct ArchivePort {
-    pub archive: Archive,
-    pub segments: HashMap<ChunkId, SegmentRecord>,
+    archive: Archive,
+    segments: HashMap<Oid, Vec<SegmentRecord>>,
 }
 
 impl ArchivePort {
     pub(super) fn new(archive: Archive) -> Self {
-        let segments = archive.segments().iter().map(|s| (s.chunk.id, s.clone())).collect();
+        let mut segments: HashMap<Oid, Vec<SegmentRecord>> = HashMap::new();
+        for segment in archive.segments() {
+            segments.entry(segment.chunk.id.relation).or_default().push(segment.clone());
+        }
+        for of_relation in segments.values_mut() {
+            of_relation.sort_by_key(|segment| segment.chunk.id);
+        }
         Self { archive, segments }
     }
 
-    fn open_segment(&self, task: &ChunkTask) -> Result<crate::archive::SegmentReader> {
-        let segment = self.segments.get(&task.chunk.id);
-        let segment = segment.ok_or_else(|| Error::Stream("the archive lacks a segment that was planned".into()))?;
-        Ok(self.archive.segment_reader(segment)?)
+    /// The task's segment, or all of its relation's where the task is the whole of it.
+    fn open(&self, task: &ChunkTask) -> Result<SegmentChain<'_>> {
+        let all = self.segments.get(&task.relation.oid).map(Vec::as_slice).unwrap_or_default();
+        let segments = match all.iter().position(|s| s.chunk.id == task.chunk.id) {
+            _ if task.is_whole => all,
+            Some(at) => &all[at..=at],
+            None => &[],
+        };
+        if segments.is_empty() {
+            return Err(Error::Stream("the archive lacks a segment that was planned".into()));
+        }
+        Ok(SegmentChain::new(&self.archive, segments))
     }
 }
 
@@ -292,6 +315,7 @@ pub(super) struct RestoreLane {
 
 impl RestoreLane {
     pub(super) fn open(port: &Arc<ArchivePort>, target: &TargetPort, shared: &Shared) -> Result<Self> {
+        shared.count_lane();
         Ok(Self {
             port: Arc::clone(port),
             writer: target.open(shared)?,
@@ -303,7 +327,7 @@ impl RestoreLane {
 
 impl Lane for RestoreLane {
     fn run(&mut self, task: &ChunkTask) -> Result<LaneOutcome> {
-        let mut source = self.port.open_segment(task)?;
+        let mut source = self.port.open(task)?;
         self.writer.load(task, &self.shared, &mut source, &mut self.block).map(LaneOutcome::Done)
     }
 }
@@ -337,7 +361,7 @@ impl Lane for HashLane {
                 self.shared.pump(task, &mut source, &mut sink, &mut self.block)?
             }
             HashSource::Archive(port) => {
-                let mut source = port.open_segment(task)?;
+                let mut source = port.open(task)?;
                 self.shared.pump(task, &mut source, &mut sink, &mut self.block)?
             }
         };

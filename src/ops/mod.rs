@@ -12,6 +12,7 @@ mod error;
 mod inventory;
 mod lanes;
 mod ledger;
+mod machine;
 mod options;
 mod pg_tools;
 mod preflight;
@@ -23,6 +24,7 @@ mod server;
 mod source_plan;
 mod steps;
 mod target;
+mod toast;
 mod verify;
 
 pub use bench::{BenchOptions, Rivals, bench};
@@ -33,7 +35,7 @@ pub use dump::dump;
 pub use error::{Cause, Error, Result};
 pub use options::{
     CheckOptions, Contents, CopyOptions, DumpOptions, Filters, PreflightOptions, RestoreOptions, Run, ServerArgs,
-    SourceOptions, TargetOptions, VerifyAgainst, VerifyOptions,
+    SourceOptions, TargetOptions, ToastCompression, VerifyAgainst, VerifyOptions,
 };
 pub use preflight::preflight;
 pub use restore::restore;

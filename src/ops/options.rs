@@ -76,6 +76,19 @@ pub struct TargetOptions {
     pub no_privileges: bool,
     /// Run ANALYZE when the rows of a table are in and its indexes are built.
     pub analyze: bool,
+    pub toast_compression: ToastCompression,
+}
+
+/// With which method the target compresses the long values it is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ToastCompression {
+    /// lz4 where the target has it and nobody has chosen a method for it.
+    #[default]
+    Auto,
+    /// As the target is set.
+    Server,
+    Lz4,
+    Pglz,
 }
 
 #[derive(Clone, Debug)]

@@ -54,6 +54,7 @@ pub(super) struct Closing<'a> {
     pub meter: Option<&'a Meter>,
     pub checked: Vec<String>,
     pub skipped: Vec<String>,
+    pub choices: Vec<String>,
 }
 
 impl Recorder {
@@ -115,12 +116,14 @@ impl Recorder {
             servers: state.servers,
             archive: closing.archive,
             jobs: state.jobs,
+            lanes: closing.meter.map_or(0, |meter| meter.lanes.load(std::sync::atomic::Ordering::Relaxed)),
             restore_jobs: state.restore_jobs,
             peak_memory_bytes,
             cpu_ms,
             limited_by: closing.meter.and_then(|meter| limited_by(self.operation, meter)),
             checked: closing.checked,
             skipped: closing.skipped,
+            choices: closing.choices,
             warnings: state.warnings,
         };
         run.events.send(Event::RunFinished { report: Box::new(report.clone()) });

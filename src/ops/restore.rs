@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::copy::{Filled, first_cause};
 use super::data_only;
 use super::error::{Cause, Error, Result};
-use super::inventory::Inventory;
+use super::inventory::{Inventory, LARGE_OBJECTS_OID};
 use super::lanes::{ArchivePort, RestoreLane, Shared, TargetPort};
 use super::options::{Contents, RestoreOptions, Run};
 use super::preflight::{self, Findings};
@@ -17,10 +17,12 @@ use super::recorder::{Closing, PhaseTimer, Recorder};
 use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::target::{JobRunner, Preparation, PreparedTarget, check_columns, complete, share};
+use super::toast;
 use crate::archive::{Archive, ArchiveContents};
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, budget};
-use crate::model::{Chunk, CopyFormat, Oid, Relation, Side};
+use crate::model::{Chunk, CopyFormat, CtidRange, Oid, Relation, Side};
+use crate::plan::chunking::whole_bytes;
 use crate::report::{ArchiveSummary, TransferReport};
 
 /// Moves a database from an archive directory onto a server.
@@ -55,7 +57,9 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     phase.finish();
 
     let totals = archive.totals();
-    let load_settings = data_only::settings(&target, &inventory, contents).await?;
+    let mut load_settings = data_only::settings(&target, &inventory, contents).await?;
+    let toast = toast::setting(&target, options.target.toast_compression).await?;
+    load_settings.extend(toast.statement);
     let job = RestoreJob { target: &target, options, contents, lanes, load_settings, run: &run };
     let done =
         job.fill_target(&mut inventory, archive).await.map_err(|e| recorder.explain_target(e, &target, contents))?;
@@ -73,6 +77,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
             "rows counted at the source equal rows loaded, chunk by chunk".into(),
         ],
         skipped: done.skipped,
+        choices: toast.choice.into_iter().collect(),
     };
     Ok(recorder.finish(closing, &run))
 }
@@ -115,6 +120,23 @@ fn refuse_other_columns(inventory: &Inventory, differing: Vec<(Oid, String)>) ->
             let error = Error::new(Cause::Refused { side: Side::Target, message });
             Err(error.hint("restore into a database of the archive's own schema, or use `pgconvoy copy`"))
         }
+    }
+}
+
+/// Relations up to `whole_bytes` are loaded by one lane, all their segments in a row. Large objects never: each of their
+/// chunks is staged in a transaction of its own.
+fn join_chunks(chunks: &mut Vec<Chunk>, sizes: &HashMap<Oid, u64>, whole_bytes: u64) {
+    let is_joined = |chunk: &Chunk| {
+        let relation = chunk.id.relation;
+        relation != LARGE_OBJECTS_OID && sizes.get(&relation).is_some_and(|size| *size <= whole_bytes)
+    };
+    chunks.retain(|chunk| chunk.id.index == 0 || !is_joined(chunk));
+    for chunk in chunks.iter_mut().filter(|chunk| is_joined(chunk)) {
+        *chunk = Chunk {
+            range: CtidRange::ALL,
+            estimated_bytes: sizes.get(&chunk.id.relation).copied().unwrap_or(0),
+            ..*chunk
+        };
     }
 }
 
@@ -165,8 +187,9 @@ impl RestoreJob<'_> {
         }
         let mut chunks: Vec<Chunk> = archive.segments().iter().map(|s| s.chunk).collect();
         let sizes: HashMap<Oid, u64> = relations.iter().map(|r| (r.oid, r.size_bytes())).collect();
+        join_chunks(&mut chunks, &sizes, whole_bytes(sizes.values().sum(), self.lanes.loaders));
         chunks.sort_by_key(|c| (Reverse(sizes.get(&c.id.relation).copied().unwrap_or(0)), c.id));
-        let rows = RowsPlan::new(&relations, chunks, self.lanes.count).loading(self.target.version());
+        let rows = RowsPlan::new(&relations, chunks, self.lanes).loading(self.target.version());
         rows.announce(self.run);
         let meter = Arc::new(Meter::default());
         let shared = Shared {

@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Cause, Error, Result};
+use super::machine::CoreClock;
 use super::options::Run;
+use super::server::Lanes;
 use crate::event::{Event, PlannedRelation, ProgressBoard};
 use crate::flow::{self, ChunkQueue, ChunkTask, Lane, LaneReport, run_lanes};
 use crate::model::{Chunk, Oid, Relation, ServerVersion};
@@ -23,13 +26,15 @@ pub(super) struct RowsPlan {
     pub tasks: Vec<ChunkTask>,
     pub board: Arc<ProgressBoard>,
     pub lanes: u32,
+    /// Lanes that work from the beginning; the others join when cores are idle.
+    pub lanes_at_first: u32,
     /// Lanes on one relation at most.
     pub lanes_per_relation: usize,
 }
 
 impl RowsPlan {
     /// Pairs chunks with their relations and puts every relation on the board.
-    pub(super) fn new(relations: &[Arc<Relation>], chunks: Vec<Chunk>, lanes: u32) -> Self {
+    pub(super) fn new(relations: &[Arc<Relation>], chunks: Vec<Chunk>, lanes: Lanes) -> Self {
         let counts = chunk_counts(&chunks);
         let planned = relations.iter().map(|r| PlannedRelation {
             oid: r.oid,
@@ -50,8 +55,9 @@ impl RowsPlan {
                 Some(ChunkTask { chunk, relation: Arc::clone(relation), board_index: *board_index, is_whole })
             })
             .collect();
-        let lanes = lanes.min(u32::try_from(tasks.len()).unwrap_or(u32::MAX)).max(1);
-        Self { tasks, board, lanes, lanes_per_relation: usize::MAX }
+        let lanes_at_first = lanes.at_first;
+        let lanes = lanes.count.min(u32::try_from(tasks.len()).unwrap_or(u32::MAX)).max(1);
+        Self { tasks, board, lanes, lanes_at_first, lanes_per_relation: usize::MAX }
     }
 
     /// For a target of this version.
@@ -125,8 +131,10 @@ where
         *left.entry(task.relation.oid).or_insert(0) += 1;
     }
     let (sender, mut reports) = mpsc::unbounded_channel();
-    let queue = Arc::new(ChunkQueue::new(plan.tasks, plan.lanes_per_relation));
+    let queue = ChunkQueue::new(plan.tasks, plan.lanes_per_relation).with_lanes_open(plan.lanes_at_first);
+    let queue = Arc::new(queue);
     let lanes = plan.lanes;
+    let mut opening = Opening::new(&queue, plan.lanes_at_first, lanes);
     let lanes_stop = stop.clone();
     let threads = tokio::task::spawn_blocking(move || run_lanes(lanes, make, &queue, &sender, &lanes_stop));
     let mut moved = Moved::default();
@@ -135,6 +143,10 @@ where
     loop {
         let report = tokio::select! {
             report = reports.recv() => report,
+            _ = opening.tick.tick(), if opening.is_wanted() => {
+                opening.look();
+                continue;
+            }
             () = stop.cancelled(), if !cancelled => {
                 cancelled = true;
                 cancellers.cancel_all().await;
@@ -178,6 +190,44 @@ where
             Err(Error::new(Cause::Internal("the lanes ended before all chunks were moved".into())))
         }
         None => Ok(moved),
+    }
+}
+
+/// Lets further lanes work while cores are idle.
+struct Opening {
+    queue: Arc<ChunkQueue>,
+    open: u32,
+    lanes: u32,
+    clock: CoreClock,
+    tick: tokio::time::Interval,
+}
+
+/// How often the cores are looked at: long enough for a lane that was let in to show.
+const LOOK_AT_CORES_EVERY: Duration = Duration::from_millis(250);
+
+/// Idle cores that are worth another lane.
+const IDLE_CORES: f64 = 0.5;
+
+impl Opening {
+    fn new(queue: &Arc<ChunkQueue>, open: u32, lanes: u32) -> Self {
+        let mut clock = CoreClock::default();
+        // What comes next is counted from here.
+        clock.idle_cores();
+        let first = tokio::time::Instant::now() + LOOK_AT_CORES_EVERY;
+        let tick = tokio::time::interval_at(first, LOOK_AT_CORES_EVERY);
+        Self { queue: Arc::clone(queue), open, lanes, clock, tick }
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.open < self.lanes
+    }
+
+    /// A kernel that does not tell of its cores counts as idle.
+    fn look(&mut self) {
+        if self.clock.idle_cores().is_none_or(|idle| idle >= IDLE_CORES) {
+            self.queue.open_lane();
+            self.open += 1;
+        }
     }
 }
 

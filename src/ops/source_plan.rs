@@ -10,7 +10,7 @@ use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
 use super::options::{Contents, Run, SourceOptions};
 use super::preflight::table_filter;
-use super::server::Server;
+use super::server::{Lanes, Server};
 use crate::model::{Chunk, Oid, Relation, RelationKind, ServerVersion, Side};
 use crate::pg::catalog::{
     Catalog, CatalogRelation, FormatRules, LargeObjectAccess, TableFilter, choose_format, lock_list_sql, read_lock_list,
@@ -81,13 +81,19 @@ impl SourcePlan {
         Ok(Self { holder: Some(holder), inventory, schema_dump, rules })
     }
 
-    /// The relations cut for this many jobs; `chunk_bytes` is the user's wish.
-    pub(super) fn chunks(&self, relations: &[Arc<Relation>], jobs: u32, chunk_bytes: Option<u64>) -> Vec<Chunk> {
+    /// The relations cut for these lanes; `chunk_bytes` is the user's wish. `loaders`: as in [`ChunkingRules`].
+    pub(super) fn chunks(
+        &self,
+        relations: &[Arc<Relation>],
+        (lanes, loaders): (Lanes, Option<u32>),
+        chunk_bytes: Option<u64>,
+    ) -> Vec<Chunk> {
         let rules = ChunkingRules {
             version: self.rules.version,
             block_bytes: self.rules.block_bytes,
-            jobs,
+            jobs: lanes.count,
             chunk_bytes,
+            loaders,
             key_bounds: &self.rules.key_bounds,
             shared_snapshot: self.holder.as_ref().is_some_and(|h| h.snapshot.id.is_some()),
         };

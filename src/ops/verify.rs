@@ -268,6 +268,7 @@ impl VerifyJob<'_> {
             block_bytes: server.facts.block_bytes,
             jobs: self.lanes.count,
             chunk_bytes: None,
+            loaders: None,
             shared_snapshot: holder.snapshot.id.is_some(),
             key_bounds: &HashMap::new(),
         };
@@ -321,7 +322,7 @@ impl VerifyJob<'_> {
     }
 
     async fn hash(&self, side: HashedSide, stop: &CancellationToken, visible: bool) -> Result<HashMap<Oid, RowHash>> {
-        let plan = RowsPlan::new(&side.relations, side.chunks, self.lanes.count);
+        let plan = RowsPlan::new(&side.relations, side.chunks, self.lanes);
         // One side is enough to watch: both go at the pace of the slower one's server.
         let run = if visible { self.run.clone() } else { self.run.silent() };
         plan.announce(&run);

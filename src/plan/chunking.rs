@@ -31,6 +31,8 @@ pub struct ChunkingRules<'a> {
     pub jobs: u32,
     /// The user's wish for the bytes of a chunk.
     pub chunk_bytes: Option<u64>,
+    /// Lanes that load what is read, where a target is loaded: see [`whole_bytes`].
+    pub loaders: Option<u32>,
     /// Whether every worker reads the same snapshot: ctid ranges need it, since rows move on UPDATE.
     pub shared_snapshot: bool,
     /// Relations of servers before 14 that an index can read in pieces.
@@ -46,15 +48,29 @@ pub struct ChunkingRules<'a> {
 pub fn plan_chunks<R: Borrow<Relation>>(relations: &[R], rules: ChunkingRules<'_>) -> Vec<Chunk> {
     let total_bytes: u64 = relations.iter().map(|r| r.borrow().size_bytes()).sum();
     let chunk_bytes = rules.chunk_bytes.unwrap_or_else(|| default_chunk_bytes(total_bytes, rules.jobs)).max(1);
+    let whole = match (rules.chunk_bytes, rules.loaders) {
+        (None, Some(loaders)) => whole_bytes(total_bytes, loaders),
+        _ => 0,
+    };
+    let chunk_bytes_of = |r: &Relation| if r.size_bytes() <= whole { u64::MAX } else { chunk_bytes };
     let mut by_size: Vec<&Relation> = relations.iter().map(Borrow::borrow).collect();
     by_size.sort_by_key(|r| (Reverse(r.size_bytes()), r.oid));
-    by_size.into_iter().flat_map(|r| cut(r, chunk_bytes, rules)).collect()
+    by_size.into_iter().flat_map(|r| cut(r, chunk_bytes_of(r), rules)).collect()
 }
 
 /// The planner's choice for a database of this size.
 #[must_use]
 pub fn default_chunk_bytes(total_bytes: u64, jobs: u32) -> u64 {
     (total_bytes / (u64::from(jobs.max(1)) * CHUNKS_PER_JOB)).clamp(CHUNK_MIN_BYTES, CHUNK_MAX_BYTES)
+}
+
+/// Up to this size a relation is loaded as a whole, by one lane: its rows keep their order, it can be frozen, and an index
+/// on a column that follows the order sorts faster. Larger ones would keep the other lanes waiting at the end: whole ones
+/// come after those that are cut, the biggest first, and half of a lane's share of everything is the most that one of them
+/// can come late.
+#[must_use]
+pub fn whole_bytes(total_bytes: u64, loaders: u32) -> u64 {
+    total_bytes / (2 * u64::from(loaders.max(1)))
 }
 
 fn cut(relation: &Relation, chunk_bytes: u64, rules: ChunkingRules<'_>) -> Vec<Chunk> {
@@ -127,7 +143,15 @@ mod tests {
 
     fn rules(version: ServerVersion, chunk_bytes: Option<u64>) -> ChunkingRules<'static> {
         static NONE: LazyLock<HashMap<Oid, KeyBounds>> = LazyLock::new(HashMap::new);
-        ChunkingRules { version, block_bytes: 8192, jobs: 16, chunk_bytes, shared_snapshot: true, key_bounds: &NONE }
+        ChunkingRules {
+            version,
+            block_bytes: 8192,
+            jobs: 16,
+            chunk_bytes,
+            loaders: None,
+            shared_snapshot: true,
+            key_bounds: &NONE,
+        }
     }
 
     proptest! {
@@ -149,6 +173,21 @@ mod tests {
                 prop_assert!(pair[0].range.start < pair[0].range.end);
             }
         }
+    }
+
+    #[test]
+    fn a_relation_that_one_lane_can_load_in_time_is_not_cut() {
+        let mut giant = relation(100 << 30, 0);
+        giant.oid = 2;
+        let relations = [giant, relation(3 << 30, 0)];
+        let counts = |loaders, chunk_bytes| {
+            chunk_counts(&plan_chunks(&relations, ChunkingRules { loaders, ..rules(ServerVersion::V18, chunk_bytes) }))
+        };
+        assert_eq!(counts(Some(16), None)[&1], 1);
+        assert!(counts(Some(16), None)[&2] > 100);
+        assert!(counts(Some(32), None)[&1] > 1, "half of a lane's share is less");
+        assert!(counts(None, None)[&1] > 1, "reading alone gains nothing from it");
+        assert_eq!(counts(Some(16), Some(1 << 30))[&1], 3, "the user's wish comes first");
     }
 
     #[test]

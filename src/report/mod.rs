@@ -21,7 +21,10 @@ pub struct TransferReport {
     pub elapsed_ms: u64,
     pub servers: Vec<ServerInfo>,
     pub archive: Option<ArchiveSummary>,
+    /// Lanes there could have been.
     pub jobs: u32,
+    /// Lanes that moved rows: fewer where servers on the same machine kept its cores busy.
+    pub lanes: u32,
     pub phases: Vec<PhaseTiming>,
     pub tables: Vec<TableReport>,
     /// Jobs of the restore graph, longest first.
@@ -36,6 +39,8 @@ pub struct TransferReport {
     pub checked: Vec<String>,
     /// What was left out on purpose, or needs a look: listed, never silent.
     pub skipped: Vec<String>,
+    /// What was chosen where the user had left the choice, in words.
+    pub choices: Vec<String>,
     pub warnings: Vec<String>,
 }
 

@@ -42,11 +42,23 @@ pub struct TargetArgs {
     /// Do not run ANALYZE
     #[arg(long, help_heading = "Target")]
     pub no_analyze: bool,
+    /// How the target compresses long values: auto takes lz4 where nobody has chosen a method for the target
+    #[arg(long, value_name = "METHOD", default_value = "auto", hide_possible_values = true, help_heading = "Speed")]
+    pub toast_compression: ToastMethod,
+}
+
+/// See [`TargetArgs::toast_compression`].
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum ToastMethod {
+    Auto,
+    Server,
+    Lz4,
+    Pglz,
 }
 
 #[derive(Debug, Args)]
 pub struct JobsArgs {
-    /// Sessions per server; fewer where a server allows fewer
+    /// Sessions per server at most; fewer where a server allows fewer or, on this machine, has too few cores for them
     #[arg(
         short,
         long,

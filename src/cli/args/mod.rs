@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use pgconvoy::lab::Major;
 
-pub use groups::{ContentsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode, SourceArgs, TargetArgs};
+pub use groups::{
+    ContentsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode, SourceArgs, TargetArgs, ToastMethod,
+};
 pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_scale};
 
 /// Segments are compressed at this zstd level unless `--zstd-level` says otherwise.

@@ -63,6 +63,7 @@ fn transfer_report() -> TransferReport {
         servers: servers(),
         archive: None,
         jobs: 16,
+        lanes: 16,
         phases: vec![
             phase(Phase::Preflight, 0, 420),
             phase(Phase::Rows, 1200, 130_050),
@@ -77,6 +78,7 @@ fn transfer_report() -> TransferReport {
         cpu_ms: 7400,
         limited_by: Some("the target: 71 % of the workers' time was spent waiting for it".into()),
         checked: vec!["every chunk's row count on both ends".into()],
+        choices: vec!["long values compressed with lz4".into()],
         skipped: vec!["subscription mysub: subscriptions are never copied".into()],
         warnings: vec![
             "collation de_DE has version 2.31 at the source and 2.36 at the target; text indexes were \

@@ -25,6 +25,7 @@ pub fn render(report: &TransferReport, detail: Detail, canvas: &Canvas) -> Strin
     jobs(&mut page, report, detail);
     costs(&mut page, report);
     page.list("checked", &report.checked);
+    page.list("chosen", &report.choices);
     page.list("left out", &report.skipped);
     page.list("warnings", &report.warnings);
     page.finish()
@@ -165,11 +166,11 @@ fn costs(page: &mut Page<'_>, report: &TransferReport) {
     if bytes >= 100_000_000 {
         let _ = write!(cpu, " ({:.2} s per GB)", report.cpu_ms as f64 / 1000.0 / (bytes as f64 / 1e9));
     }
-    page.item(&format!(
-        "{}, {cpu}, peak memory {}",
-        counted(report.jobs as usize, "job"),
-        format_bytes(report.peak_memory_bytes)
-    ));
+    let mut jobs = counted(report.jobs as usize, "job");
+    if (1..report.jobs).contains(&report.lanes) {
+        let _ = write!(jobs, " ({} at work on rows)", report.lanes);
+    }
+    page.item(&format!("{jobs}, {cpu}, peak memory {}", format_bytes(report.peak_memory_bytes)));
     if let Some(limit) = &report.limited_by {
         page.item(&format!("limited by: {}", clean(limit)));
     }

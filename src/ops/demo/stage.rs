@@ -8,7 +8,7 @@ use crate::model::{format_bytes, format_duration_ms};
 use crate::ops::error::{Cause, Error, Result};
 use crate::ops::options::{
     CheckOptions, Contents, CopyOptions, DumpOptions, Filters, RestoreOptions, Run, ServerArgs, SourceOptions,
-    TargetOptions, VerifyAgainst, VerifyOptions,
+    TargetOptions, ToastCompression, VerifyAgainst, VerifyOptions,
 };
 use crate::ops::pg_tools::{Compression, Tool, directory_bytes, ignored_errors};
 use crate::ops::{check, copy, dump, restore, verify};
@@ -66,6 +66,7 @@ impl Stage<'_> {
             no_owner: false,
             no_privileges: false,
             analyze: true,
+            toast_compression: ToastCompression::default(),
         }
     }
 

@@ -18,6 +18,8 @@ pub struct DatabaseFacts {
     /// Connections that this role could open now, ours that are already open not counted.
     pub free_connections: u32,
     pub database_bytes: u64,
+    /// The server's process behind the connection that asked.
+    pub backend_pid: i32,
     /// Differs between any two databases of any two running servers, however they are reached.
     pub identity: String,
 }
@@ -70,6 +72,7 @@ impl Catalog<'_> {
                       - (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity a WHERE a.usesysid = r.oid) END
                 )::int8,
                 pg_catalog.pg_database_size(d.oid),
+                pg_catalog.pg_backend_pid(),
                 d.oid || ' ' || EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time()) || ' '
                     || pg_catalog.current_setting('port')
              FROM pg_catalog.pg_database d, pg_catalog.pg_roles r
@@ -92,7 +95,8 @@ impl Catalog<'_> {
             bypasses_row_security: self.get(row, 9)?,
             free_connections: u32::try_from(self.get::<i64>(row, 10)?.clamp(0, 1_000_000)).unwrap_or(0),
             database_bytes: u64::try_from(self.get::<i64>(row, 11)?).unwrap_or(0),
-            identity: self.get(row, 12)?,
+            backend_pid: self.get(row, 12)?,
+            identity: self.get(row, 13)?,
         })
     }
 
