@@ -45,16 +45,9 @@ impl ChunkQueue {
         }
     }
 
-    /// Only this many lanes work at first; [`ChunkQueue::open_lane`] lets in another.
-    #[must_use]
-    pub fn with_lanes_open(self, lanes: u32) -> Self {
+    /// At most this many lanes work at the same time from now on, at least one. A chunk that was begun is finished.
+    pub fn open_lanes(&self, lanes: u32) {
         self.lock().lanes_open = lanes.max(1);
-        self
-    }
-
-    pub fn open_lane(&self) {
-        let mut state = self.lock();
-        state.lanes_open = state.lanes_open.saturating_add(1);
         self.changed.notify_all();
     }
 
@@ -79,7 +72,9 @@ impl ChunkQueue {
             if state.is_done() {
                 return None;
             }
-            if let Some(task) = self.take(&mut state, is_holder) {
+            if state.may_start(is_holder)
+                && let Some(task) = self.take(&mut state, is_holder)
+            {
                 *state.running.entry(task.relation.oid).or_insert(0) += 1;
                 state.running_total += 1;
                 return Some(task);
@@ -137,6 +132,12 @@ impl ChunkQueue {
 }
 
 impl State {
+    /// What only the holder can read never waits.
+    fn may_start(&self, is_holder: bool) -> bool {
+        let is_open = usize::try_from(self.lanes_open).is_ok_and(|open| self.running_total < open);
+        is_open || (is_holder && !self.holder_only.is_empty())
+    }
+
     /// Whether there is nothing to do any more, nor will be.
     fn is_done(&self) -> bool {
         self.closed || (self.waiting.is_empty() && self.holder_only.is_empty() && self.running_total == 0)
@@ -195,20 +196,36 @@ pub(super) mod tests {
 
     #[test]
     fn a_lane_waits_for_its_turn_until_there_is_no_work_left() {
-        let queue = Arc::new(ChunkQueue::new(vec![task(1, 0), task(1, 1)], 4).with_lanes_open(1));
+        let queue = Arc::new(ChunkQueue::new(vec![task(1, 0), task(1, 1)], 4));
+        queue.open_lanes(1);
         assert!(queue.wait_turn(0), "lanes that are open need not wait");
         let waiting = |lane| {
             let queue = Arc::clone(&queue);
             std::thread::spawn(move || queue.wait_turn(lane))
         };
         let (second, third) = (waiting(1), waiting(2));
-        queue.open_lane();
+        queue.open_lanes(2);
         assert!(second.join().unwrap());
         assert!(!third.is_finished());
         while let Some(task) = queue.next(true) {
             queue.finished(&task);
         }
         assert!(!third.join().unwrap());
+    }
+
+    #[test]
+    fn a_lane_that_is_shut_takes_nothing_until_another_has_finished() {
+        let queue = Arc::new(ChunkQueue::new(vec![task(1, 0), task(2, 0)], 4));
+        queue.open_lanes(1);
+        let first = queue.next(true).unwrap();
+        let second = std::thread::spawn({
+            let queue = Arc::clone(&queue);
+            move || queue.next(false).map(|task| task.relation.oid)
+        });
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(!second.is_finished());
+        queue.finished(&first);
+        assert_eq!(second.join().unwrap(), Some(2));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The rows phase: lanes over a queue of chunks, and the bookkeeping of what came in.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ pub(super) struct RowsPlan {
     pub tasks: Vec<ChunkTask>,
     pub board: Arc<ProgressBoard>,
     pub lanes: u32,
-    /// Lanes that work from the beginning; the others join when cores are idle.
-    pub lanes_at_first: u32,
+    /// See [`Lanes::at_first`].
+    pub lanes_at_first: Option<u32>,
     /// Lanes on one relation at most.
     pub lanes_per_relation: usize,
 }
@@ -108,6 +108,8 @@ pub(super) struct Moved {
 pub(super) struct Watch<'a> {
     pub run: &'a Run,
     pub cancellers: Cancellers,
+    /// How many index builds run beside the rows.
+    pub builds: Arc<AtomicU32>,
     /// The lanes' own: raised by the user, by a lane that fails, by a job that fails.
     pub stop: CancellationToken,
 }
@@ -119,7 +121,7 @@ pub(super) struct Watch<'a> {
 pub(super) async fn move_rows<L, M>(
     plan: RowsPlan,
     make: M,
-    Watch { run, cancellers, stop }: Watch<'_>,
+    Watch { run, cancellers, builds, stop }: Watch<'_>,
     mut relation_done: impl FnMut(Oid),
 ) -> Result<Moved>
 where
@@ -131,10 +133,9 @@ where
         *left.entry(task.relation.oid).or_insert(0) += 1;
     }
     let (sender, mut reports) = mpsc::unbounded_channel();
-    let queue = ChunkQueue::new(plan.tasks, plan.lanes_per_relation).with_lanes_open(plan.lanes_at_first);
-    let queue = Arc::new(queue);
+    let queue = Arc::new(ChunkQueue::new(plan.tasks, plan.lanes_per_relation));
     let lanes = plan.lanes;
-    let mut opening = Opening::new(&queue, plan.lanes_at_first, lanes);
+    let mut share = CoreShare::new(&queue, (plan.lanes_at_first, lanes), builds);
     let lanes_stop = stop.clone();
     let threads = tokio::task::spawn_blocking(move || run_lanes(lanes, make, &queue, &sender, &lanes_stop));
     let mut moved = Moved::default();
@@ -143,8 +144,8 @@ where
     loop {
         let report = tokio::select! {
             report = reports.recv() => report,
-            _ = opening.tick.tick(), if opening.is_wanted() => {
-                opening.look();
+            () = share.next_look() => {
+                share.look();
                 continue;
             }
             () = stop.cancelled(), if !cancelled => {
@@ -193,13 +194,17 @@ where
     }
 }
 
-/// Lets further lanes work while cores are idle.
-struct Opening {
+/// Where servers share this machine's cores with the lanes: as many lanes work as keep the cores busy, less those that
+/// index builds keep busy.
+struct CoreShare {
     queue: Arc<ChunkQueue>,
     open: u32,
     lanes: u32,
+    /// Index builds that run at the target.
+    builds: Arc<AtomicU32>,
     clock: CoreClock,
-    tick: tokio::time::Interval,
+    /// `None`: nothing is known of the servers' cores.
+    tick: Option<tokio::time::Interval>,
 }
 
 /// How often the cores are looked at: long enough for a lane that was let in to show.
@@ -208,26 +213,31 @@ const LOOK_AT_CORES_EVERY: Duration = Duration::from_millis(250);
 /// Idle cores that are worth another lane.
 const IDLE_CORES: f64 = 0.5;
 
-impl Opening {
-    fn new(queue: &Arc<ChunkQueue>, open: u32, lanes: u32) -> Self {
+impl CoreShare {
+    fn new(queue: &Arc<ChunkQueue>, (at_first, lanes): (Option<u32>, u32), builds: Arc<AtomicU32>) -> Self {
         let mut clock = CoreClock::default();
         // What comes next is counted from here.
         clock.idle_cores();
         let first = tokio::time::Instant::now() + LOOK_AT_CORES_EVERY;
-        let tick = tokio::time::interval_at(first, LOOK_AT_CORES_EVERY);
-        Self { queue: Arc::clone(queue), open, lanes, clock, tick }
+        let tick = at_first.map(|_| tokio::time::interval_at(first, LOOK_AT_CORES_EVERY));
+        let open = at_first.unwrap_or(lanes).min(lanes);
+        queue.open_lanes(open);
+        Self { queue: Arc::clone(queue), open, lanes, builds, clock, tick }
     }
 
-    fn is_wanted(&self) -> bool {
-        self.open < self.lanes
+    async fn next_look(&mut self) {
+        match &mut self.tick {
+            Some(tick) => drop(tick.tick().await),
+            None => std::future::pending().await,
+        }
     }
 
     /// A kernel that does not tell of its cores counts as idle.
     fn look(&mut self) {
-        if self.clock.idle_cores().is_none_or(|idle| idle >= IDLE_CORES) {
-            self.queue.open_lane();
+        if self.open < self.lanes && self.clock.idle_cores().is_none_or(|idle| idle >= IDLE_CORES) {
             self.open += 1;
         }
+        self.queue.open_lanes(self.open.saturating_sub(self.builds.load(Ordering::Relaxed)));
     }
 }
 

@@ -101,8 +101,9 @@ const SPARE_CONNECTIONS: u32 = 3;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lanes {
     pub count: u32,
-    /// Lanes that work from the beginning. The others join them while the machine has idle cores.
-    pub at_first: u32,
+    /// Where servers and lanes share this machine's cores: lanes that work from the beginning. The others join them
+    /// while cores are idle.
+    pub at_first: Option<u32>,
     /// Lanes that the servers can keep at work all the time, as far as anybody knows.
     pub loaders: u32,
     pub block_bytes: usize,
@@ -128,8 +129,9 @@ pub(super) fn lanes_that_fit(wished: u32, block_bytes: usize, servers: &[&Server
         let budget = format_bytes(budget::BUDGET_BYTES as u64);
         run.events.warn(format!("{count} jobs instead of {lanes}: all blocks together stay within {budget}"));
     }
-    let loaders = shared_cores(servers).map_or(count, |cores| cores.min(count));
-    Lanes { count, at_first: loaders.saturating_mul(LANES_PER_CORE).min(count), loaders, block_bytes }
+    let cores = shared_cores(servers);
+    let at_first = cores.map(|cores| cores.saturating_mul(LANES_PER_CORE));
+    Lanes { count, at_first, loaders: cores.unwrap_or(count).min(count), block_bytes }
 }
 
 /// Where all servers run on this machine, they and the lanes share its cores: more lanes than keep them busy take time

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -227,6 +228,8 @@ pub(super) struct JobRunner {
     run: Run,
     stop: CancellationToken,
     idle: Vec<Control>,
+    /// Index builds that run.
+    builds: Arc<AtomicU32>,
 }
 
 /// A job that ended, with its connection if that is still good.
@@ -269,7 +272,13 @@ impl JobRunner {
             run: run.clone(),
             stop,
             idle: Vec::new(),
+            builds: Arc::default(),
         })
+    }
+
+    /// How many index builds run, at any time.
+    pub(super) fn builds(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.builds)
     }
 
     /// Runs all jobs to their end. `loaded` says which relations are in; it closes when all rows are.
@@ -336,6 +345,9 @@ impl JobRunner {
     fn start(&self, job: &Job, control: Control, running: &mut JoinSet<Ended>) {
         let (id, kind, object) = (job.id, job.kind, job.object.clone());
         self.run.events.send(Event::JobStarted { job: id, kind, object });
+        if kind == JobKind::Index {
+            self.builds.fetch_add(1, Ordering::Relaxed);
+        }
         let (statements, stop) = (job.statements.clone(), self.stop.clone());
         let side = self.conninfo.side();
         running.spawn(async move {
@@ -376,6 +388,9 @@ impl JobRunner {
 
     fn note(&mut self, job: &Job, ended: Ended, queue: &mut JobQueue) -> Result<()> {
         self.idle.extend(ended.control);
+        if job.kind == JobKind::Index {
+            self.builds.fetch_sub(1, Ordering::Relaxed);
+        }
         let (kind, object, elapsed_ms) = (job.kind, job.object.clone(), ended.elapsed_ms);
         match ended.result {
             Ok(()) => {
