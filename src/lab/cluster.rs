@@ -82,11 +82,11 @@ pub enum StopMode {
 /// [`Self::password`]. Dropping it stops the server and removes its files; so does the end of this process.
 #[derive(Debug)]
 pub struct Cluster {
-    base: PathBuf,
+    pub(super) base: PathBuf,
     port: u16,
-    user: String,
-    password: String,
-    binaries: ServerBinaries,
+    pub(super) user: String,
+    pub(super) password: String,
+    pub(super) binaries: ServerBinaries,
     supervisor: Arc<Mutex<Supervisor>>,
 }
 
@@ -124,8 +124,26 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// A cluster with a copy of another's files, which must be stopped; not started yet.
+    pub(super) fn clone_files(of: &Self, spec: &ClusterSpec) -> Result<Self> {
+        let user = RunUser::find()?;
+        let base = make_base(spec.parent_dir.as_deref(), user)?;
+        let mut supervisor = Supervisor::start(&base, &of.binaries, user)?;
+        if !supervisor.order(&format!("clone {}", of.data_dir().display()))? {
+            return Err(failed("copying a server's files", &base, "clone.log"));
+        }
+        Ok(Self {
+            base,
+            port: 0,
+            user: of.user.clone(),
+            password: of.password.clone(),
+            binaries: of.binaries.clone(),
+            supervisor: Arc::new(Mutex::new(supervisor)),
+        })
+    }
+
     /// A port that was free can be taken by another before the server has it: then the next one.
-    fn start_on_a_free_port(&mut self, spec: &ClusterSpec) -> Result<()> {
+    pub(super) fn start_on_a_free_port(&mut self, spec: &ClusterSpec) -> Result<()> {
         let config = self.data_dir().join("postgresql.conf");
         let made_by_initdb = fs::read_to_string(&config).map_err(Error::io(&config))?;
         for attempt in 0.. {

@@ -17,6 +17,7 @@ mod package;
 pub mod sample;
 mod scratch;
 pub mod shapes;
+mod standby;
 mod supervisor;
 
 pub use binaries::{Binaries, ClientBinaries, ServerBinaries};

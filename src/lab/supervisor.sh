@@ -23,6 +23,11 @@ while read -r verb arguments; do
         code=$?
         rm -f password
         ;;
+    clone)
+        # The data of a server that is stopped.
+        cp -R "$arguments" "$data" >clone.log 2>&1 </dev/null
+        code=$?
+        ;;
     start)
         "$bin/pg_ctl" -D "$data" -l "$base/server.log" -w -t 60 start >pg_ctl.log 2>&1 </dev/null
         code=$?

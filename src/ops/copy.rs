@@ -131,6 +131,9 @@ impl CopyJob<'_> {
             JobRunner::new(self.target, prepared, (self.options.jobs, self.lanes.count), self.run, stop.clone())
                 .await?;
         if self.options.contents == Contents::SchemaOnly {
+            if let Some(holder) = &plan.holder {
+                check_still_frozen(self.source, holder.snapshot.clone()).await?;
+            }
             drop(loaded);
             runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports).await?;
             return Ok((Vec::new(), Arc::default()));

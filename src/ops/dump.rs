@@ -116,6 +116,9 @@ impl DumpJob<'_> {
         writer.adopt_schema(&plan.schema_dump)?;
         record_inventory(&plan.inventory, writer)?;
         if self.options.contents == Contents::SchemaOnly {
+            if let Some(holder) = &plan.holder {
+                check_still_frozen(self.source, holder.snapshot.clone()).await?;
+            }
             return Ok((Vec::new(), Arc::default()));
         }
         for relation in &plan.inventory.relations {

@@ -75,7 +75,7 @@ pub(super) struct Reader {
 
 impl SourcePort {
     fn connect(&self, shared: &Shared) -> Result<DataConnection> {
-        let mut connection = DataConnection::connect(Side::Source, &self.conninfo, &shared.stop)?;
+        let mut connection = DataConnection::connect(self.conninfo.side(), &self.conninfo, &shared.stop)?;
         connection.execute(&session::reading(self.rules.version))?;
         for setting in &self.extra_settings {
             connection.execute(setting)?;
@@ -102,7 +102,8 @@ impl Reader {
     /// Makes sure that no DDL stands between this connection and the relation. `false`: only the holder can read it.
     fn lock(&mut self, task: &ChunkTask) -> Result<bool> {
         let Some(locked) = &mut self.locked else { return Ok(true) };
-        if locked.contains(&task.relation.oid) {
+        // LOCK TABLE takes no materialized view; `verify` reads them.
+        if locked.contains(&task.relation.oid) || task.relation.kind == RelationKind::MaterializedView {
             return Ok(true);
         }
         if session::is_other_encoding(&self.encoding) {

@@ -101,21 +101,21 @@ impl SourcePlan {
     }
 }
 
-/// On a source without an exported snapshot: whether it stood still until now, when all rows have been read.
-pub(super) async fn check_still_frozen(source: &Server, snapshot: Snapshot) -> Result<()> {
+/// On a server without an exported snapshot: whether it stood still until now, when all rows have been read.
+pub(super) async fn check_still_frozen(server: &Server, snapshot: Snapshot) -> Result<()> {
     if snapshot.id.is_some() {
         return Ok(());
     }
-    let conninfo = source.conninfo.clone();
+    let (side, conninfo) = (server.side, server.conninfo.clone());
     let asked = tokio::task::spawn_blocking(move || {
-        let mut connection = DataConnection::connect(Side::Source, &conninfo, &CancellationToken::new())?;
+        let mut connection = DataConnection::connect(side, &conninfo, &CancellationToken::new())?;
         snapshot.is_still_frozen(&mut connection)
     });
     if asked.await.map_err(|e| Error::new(Cause::Internal(e.to_string())))?? {
         return Ok(());
     }
-    let message = "the source was written to while its rows were read: what was read does not fit together".into();
-    let error = Error::new(Cause::Refused { side: Side::Source, message });
+    let message = format!("the {side} was written to while its rows were read: what was read does not fit together");
+    let error = Error::new(Cause::Refused { side, message });
     Err(error.hint("stop every writer (on a standby: pause replay with pg_wal_replay_pause()), then start again"))
 }
 

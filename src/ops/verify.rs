@@ -1,10 +1,14 @@
 //! Compares two databases, or an archive and a database: counts, and an order-independent hash of every row.
 
+mod objects;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
+
+use objects::{Compared, kind_of, pair};
 
 use super::copy::first_cause;
 use super::error::{Cause, Error, Result};
@@ -15,6 +19,7 @@ use super::preflight::table_filter;
 use super::recorder::{PhaseTimer, ms};
 use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
+use super::source_plan::check_still_frozen;
 use crate::archive::{Archive, ArchiveContents};
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, RowHash, budget};
@@ -25,10 +30,10 @@ use crate::pg::catalog::{
 };
 use crate::pg::copy_sql::ReadRules;
 use crate::pg::session;
-use crate::pg::snapshot::{SnapshotHolder, SnapshotMode};
+use crate::pg::snapshot::{Snapshot, SnapshotHolder, SnapshotMode};
 use crate::pg::wire::{Block, DataConnection};
 use crate::plan::chunking::{ChunkingRules, plan_chunks};
-use crate::report::{TableComparison, VerifyReport};
+use crate::report::{ComparedKind, TableComparison, VerifyReport};
 
 /// Compares. Differences are in the report, not an error.
 ///
@@ -50,36 +55,48 @@ pub async fn verify(options: &VerifyOptions, run: &Run) -> Result<VerifyReport> 
     Ok(report)
 }
 
-/// What a report says besides the comparison.
+/// What a report says besides the comparison of rows.
 struct Context {
-    missing: Vec<String>,
+    compared: Compared,
     servers: Vec<crate::event::ServerInfo>,
     archive: Option<String>,
     /// Tables whose rows have no form that is the same on both sides.
     counted_only: HashSet<QualifiedName>,
 }
 
+/// The rows of both sides, by the name under which they are compared.
+type Sums = BTreeMap<QualifiedName, (Arc<Relation>, RowHash, RowHash)>;
+
 impl Context {
-    fn report(self, sums: BTreeMap<QualifiedName, (CopyFormat, RowHash, RowHash)>) -> VerifyReport {
-        let compare = |(name, (format, reference, target)): (QualifiedName, (CopyFormat, RowHash, RowHash))| {
+    fn report(self, sums: Sums) -> VerifyReport {
+        let compare = |(name, (relation, reference, target)): (QualifiedName, (Arc<Relation>, RowHash, RowHash))| {
             let is_hashed = !self.counted_only.contains(&name);
             let hash = |of: RowHash| if is_hashed { of.to_string() } else { String::new() };
             TableComparison {
+                kind: kind_of(relation.kind),
                 name,
                 reference_rows: reference.rows,
                 target_rows: target.rows,
                 reference_hash: hash(reference),
                 target_hash: hash(target),
-                format,
+                format: relation.format,
             }
         };
         let counted = self.counted_only.iter().map(|name| {
             format!("{name} was only counted: servers before 12 print floating-point values otherwise than newer ones")
         });
-        let warnings = counted.collect();
-        let tables = sums.into_iter().map(compare).collect();
-        let Self { servers, archive, missing, .. } = self;
-        VerifyReport { elapsed_ms: 0, servers, archive, tables, missing, warnings }
+        let mut warnings: Vec<String> = counted.collect();
+        let tables: Vec<TableComparison> = sums.into_iter().map(compare).collect();
+        if tables.iter().any(|t| t.kind == ComparedKind::MaterializedView && !t.is_equal()) {
+            warnings.push(
+                "a materialized view is filled anew at the target: one that was stale at the source, or that depends \
+                 on the time, differs"
+                    .into(),
+            );
+        }
+        let Self { servers, archive, compared, .. } = self;
+        let Compared { differences, sequences, large_objects } = compared;
+        VerifyReport { elapsed_ms: 0, servers, archive, tables, sequences, large_objects, differences, warnings }
     }
 }
 
@@ -101,10 +118,12 @@ struct VerifyJob<'a> {
 }
 
 /// One side: what is read, by which lanes, into which hashes.
-struct HashedSide {
+struct HashedSide<'s> {
     relations: Vec<Arc<Relation>>,
     chunks: Vec<Chunk>,
     reader: ReaderKind,
+    /// A server, and the moment at which it is read.
+    moment: Option<(&'s Server, Snapshot)>,
 }
 
 enum ReaderKind {
@@ -116,12 +135,18 @@ impl VerifyJob<'_> {
     async fn against_server(&self, args: &ServerArgs) -> Result<VerifyReport> {
         let source = Server::connect(Side::Source, args, self.run).await?;
         self.announce(vec![source.info(), self.target.info()], None);
-        let reference = list(&source, &self.options.filters).await?;
-        let target = list(self.target, &self.options.filters).await?;
-        let (pairs, mut missing) = pair(reference, target);
+        let kinds = [RelationKind::Table, RelationKind::MaterializedView];
+        let reference = list(&source, &self.options.filters, &kinds).await?;
+        let target = list(self.target, &self.options.filters, &kinds).await?;
+        let mut compared = Compared::default();
+        let pairs = pair(reference, target, &mut compared);
         let filter = table_filter(&self.options.filters)?;
         let sequences = source.catalog().sequences(&filter).await?;
-        missing.extend(self.compare_sequences(&sequences).await?);
+        compared.sequences(&sequences, &self.target.catalog().sequences(&filter).await?, "source");
+        if self.options.filters.takes_large_objects() {
+            let objects = [source.catalog().large_objects().await?, self.target.catalog().large_objects().await?];
+            compared.large_objects(&objects[0], &objects[1], "source");
+        }
         let access = self.common_access(&source).await?;
         let formats = Formats::choose(&pairs, &source, self.target).await?;
         let same_encoding = source.facts.encoding == self.target.facts.encoding;
@@ -131,7 +156,7 @@ impl VerifyJob<'_> {
         let reference = self.server_side(&source, formats.apply(pairs.iter().map(|(r, _)| r)), &how).await?;
         let target = self.server_side(self.target, formats.apply(pairs.iter().map(|(_, t)| t)), &how).await?;
         let servers = vec![source.info(), self.target.info()];
-        let context = Context { missing, servers, archive: None, counted_only: HashSet::new() };
+        let context = Context { compared, servers, archive: None, counted_only: HashSet::new() };
         self.compare(reference, target, context).await
     }
 
@@ -142,8 +167,12 @@ impl VerifyJob<'_> {
         let name = path.display().to_string();
         self.announce(vec![self.target.info()], Some(name.clone()));
         let there: HashMap<QualifiedName, CatalogRelation> =
-            list(self.target, &self.options.filters).await?.into_iter().map(|r| (r.name.clone(), r)).collect();
-        let mut missing = Vec::new();
+            list(self.target, &self.options.filters, &[RelationKind::Table])
+                .await?
+                .into_iter()
+                .map(|r| (r.name.clone(), r))
+                .collect();
+        let mut compared = Compared::default();
         let mut reference = Vec::new();
         let mut target = Vec::new();
         let inventory = Inventory::of_archive(&archive).await?;
@@ -152,10 +181,10 @@ impl VerifyJob<'_> {
         let stored: HashSet<&QualifiedName> = archive.relations().iter().map(|r| &r.name).collect();
         let mut extra: Vec<_> = there.keys().filter(|name| !stored.contains(name)).collect();
         extra.sort();
-        missing.extend(extra.into_iter().map(|name| format!("{name} is only at the target")));
+        extra.into_iter().for_each(|name| compared.one_side_only(ComparedKind::Table, name, "at the target"));
         for relation in inventory.relations.iter().zip(wanted).filter_map(|(r, wanted)| wanted.then_some(r)) {
             match there.get(&relation.name) {
-                None => missing.push(format!("{} is only in the archive", relation.name)),
+                None => compared.one_side_only(ComparedKind::Table, &relation.name, "in the archive"),
                 Some(other) => {
                     target.push(Arc::new(as_stored(relation, other)));
                     reference.push(Arc::new(relation.clone()));
@@ -167,7 +196,15 @@ impl VerifyJob<'_> {
             let wanted = self.matching(&names).await?;
             let sequences = inventory.sequences.iter().zip(wanted).filter(|(_, wanted)| *wanted);
             let sequences: Vec<SequenceState> = sequences.map(|(s, _)| s.clone()).collect();
-            missing.extend(self.compare_sequences(&sequences).await?);
+            let filter = table_filter(&self.options.filters)?;
+            compared.sequences(&sequences, &self.target.catalog().sequences(&filter).await?, "archive");
+            if self.options.filters.takes_large_objects() {
+                compared.large_objects(
+                    &inventory.large_objects,
+                    &self.target.catalog().large_objects().await?,
+                    "archive",
+                );
+            }
         }
         let large_objects = inventory.large_object_chunks().filter(|_| self.options.filters.takes_large_objects());
         reference.extend(large_objects.map(|(relation, _)| Arc::new(relation)));
@@ -180,11 +217,11 @@ impl VerifyJob<'_> {
             HashSet::new()
         };
         let reader = ReaderKind::Archive(Arc::new(ArchivePort::new(archive)));
-        let reference = HashedSide { relations: reference, chunks, reader };
+        let reference = HashedSide { relations: reference, chunks, reader, moment: None };
         let encoding = inventory.encoding;
         let how = SideRules { encoding, access: inventory.large_object_access, settings: Vec::new() };
         let target = self.server_side(self.target, target, &how).await?;
-        let context = Context { missing, servers: vec![self.target.info()], archive: Some(name), counted_only };
+        let context = Context { compared, servers: vec![self.target.info()], archive: Some(name), counted_only };
         self.compare(reference, target, context).await
     }
 
@@ -231,26 +268,6 @@ impl VerifyJob<'_> {
         self.run.events.send(event);
     }
 
-    /// Sentences on sequences whose state differs, or that the target lacks.
-    async fn compare_sequences(&self, reference: &[SequenceState]) -> Result<Vec<String>> {
-        let filter = table_filter(&self.options.filters)?;
-        let there = self.target.catalog().sequences(&filter).await?;
-        let there: HashMap<&QualifiedName, &SequenceState> = there.iter().map(|s| (&s.name, s)).collect();
-        let differs = |s: &SequenceState| match there.get(&s.name) {
-            None => Some(format!("sequence {} is missing at the target", s.name)),
-            Some(t) if (t.last_value, t.is_called) != (s.last_value, s.is_called) => Some(format!(
-                "sequence {}: last value {} ({}), at the target {} ({})",
-                s.name,
-                s.last_value,
-                called(s.is_called),
-                t.last_value,
-                called(t.is_called)
-            )),
-            Some(_) => None,
-        };
-        Ok(reference.iter().filter_map(differs).collect())
-    }
-
     /// A way to read large objects that both servers allow.
     async fn common_access(&self, source: &Server) -> Result<LargeObjectAccess> {
         let everywhere =
@@ -260,7 +277,12 @@ impl VerifyJob<'_> {
     }
 
     /// A side that is a server: its snapshot, its chunks.
-    async fn server_side(&self, server: &Server, relations: Vec<Arc<Relation>>, how: &SideRules) -> Result<HashedSide> {
+    async fn server_side<'s>(
+        &self,
+        server: &'s Server,
+        relations: Vec<Arc<Relation>>,
+        how: &SideRules,
+    ) -> Result<HashedSide<'s>> {
         let filter = table_filter(&self.options.filters)?;
         let holder = snapshot(server, lock_list_sql(&filter), how, self.run).await?;
         let rules = ChunkingRules {
@@ -295,11 +317,18 @@ impl VerifyJob<'_> {
             extra_settings: how.settings.clone(),
             holder: Mutex::new(Some(holder)),
         };
-        Ok(HashedSide { relations, chunks, reader: ReaderKind::Server(Box::new(port)) })
+        let moment = Some((server, port.snapshot.clone()));
+        Ok(HashedSide { relations, chunks, reader: ReaderKind::Server(Box::new(port)), moment })
     }
 
     /// Hashes both sides at the same time.
-    async fn compare(&self, reference: HashedSide, target: HashedSide, context: Context) -> Result<VerifyReport> {
+    async fn compare(
+        &self,
+        mut reference: HashedSide<'_>,
+        mut target: HashedSide<'_>,
+        context: Context,
+    ) -> Result<VerifyReport> {
+        let moments = [reference.moment.take(), target.moment.take()];
         let stop = self.run.cancel.child_token();
         let pairs = pairs_of(&reference.relations, &target.relations);
         let (left, right) = tokio::join!(self.hash(reference, &stop, true), self.hash(target, &stop, false));
@@ -310,18 +339,27 @@ impl VerifyJob<'_> {
                 return Err(Error::new(Cause::Cancelled));
             }
         };
+        for (server, snapshot) in moments.into_iter().flatten() {
+            check_still_frozen(server, snapshot).await?;
+        }
         // Rows that were loaded through a root can be in another of its partitions: only their sum is the same.
-        let mut sums: BTreeMap<QualifiedName, (CopyFormat, RowHash, RowHash)> = BTreeMap::new();
+        let mut sums = Sums::new();
         for (relation, target_oid) in pairs {
             let name = relation.load_via_root.as_ref().unwrap_or(&relation.name).clone();
-            let (_, reference, target) = sums.entry(name).or_insert((relation.format, <_>::default(), <_>::default()));
-            reference.add(left.get(&relation.oid).copied().unwrap_or_default());
+            let left = left.get(&relation.oid).copied().unwrap_or_default();
+            let (_, reference, target) = sums.entry(name).or_insert((relation, <_>::default(), <_>::default()));
+            reference.add(left);
             target.add(right.get(&target_oid).copied().unwrap_or_default());
         }
         Ok(context.report(sums))
     }
 
-    async fn hash(&self, side: HashedSide, stop: &CancellationToken, visible: bool) -> Result<HashMap<Oid, RowHash>> {
+    async fn hash(
+        &self,
+        side: HashedSide<'_>,
+        stop: &CancellationToken,
+        visible: bool,
+    ) -> Result<HashMap<Oid, RowHash>> {
         let plan = RowsPlan::new(&side.relations, side.chunks, self.lanes);
         // One side is enough to watch: both go at the pace of the slower one's server.
         let run = if visible { self.run.clone() } else { self.run.silent() };
@@ -350,38 +388,19 @@ impl VerifyJob<'_> {
     }
 }
 
-/// Tables with rows, by name.
-async fn list(server: &Server, filters: &Filters) -> Result<Vec<CatalogRelation>> {
+/// What has rows, by name.
+async fn list(server: &Server, filters: &Filters, kinds: &[RelationKind]) -> Result<Vec<CatalogRelation>> {
     let relations = server.catalog().relations(&table_filter(filters)?).await?;
-    let mut tables: Vec<_> = relations.into_iter().filter(|r| r.kind == RelationKind::Table).collect();
+    let mut tables: Vec<_> = relations.into_iter().filter(|r| kinds.contains(&r.kind)).collect();
     tables.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(tables)
-}
-
-type Pairs = Vec<(CatalogRelation, CatalogRelation)>;
-
-/// Tables that both sides have, and sentences on those that only one has.
-fn pair(reference: Vec<CatalogRelation>, target: Vec<CatalogRelation>) -> (Pairs, Vec<String>) {
-    let mut there: HashMap<QualifiedName, CatalogRelation> = target.into_iter().map(|r| (r.name.clone(), r)).collect();
-    let mut missing = Vec::new();
-    let mut pairs = Vec::new();
-    for relation in reference {
-        match there.remove(&relation.name) {
-            Some(other) => pairs.push((relation, other)),
-            None => missing.push(format!("{} is only at the source", relation.name)),
-        }
-    }
-    let mut extra: Vec<_> = there.into_keys().map(|name| format!("{name} is only at the target")).collect();
-    extra.sort();
-    missing.extend(extra);
-    (pairs, missing)
 }
 
 /// In which format each pair is read: binary where both sides send the same bytes for the same value.
 struct Formats(HashMap<QualifiedName, CopyFormat>);
 
 impl Formats {
-    async fn choose(pairs: &Pairs, source: &Server, target: &Server) -> Result<Self> {
+    async fn choose(pairs: &[(CatalogRelation, CatalogRelation)], source: &Server, target: &Server) -> Result<Self> {
         let source_types = source.catalog().type_flags().await?;
         let target_types = target.catalog().type_flags().await?;
         // A type's OID in the stream differs between servers, so no target version excuses it here.
@@ -447,10 +466,6 @@ struct SideRules {
     access: LargeObjectAccess,
     /// Statements for each connection besides the usual settings.
     settings: Vec<String>,
-}
-
-fn called(is_called: bool) -> &'static str {
-    if is_called { "used" } else { "not used yet" }
 }
 
 /// The relations of both sides by name, with the target's OID. Large objects may be on one side only.

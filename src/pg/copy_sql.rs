@@ -33,7 +33,8 @@ pub fn copy_out(relation: &Relation, range: CtidRange, rules: &ReadRules) -> Str
     }
     let table = relation.name.to_sql();
     let filter = relation.filter.as_deref().filter(|f| !f.trim().is_empty());
-    if range.is_all() && filter.is_none() {
+    // COPY takes a materialized view by name since 18 only.
+    if range.is_all() && filter.is_none() && relation.kind != RelationKind::MaterializedView {
         return format!("COPY {table}{} TO STDOUT{with}", column_list(relation));
     }
     let columns = columns(relation, "");

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::error::{Error, ErrorKind, Result};
 use super::wire::DataConnection;
-use crate::model::{Lsn, Oid, ServerVersion};
+use crate::model::{Lsn, Oid, ServerVersion, Side};
 
 /// Tables locked by one statement. Long enough to be quick, short enough for a readable log.
 const LOCK_BATCH: usize = 500;
@@ -94,6 +94,8 @@ impl SnapshotHolder {
         for _ in 0..ATTEMPTS {
             let mut before = list(&mut connection)?;
             before.sort();
+            // Read before the transaction has a snapshot: what is replayed from here on is noticed.
+            let start = if exports { None } else { Some(position(&mut connection, in_recovery)?) };
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
             match lock_all(&mut connection, &before) {
                 Ok(()) => {}
@@ -109,6 +111,9 @@ impl SnapshotHolder {
             after.sort();
             if before == after {
                 let snapshot = describe(&mut connection, id, in_recovery)?;
+                if in_recovery && start.is_some_and(|start| start != snapshot.lsn) {
+                    return Err(not_frozen(connection.side()));
+                }
                 let sizes = read_sizes(&mut connection, &after)?;
                 return Ok(Self { connection, snapshot, sizes, tables: after });
             }
@@ -140,23 +145,29 @@ impl Snapshot {
 
     fn open_frozen(&self, connection: &mut DataConnection) -> Result<()> {
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
-        let own = describe(connection, None, self.in_recovery)?;
-        let unchanged = if self.in_recovery { own.lsn == self.lsn } else { own.running_txids == self.running_txids };
-        if unchanged {
-            return Ok(());
-        }
-        Err(Error::unsupported(
-            connection.side(),
-            "the source is not frozen: something was written while the connections were opened",
-            Some("stop every writer (on a standby: pause replay with pg_wal_replay_pause()), then start again"),
-        ))
+        if self.is_still_frozen(connection)? { Ok(()) } else { Err(not_frozen(connection.side())) }
     }
 
     /// On a frozen source, whether it still is: to be asked again when all rows have been read.
+    ///
+    /// On a primary, equal lists of running transactions are equal snapshots. A standby does not list them all
+    /// (`txid_current_snapshot` leaves out what came from the primary): there it is the position of replay that must
+    /// not have moved. One that was promoted keeps that position and takes writes all the same.
     pub fn is_still_frozen(&self, connection: &mut DataConnection) -> Result<bool> {
+        if flag(connection, "SELECT pg_catalog.pg_is_in_recovery()")? != self.in_recovery {
+            return Ok(false);
+        }
         let now = describe(connection, None, self.in_recovery)?;
-        Ok(if self.in_recovery { now.lsn == self.lsn } else { now.running_txids == self.running_txids })
+        Ok(now.running_txids == self.running_txids && (!self.in_recovery || now.lsn == self.lsn))
     }
+}
+
+fn not_frozen(side: Side) -> Error {
+    Error::unsupported(
+        side,
+        format!("the {side} is not frozen: something was written while the connections were opened"),
+        Some("stop every writer (on a standby: pause replay with pg_wal_replay_pause()), then start again"),
+    )
 }
 
 /// Locks one table in a worker's transaction without waiting. `false`: somebody's DDL waits for the table, and only the
@@ -236,16 +247,20 @@ fn export(connection: &mut DataConnection) -> Result<String> {
 
 fn describe(connection: &mut DataConnection, id: Option<String>, in_recovery: bool) -> Result<Snapshot> {
     let version = connection.version();
-    let new_names = version >= ServerVersion::V10;
-    let lsn_function = match (new_names, in_recovery) {
+    let lsn = position(connection, in_recovery)?;
+    let running_txids = text(connection, "SELECT pg_catalog.txid_current_snapshot()")?;
+    Ok(Snapshot { id, lsn, version, in_recovery, running_txids })
+}
+
+/// Where the write-ahead log is: written to, or replayed from.
+fn position(connection: &mut DataConnection, in_recovery: bool) -> Result<Option<Lsn>> {
+    let function = match (connection.version() >= ServerVersion::V10, in_recovery) {
         (true, false) => "pg_current_wal_lsn",
         (true, true) => "pg_last_wal_replay_lsn",
         (false, false) => "pg_current_xlog_location",
         (false, true) => "pg_last_xlog_replay_location",
     };
-    let lsn = text(connection, &format!("SELECT pg_catalog.{lsn_function}()"))?.parse().ok();
-    let running_txids = text(connection, "SELECT pg_catalog.txid_current_snapshot()")?;
-    Ok(Snapshot { id, lsn, version, in_recovery, running_txids })
+    Ok(text(connection, &format!("SELECT pg_catalog.{function}()"))?.parse().ok())
 }
 
 fn text(connection: &mut DataConnection, sql: &str) -> Result<String> {

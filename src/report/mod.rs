@@ -96,22 +96,63 @@ pub struct VerifyReport {
     pub elapsed_ms: u64,
     pub servers: Vec<ServerInfo>,
     pub archive: Option<String>,
-    /// Every table compared, those that differ first.
+    /// Everything whose rows were compared, what differs first.
     pub tables: Vec<TableComparison>,
-    /// Tables that one side lacks, with the side that has them.
-    pub missing: Vec<String>,
+    /// How many sequences were compared.
+    pub sequences: usize,
+    /// How many large objects the reference has.
+    pub large_objects: usize,
+    /// What differs otherwise than by its rows: objects that one side lacks, states of sequences.
+    pub differences: Vec<ObjectDifference>,
     pub warnings: Vec<String>,
 }
 
 impl VerifyReport {
     #[must_use]
     pub fn is_equal(&self) -> bool {
-        self.missing.is_empty() && self.tables.iter().all(TableComparison::is_equal)
+        self.differences.is_empty() && self.tables.iter().all(TableComparison::is_equal)
     }
+}
+
+/// Kinds of objects that are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ComparedKind {
+    Table,
+    MaterializedView,
+    Sequence,
+    LargeObject,
+}
+
+impl ComparedKind {
+    pub const ALL: [Self; 4] = [Self::Table, Self::MaterializedView, Self::Sequence, Self::LargeObject];
+}
+
+impl std::fmt::Display for ComparedKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Table => "table",
+            Self::MaterializedView => "materialized view",
+            Self::Sequence => "sequence",
+            Self::LargeObject => "large object",
+        })
+    }
+}
+
+/// An object that differs otherwise than by its rows.
+#[derive(Clone, Debug, Serialize)]
+pub struct ObjectDifference {
+    pub kind: ComparedKind,
+    /// One side lacks it.
+    pub one_side_only: bool,
+    /// What differs, with the object's name.
+    pub message: String,
 }
 
 #[derive(Clone, Debug, Serialize)]
 pub struct TableComparison {
+    pub kind: ComparedKind,
+    /// Of all large objects together: `pg_catalog.pg_largeobject`, whose rows are pieces of them.
     pub name: QualifiedName,
     pub reference_rows: u64,
     pub target_rows: u64,

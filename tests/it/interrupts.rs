@@ -12,7 +12,7 @@ use crate::fixture::{copy_args, empty, newest, pgconvoy, scratch, small};
 use crate::support::{Pgconvoy, Ran, TestDb, progress};
 
 /// Time to load one row of a slow table at the target.
-const SLOW_ROWS: &str = "
+pub const SLOW_ROWS: &str = "
     CREATE FUNCTION slow(int) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
         IF current_setting('application_name') LIKE 'pgconvoy%' THEN PERFORM pg_sleep(0.05); END IF; RETURN true; END $$;
     CREATE TABLE slow_1 (id int CHECK (slow(id)), pad text); ALTER TABLE slow_1 ALTER COLUMN pad SET STORAGE EXTERNAL;
@@ -20,7 +20,7 @@ const SLOW_ROWS: &str = "
     FROM generate_series(1, 60) i; INSERT INTO slow_2 TABLE slow_1;";
 
 /// Takes long to compress at level 19.
-const NOISE: &str = "
+pub const NOISE: &str = "
     CREATE TABLE noise AS SELECT i, (SELECT string_agg(md5(i::text || j::text), '') FROM generate_series(1, 250) j) AS t
     FROM generate_series(1, 4000) i";
 
@@ -29,7 +29,7 @@ fn signal(child: &Child, signal: Signal) {
 }
 
 /// Ends the child if the test does not.
-async fn wait(child: Child, limit: Duration) -> (Ran, Duration) {
+pub async fn wait(child: Child, limit: Duration) -> (Ran, Duration) {
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     let begun = Instant::now();
     let mut waiting = tokio::task::spawn_blocking(move || child.wait_with_output());
@@ -46,7 +46,7 @@ const OURS: &str = "datname = current_database() AND pid <> pg_backend_pid()
     AND (application_name LIKE 'pgconvoy%' OR application_name = 'pg_dump')";
 
 /// Waits until a statement like this runs in the database.
-async fn wait_for(db: &TestDb, condition: &str) {
+pub async fn wait_for(db: &TestDb, condition: &str) {
     let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE {OURS} AND {condition}");
     let deadline = Instant::now() + Duration::from_secs(20);
     while db.one(&sql).await == "0" {
@@ -74,7 +74,7 @@ async fn slow_source() -> TestDb {
     db
 }
 
-const COPYING: &str = "state = 'active' AND query ILIKE '%COPY%slow_%'";
+pub const COPYING: &str = "state = 'active' AND query ILIKE '%COPY%slow_%'";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ctrl_c_stops_a_copy_and_the_servers_statements() {

@@ -6,6 +6,7 @@ mod chunks;
 mod compare;
 mod errors;
 mod fixture;
+mod frozen;
 mod interrupts;
 mod memory;
 mod odd;

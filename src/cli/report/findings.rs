@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use pgconvoy::model::{format_bytes, format_duration_ms, format_rate};
-use pgconvoy::report::{CheckReport, FindingLevel, PreflightFinding, PreflightReport, TableComparison, VerifyReport};
+use pgconvoy::report::{
+    CheckReport, ComparedKind, FindingLevel, PreflightFinding, PreflightReport, TableComparison, VerifyReport,
+};
 
 use super::Page;
 use super::transfer::server_line;
@@ -11,36 +13,21 @@ use crate::cli::redact::redact;
 use crate::cli::settings::Detail;
 use crate::cli::text::{Canvas, clean, counted, grouped};
 
-/// What a comparison found: the tables that differ first.
+/// What a comparison found: what differs first.
 pub fn verify(report: &VerifyReport, detail: Detail, canvas: &Canvas) -> String {
     let (equal, different): (Vec<_>, Vec<_>) = report.tables.iter().partition(|t| t.is_equal());
-    let rows: u64 = report.tables.iter().map(|t| t.target_rows).sum();
     let mut page = Page::new(canvas);
-    let time = format_duration_ms(report.elapsed_ms);
-    let headline = if report.is_equal() {
-        format!("equal: {}, {} rows compared in {time}", counted(equal.len(), "table"), grouped(rows))
-    } else {
-        let mut parts = Vec::new();
-        if !different.is_empty() {
-            parts.push(format!("{} different", counted(different.len(), "table")));
-        }
-        if !report.missing.is_empty() {
-            parts.push(format!("{} missing", counted(report.missing.len(), "table")));
-        }
-        parts.push(format!("{} equal", grouped(equal.len() as u64)));
-        format!("NOT equal: {}; compared in {time}", parts.join(", "))
-    };
+    let headline = verify_headline(report, &equal, &different);
     page.line(canvas.paint.bold(&headline));
     for table in &different {
         page.marked(&canvas.paint.error(canvas.glyphs.refusal), &difference(table, report.archive.is_some()));
     }
-    for missing in &report.missing {
-        page.marked(&canvas.paint.error(canvas.glyphs.refusal), &clean(missing));
+    for difference in &report.differences {
+        page.marked(&canvas.paint.error(canvas.glyphs.refusal), &clean(&difference.message));
     }
     if detail >= Detail::Verbose {
-        for table in &equal {
-            let line = format!("{}: {} rows", table.name, grouped(table.target_rows));
-            page.marked(&canvas.paint.good(canvas.glyphs.ok), &line);
+        for table in equal.iter().filter(|t| t.kind != ComparedKind::LargeObject) {
+            page.marked(&canvas.paint.good(canvas.glyphs.ok), &format!("{}: {}", table.name, rows(table.target_rows)));
         }
     }
     page.blank();
@@ -54,10 +41,52 @@ pub fn verify(report: &VerifyReport, detail: Detail, canvas: &Canvas) -> String 
     page.finish()
 }
 
+/// `equal: 23 tables, 2 sequences; 7,000 rows compared in 3.2 s`, or what is not.
+fn verify_headline(report: &VerifyReport, equal: &[&TableComparison], different: &[&TableComparison]) -> String {
+    let time = format_duration_ms(report.elapsed_ms);
+    let of = |tables: &[&TableComparison], kind| tables.iter().filter(|t| t.kind == kind).count();
+    if report.is_equal() {
+        let mut parts = vec![counted(of(equal, ComparedKind::Table), "table")];
+        for (kind, number) in [
+            (ComparedKind::MaterializedView, of(equal, ComparedKind::MaterializedView)),
+            (ComparedKind::Sequence, report.sequences),
+            (ComparedKind::LargeObject, report.large_objects),
+        ] {
+            if number > 0 {
+                parts.push(counted(number, &kind.to_string()));
+            }
+        }
+        let compared = equal.iter().filter(|t| t.kind != ComparedKind::LargeObject).map(|t| t.target_rows).sum();
+        return format!("equal: {}; {} compared in {time}", parts.join(", "), rows(compared));
+    }
+    let mut parts = Vec::new();
+    for kind in ComparedKind::ALL {
+        let found = |one_side_only| {
+            report.differences.iter().filter(|d| d.kind == kind && d.one_side_only == one_side_only).count()
+        };
+        let others = if kind == ComparedKind::LargeObject { 0 } else { of(different, kind) };
+        for (number, what) in [(others + found(false), "different"), (found(true), "on one side only")] {
+            if number > 0 {
+                parts.push(format!("{} {what}", counted(number, &kind.to_string())));
+            }
+        }
+        if kind == ComparedKind::LargeObject && of(different, kind) > 0 {
+            parts.push("contents of large objects different".into());
+        }
+    }
+    parts.push(format!("{} equal", counted(of(equal, ComparedKind::Table), "table")));
+    format!("NOT equal: {}; compared in {time}", parts.join(", "))
+}
+
 fn difference(table: &TableComparison, archive: bool) -> String {
     let reference = if archive { "archive" } else { "source" };
+    let name = match table.kind {
+        ComparedKind::LargeObject => return "large objects: their contents differ".into(),
+        ComparedKind::MaterializedView => format!("materialized view {}", table.name),
+        _ => table.name.to_string(),
+    };
     if table.reference_rows == table.target_rows {
-        return format!("{}: {} rows on both sides, but their contents differ", table.name, grouped(table.target_rows));
+        return format!("{name}: {} on both sides, but their contents differ", rows(table.target_rows));
     }
     let (more, which) = if table.reference_rows > table.target_rows {
         (table.reference_rows - table.target_rows, "missing from the target")
@@ -65,8 +94,7 @@ fn difference(table: &TableComparison, archive: bool) -> String {
         (table.target_rows - table.reference_rows, "too many at the target")
     };
     format!(
-        "{}: {reference} {}, target {}: {} {which}",
-        table.name,
+        "{name}: {reference} {}, target {}: {} {which}",
         rows(table.reference_rows),
         rows(table.target_rows),
         grouped(more)
@@ -74,7 +102,7 @@ fn difference(table: &TableComparison, archive: bool) -> String {
 }
 
 fn rows(number: u64) -> String {
-    format!("{} {}", grouped(number), if number == 1 { "row" } else { "rows" })
+    counted(usize::try_from(number).unwrap_or(usize::MAX), "row")
 }
 
 /// What reading every byte of an archive found.

@@ -122,6 +122,7 @@ fn a_dump_of_nothing() {
 
 fn comparison(name: &str, reference_rows: u64, target_rows: u64, target_hash: &str) -> TableComparison {
     TableComparison {
+        kind: ComparedKind::Table,
         name: QualifiedName::new("public", name),
         reference_rows,
         target_rows,
@@ -129,6 +130,10 @@ fn comparison(name: &str, reference_rows: u64, target_rows: u64, target_hash: &s
         target_hash: target_hash.into(),
         format: CopyFormat::Binary,
     }
+}
+
+fn object(kind: ComparedKind, one_side_only: bool, message: &str) -> ObjectDifference {
+    ObjectDifference { kind, one_side_only, message: message.into() }
 }
 
 fn verify_report() -> VerifyReport {
@@ -142,7 +147,17 @@ fn verify_report() -> VerifyReport {
             comparison("extra", 1, 3, "bb"),
             comparison("equal", 12, 12, "aa"),
         ],
-        missing: vec!["public.gone: only at the source".into()],
+        sequences: 3,
+        large_objects: 1,
+        differences: vec![
+            object(ComparedKind::Table, true, "table public.gone is only at the source"),
+            object(
+                ComparedKind::Sequence,
+                false,
+                "sequence public.s: last value 3 (used) in the source, last value 2 (used) in the target",
+            ),
+            object(ComparedKind::Sequence, true, "sequence public.t is only at the source"),
+        ],
         warnings: Vec::new(),
     }
 }
@@ -155,7 +170,7 @@ fn tables_that_differ_come_first_with_both_counts() {
 #[test]
 fn equal_databases_are_said_to_be_equal() {
     let mut report = verify_report();
-    report.missing.clear();
+    report.differences.clear();
     report.tables.drain(..3);
     assert_snapshot!(verify(&report, Detail::Verbose, &canvas(100)));
 }

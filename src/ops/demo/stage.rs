@@ -174,6 +174,6 @@ fn comparison(what: &str, report: &VerifyReport) -> Comparison {
     let mut differences: Vec<String> = different
         .map(|t| format!("{}: {} rows on one side, {} on the other", t.name, t.reference_rows, t.target_rows))
         .collect();
-    differences.extend(report.missing.iter().cloned());
+    differences.extend(report.differences.iter().map(|d| d.message.clone()));
     Comparison { what: what.into(), differences }
 }

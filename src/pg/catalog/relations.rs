@@ -26,6 +26,8 @@ pub struct CatalogRelation {
     pub row_security: bool,
     /// The role can read it.
     pub readable: bool,
+    /// A materialized view that has rows to be read; true for everything else.
+    pub populated: bool,
 }
 
 /// Relations that are the user's: not the system's, not temporary, not an extension's own (but its configuration
@@ -95,6 +97,7 @@ impl Catalog<'_> {
                 extension_condition: self.get(row, 8)?,
                 row_security: self.get(row, 9)?,
                 readable: self.get(row, 10)?,
+                populated: self.get(row, 11)?,
                 load_via_root: roots.remove(&oid),
             });
         }
@@ -108,6 +111,7 @@ impl Catalog<'_> {
             "c.relkind = 'r'"
         };
         let row_security = if self.version >= ServerVersion::V9_5 { "c.relrowsecurity" } else { "false" };
+        let populated = if self.version >= ServerVersion::V9_3 { "c.relispopulated" } else { "true" };
         format!(
             "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text,
                 GREATEST(c.reltuples, 0)::int8,
@@ -119,7 +123,8 @@ impl Catalog<'_> {
                 (SELECT COALESCE(e.extcondition[s.i], '') FROM pg_catalog.pg_extension e,
                         pg_catalog.generate_subscripts(e.extconfig, 1) s(i) WHERE e.extconfig[s.i] = c.oid LIMIT 1),
                 {row_security},
-                COALESCE(pg_catalog.has_table_privilege(c.oid, 'SELECT'), true)
+                COALESCE(pg_catalog.has_table_privilege(c.oid, 'SELECT'), true),
+                {populated}
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.relkind IN ('r', 'p', 'm', 'f') AND {USER_RELATIONS} AND ({filter})
              ORDER BY c.oid"
@@ -132,7 +137,7 @@ impl Catalog<'_> {
             "SELECT c.oid, a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypid
              FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped {generated}
+             WHERE c.relkind IN ('r', 'p', 'm') AND a.attnum > 0 AND NOT a.attisdropped {generated}
                AND {USER_RELATIONS} AND ({filter})
              ORDER BY c.oid, a.attnum"
         );

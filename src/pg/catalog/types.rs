@@ -76,7 +76,7 @@ fn reason_for_text(flags: TypeFlags, rules: FormatRules) -> Option<&'static str>
 const VETTED_EXTENSION_TYPES: &str = "'citext', 'hstore', 'ltree', 'lquery', 'ltxtquery', 'cube', 'vector', 'halfvec', 'sparsevec', 'geometry', 'geography'";
 
 impl Catalog<'_> {
-    /// The flags of every type that a user's table has a column of, by the type's OID.
+    /// The flags of every type that a user's table or materialized view has a column of, by the type's OID.
     pub async fn type_flags(&self) -> Result<TypeMap> {
         let range = if self.version >= ServerVersion::V9_2 {
             "UNION ALL SELECT rngtypid, rngsubtype, false FROM pg_catalog.pg_range"
@@ -99,7 +99,7 @@ impl Catalog<'_> {
             ), walk(root, typ, oid_embedded) AS (
                 SELECT DISTINCT a.atttypid, a.atttypid, false FROM pg_catalog.pg_attribute a
                 JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
-                WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
+                WHERE c.relkind IN ('r', 'p', 'm') AND a.attnum > 0 AND NOT a.attisdropped
                   AND c.relnamespace NOT IN (SELECT oid FROM pg_catalog.pg_namespace
                       WHERE nspname IN ('pg_catalog', 'information_schema', 'pg_toast'))
                 UNION SELECT w.root, e.child, e.embeds_oid FROM walk w JOIN edge e ON e.typ = w.typ
