@@ -166,6 +166,24 @@ impl std::fmt::Display for JobKind {
     }
 }
 
+impl JobKind {
+    /// What is being done to an object, as in `failed while building index public.i`.
+    #[must_use]
+    pub fn doing(self, object: &str) -> String {
+        match self {
+            Self::Index => format!("building index {object}"),
+            Self::Constraint => format!("adding constraint {object}"),
+            Self::ForeignKey => format!("adding foreign key {object}"),
+            Self::ValidateForeignKey => format!("validating foreign key {object}"),
+            Self::RefreshMatview => format!("refreshing materialized view {object}"),
+            Self::Sequence => format!("setting sequence {object}"),
+            Self::Statistics => format!("gathering statistics of {object}"),
+            Self::LargeObjects => format!("storing large objects {object}"),
+            Self::Other => format!("creating {object}"),
+        }
+    }
+}
+
 /// Everything a listener can learn about a run.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]

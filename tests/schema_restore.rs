@@ -7,6 +7,7 @@
 mod cluster;
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::sync::Arc;
 
 use cluster::Cluster;
@@ -54,10 +55,11 @@ async fn dump(cluster: &Cluster, database: &str) -> Dumped {
         explicit: Some(cluster.bin.join("pg_dump")),
         extra_directories: vec![],
     };
+    let path = cluster.path(&format!("{database}.dump"));
     let call = PgDumpCall {
         pg_dump: find_pg_dump(&search).await.unwrap(),
         environment: cluster.environment(database),
-        output: cluster.path(&format!("{database}.dump")),
+        output: Arc::new(File::create_new(&path).unwrap()),
         snapshot: Some(snapshot),
         lock_wait_ms: 10_000,
         filters: PgDumpFilters::default(),
@@ -67,7 +69,7 @@ async fn dump(cluster: &Cluster, database: &str) -> Dumped {
     assert_eq!(info.warnings, Vec::<String>::new());
     let facts = read_catalog_facts(&client, cluster.version).await.unwrap();
     let rows_of = facts.tables.iter().filter(|t| t.kind == RelationKind::Table).map(|t| t.oid).collect();
-    Dumped { toc: Toc::read(&call.output).unwrap(), facts, rows_of }
+    Dumped { toc: Toc::read(&path).unwrap(), facts, rows_of }
 }
 
 async fn run(client: &Client, object: &str, statements: &[String]) {
@@ -275,7 +277,7 @@ async fn a_pg_dump_that_fails_says_why_and_one_that_is_cancelled_stops() {
     let mut call = PgDumpCall {
         pg_dump: find_pg_dump(&search).await.unwrap(),
         environment: cluster.environment("locked"),
-        output: cluster.path("locked.dump"),
+        output: Arc::new(tempfile::tempfile().unwrap()),
         snapshot: None,
         lock_wait_ms: 300,
         filters: PgDumpFilters::default(),

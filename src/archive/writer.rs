@@ -1,7 +1,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -138,7 +138,13 @@ impl ArchiveWriter {
 
     /// Copies a file that pg_dump made into the archive as `schema.dump`. The file itself stays.
     pub fn adopt_schema(&self, pg_dump_file: &Path) -> Result<()> {
-        self.shared.adopt_schema(pg_dump_file)
+        let file = File::open(pg_dump_file).map_err(|e| Error::io(pg_dump_file, e))?;
+        self.shared.adopt_schema(&file, pg_dump_file)
+    }
+
+    /// As [`Self::adopt_schema`], of a file that need not have a name, from its beginning.
+    pub fn adopt_schema_file(&self, pg_dump_file: &File) -> Result<()> {
+        self.shared.adopt_schema(pg_dump_file, Path::new("pg_dump's output"))
     }
 
     /// Records a relation. Must come before its first segment.
@@ -311,7 +317,7 @@ impl Shared {
         self.log.append(record, |e| self.failed_in(MANIFEST, e))
     }
 
-    fn adopt_schema(&self, pg_dump_file: &Path) -> Result<()> {
+    fn adopt_schema(&self, mut source: &File, pg_dump_file: &Path) -> Result<()> {
         {
             let mut state = self.lock();
             state.writing()?;
@@ -320,7 +326,10 @@ impl Shared {
             }
             state.made_schema = true;
         }
-        let mut source = File::open(pg_dump_file).map_err(|e| Error::io(pg_dump_file, e))?;
+        // A device, such as /dev/null, has no beginning to go back to.
+        if source.metadata().is_ok_and(|m| m.is_file()) {
+            source.rewind().map_err(|e| Error::io(pg_dump_file, e))?;
+        }
         let name = layout::temporary(SCHEMA);
         let mut copy = self.root.create_file(&name).map_err(|e| self.failed_in(&name, e))?;
         let (mut buffer, mut sha256, mut size_bytes) = (vec![0; 64 << 10], Sha256::new(), 0);

@@ -166,6 +166,7 @@ fn target_options(args: TargetArgs) -> TargetOptions {
         drop_target_objects: args.drop_target_objects,
         no_owner: args.no_owner,
         no_privileges: args.no_privileges,
+        no_tablespaces: args.no_tablespaces,
         analyze: !args.no_analyze,
         toast_compression: match args.toast_compression {
             ToastMethod::Auto => ToastCompression::Auto,

@@ -13,7 +13,7 @@ pub use chunk::{BlockNumber, Chunk, ChunkId, CtidRange, KeyBounds};
 pub use facts::{CatalogFacts, ConstraintFact, ConstraintKind, IndexFact, MatviewFact, TableFact};
 pub use name::{QualifiedName, quote_ident, quote_literal};
 pub use relation::{Column, CopyFormat, Oid, Relation, RelationKind, TextReason};
-pub use size::{Bytes, format_bytes, format_duration_ms, format_rate, parse_bytes};
+pub use size::{Bytes, counted, format_bytes, format_duration_ms, format_rate, parse_bytes};
 pub use version::{Lsn, ServerVersion};
 
 use serde::{Deserialize, Serialize};

@@ -27,6 +27,12 @@ pub fn format_bytes(bytes: u64) -> String {
     format!("{value:.decimals$} {}", UNITS[unit])
 }
 
+/// `1 row`, `3 rows`.
+#[must_use]
+pub fn counted(number: u64, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 /// Prints a rate in bytes per second over `elapsed_ms`.
 #[must_use]
 pub fn format_rate(bytes: u64, elapsed_ms: u64) -> String {

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::data_only;
 use super::error::{Error, Result};
 use super::inventory::Inventory;
+use super::keys;
 use super::lanes::{CopyLane, Shared, SourcePort, TargetPort};
 use super::options::{Contents, CopyOptions, Run};
 use super::preflight::{self, Findings};
@@ -37,15 +38,11 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
     let servers = vec![source.info(), target.info()];
     run.events.send(Event::RunStarted { operation: Operation::Copy, servers, archive: None, jobs: lanes.count });
     let mut findings = Findings::default();
-    let filter = preflight::table_filter(&options.source.filters)?;
-    preflight::check_source(&source, &filter, options.source.frozen_source, &mut findings).await?;
-    let drop_objects = options.target.drop_target_objects;
-    preflight::check_target(&target, drop_objects, options.contents, &mut findings).await?;
+    preflight::check_source(&source, &options.source, Some(target.version()), &mut findings).await?;
+    let needs = preflight::Needs::of_source(&source, &options.source.filters, options.contents).await?;
+    preflight::check_target(&target, &options.target, options.contents, &mut findings).await?;
     preflight::check_pair(&source, &target, &mut findings).await?;
-    if options.contents != Contents::DataOnly {
-        let roles = source.catalog().roles_in_use().await?;
-        preflight::check_roles(&roles, &target, &options.target, &mut findings).await?;
-    }
+    preflight::check_needs(&needs, &target, &options.target, &mut findings).await?;
     findings.into_result(&run)?;
     phase.finish();
 
@@ -115,6 +112,7 @@ impl CopyJob<'_> {
             fall_back_to_text(&mut plan.inventory, differing);
         }
         let (relations, meter) = self.rows_and_jobs(plan, &prepared).await?;
+        keys::prove(self.target, &relations, contents, self.run).await?;
         complete(self.target, &prepared, &plan.inventory.sequences, contents, self.run).await?;
         Ok(Filled { relations, meter, skipped: prepared.skipped(&plan.inventory) })
     }

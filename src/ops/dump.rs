@@ -35,8 +35,7 @@ pub async fn dump(options: &DumpOptions, outer: &Run) -> Result<TransferReport> 
         jobs: lanes.count,
     });
     let mut findings = Findings::default();
-    let filter = preflight::table_filter(&options.source.filters)?;
-    preflight::check_source(&source, &filter, options.source.frozen_source, &mut findings).await?;
+    preflight::check_source(&source, &options.source, None, &mut findings).await?;
     preflight::check_disk(&options.archive, source.facts.database_bytes, &mut findings);
     findings.into_result(&run)?;
     phase.finish();
@@ -113,7 +112,7 @@ struct DumpJob<'a> {
 
 impl DumpJob<'_> {
     async fn write(&self, plan: &mut SourcePlan, writer: &ArchiveWriter) -> Result<(Vec<Arc<Relation>>, Arc<Meter>)> {
-        writer.adopt_schema(&plan.schema_dump)?;
+        writer.adopt_schema_file(&plan.schema_dump)?;
         record_inventory(&plan.inventory, writer)?;
         if self.options.contents == Contents::SchemaOnly {
             if let Some(holder) = &plan.holder {

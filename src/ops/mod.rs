@@ -10,6 +10,7 @@ mod demo;
 mod dump;
 mod error;
 mod inventory;
+mod keys;
 mod lanes;
 mod ledger;
 mod machine;

@@ -74,6 +74,8 @@ pub struct TargetOptions {
     pub drop_target_objects: bool,
     pub no_owner: bool,
     pub no_privileges: bool,
+    /// Everything goes into the target database's default tablespace.
+    pub no_tablespaces: bool,
     /// Run ANALYZE when the rows of a table are in and its indexes are built.
     pub analyze: bool,
     pub toast_compression: ToastCompression,

@@ -1,17 +1,22 @@
 //! Says before the start what cannot work, and what the way out is.
 
+mod needs;
+
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+pub(super) use needs::{Needs, check_needs};
+
 use super::error::{Cause, Error, Result};
 use super::ledger;
-use super::options::{Contents, PreflightOptions, Run, TargetOptions};
+use super::options::{Contents, PreflightOptions, Run, SourceOptions, TargetOptions};
 use super::recorder::name_some;
 use super::server::Server;
 use crate::model::RelationKind;
-use crate::model::{ServerVersion, Side, format_bytes};
-use crate::pg::catalog::{CatalogRelation, RolesInUse, TableFilter};
+use crate::model::{ServerVersion, Side, counted, format_bytes};
+use crate::pg::catalog::{CatalogRelation, TableFilter};
 use crate::report::{FindingLevel, PreflightFinding, PreflightReport};
+use crate::schema::{self, PgDumpSearch};
 
 /// Fewer connections than this leave no room for one lane, an index builder and pg_dump.
 const CONNECTIONS_MIN: u32 = 4;
@@ -81,16 +86,16 @@ pub async fn preflight(options: &PreflightOptions, run: &Run) -> Result<Prefligh
         None => None,
     };
     if let (Some(server), Some(o)) = (&source, &options.source) {
-        let filter = table_filter(&o.filters)?;
-        check_source(server, &filter, o.frozen_source, &mut findings).await?;
+        check_source(server, o, target.as_ref().map(Server::version), &mut findings).await?;
     }
     if let (Some(server), Some(o)) = (&target, &options.target) {
-        check_target(server, o.drop_target_objects, options.contents, &mut findings).await?;
+        check_target(server, o, options.contents, &mut findings).await?;
     }
     if let (Some(source), Some(target)) = (&source, &target) {
         check_pair(source, target, &mut findings).await?;
-        if let Some(o) = &options.target {
-            check_roles(&source.catalog().roles_in_use().await?, target, o, &mut findings).await?;
+        if let (Some(from), Some(to)) = (&options.source, &options.target) {
+            let needs = Needs::of_source(source, &from.filters, options.contents).await?;
+            check_needs(&needs, target, to, &mut findings).await?;
         }
     }
     let servers: Vec<&Server> = source.iter().chain(target.iter()).collect();
@@ -108,17 +113,18 @@ pub(super) fn table_filter(filters: &super::options::Filters) -> Result<String> 
     filter.to_sql().map_err(|e| Error::new(Cause::Usage(e.to_string())))
 }
 
+/// `target_version`: `None` when there is no target yet.
 pub(super) async fn check_source(
     source: &Server,
-    filter: &str,
-    frozen_source: bool,
+    options: &SourceOptions,
+    target_version: Option<ServerVersion>,
     findings: &mut Findings,
 ) -> Result<()> {
     let side = Some(Side::Source);
     let version = source.version();
     findings.ok(side, format!("{} is PostgreSQL {version}", source.conninfo.address()));
     let exports = version >= if source.facts.in_recovery { ServerVersion::V10 } else { ServerVersion::V9_2 };
-    if !exports && !frozen_source {
+    if !exports && !options.frozen_source {
         let kind = if source.facts.in_recovery { "a standby of version" } else { "version" };
         findings.refuse(
             side,
@@ -127,9 +133,52 @@ pub(super) async fn check_source(
         );
     }
     check_connections(source, findings);
-    let relations = source.catalog().relations(filter).await?;
+    check_pg_dump(source, options, target_version, findings).await;
+    let filter = table_filter(&options.filters)?;
+    let mut relations = source.catalog().relations(&filter).await?;
+    relations.retain(|r| r.kind == RelationKind::Table);
+    let with_oids = source.catalog().tables_with_oids(&filter).await?;
+    if !with_oids.is_empty() {
+        findings.warn(
+            side,
+            format!("the hidden column oid of tables WITH OIDS is not moved: {}", name_some(with_oids.iter())),
+            "PostgreSQL 12 and later have none; if something uses it, copy it into an ordinary column first",
+        );
+    }
     check_readable(source, &relations, findings);
+    if !options.filters.exclude_table_data.is_empty() {
+        let without_data = TableFilter::any_table_sql(&options.filters.exclude_table_data)
+            .map_err(|e| Error::new(Cause::Usage(e.to_string())))?;
+        relations = source.catalog().relations(&format!("({filter}) AND NOT ({without_data})")).await?;
+        relations.retain(|r| r.kind == RelationKind::Table);
+    }
+    check_rows_are_there(source, &relations, findings);
     Ok(())
+}
+
+/// A pg_dump that fits is there: without one, nothing else is worth a lock at the source.
+async fn check_pg_dump(
+    source: &Server,
+    options: &SourceOptions,
+    target_version: Option<ServerVersion>,
+    findings: &mut Findings,
+) {
+    let search = PgDumpSearch {
+        source_version: source.version(),
+        target_version,
+        explicit: options.pg_dump.clone(),
+        extra_directories: options.pg_dump_directories.clone(),
+    };
+    match schema::find_pg_dump(&search).await {
+        Ok(found) => {
+            let message = format!("pg_dump {} can read it ({})", found.version, found.path.display());
+            findings.ok(Some(Side::Source), message);
+        }
+        Err(error) => {
+            let hint = error.hint().unwrap_or_else(|| "install PostgreSQL's client programs".into());
+            findings.refuse(Some(Side::Source), error.to_string(), &hint);
+        }
+    }
 }
 
 fn check_connections(server: &Server, findings: &mut Findings) {
@@ -137,25 +186,33 @@ fn check_connections(server: &Server, findings: &mut Findings) {
     if free < CONNECTIONS_MIN {
         findings.refuse(
             Some(server.side),
-            format!("only {free} more connections are allowed; at least {CONNECTIONS_MIN} are needed"),
+            format!(
+                "there is room for only {}; at least {CONNECTIONS_MIN} are needed",
+                counted(u64::from(free), "more connection")
+            ),
             "close other sessions, or raise max_connections or the connection limit of the role or the database",
         );
     } else {
-        findings.ok(Some(server.side), format!("{free} connections are free"));
+        findings.ok(Some(server.side), format!("room for {}", counted(u64::from(free), "more connection")));
     }
 }
 
-fn check_readable(source: &Server, relations: &[CatalogRelation], findings: &mut Findings) {
-    let side = Some(Side::Source);
-    let tables: Vec<&CatalogRelation> = relations.iter().filter(|r| r.kind == RelationKind::Table).collect();
+fn check_readable(source: &Server, tables: &[CatalogRelation], findings: &mut Findings) {
     let unreadable: Vec<_> = tables.iter().filter(|r| !r.readable).map(|r| &r.name).collect();
-    if !unreadable.is_empty() {
-        findings.refuse(
-            side,
-            format!("role {} may not read {}", source.facts.role, name_some(unreadable.into_iter())),
-            "grant SELECT on all tables (from version 14: GRANT pg_read_all_data), or exclude them",
-        );
+    if unreadable.is_empty() {
+        let tables = counted(tables.len() as u64, "table");
+        return findings.ok(Some(Side::Source), format!("role {} may read {tables}", source.facts.role));
     }
+    findings.refuse(
+        Some(Side::Source),
+        format!("role {} may not read {}", source.facts.role, name_some(unreadable.into_iter())),
+        "grant SELECT on all tables (from version 14: GRANT pg_read_all_data), or exclude them",
+    );
+}
+
+/// Rows that would not come, though nothing fails. `tables`: those whose rows move.
+fn check_rows_are_there(source: &Server, tables: &[CatalogRelation], findings: &mut Findings) {
+    let side = Some(Side::Source);
     let hidden: Vec<_> = tables.iter().filter(|r| r.row_security).map(|r| &r.name).collect();
     if !hidden.is_empty() && !source.facts.bypasses_row_security && !source.facts.is_superuser {
         findings.refuse(
@@ -178,12 +235,11 @@ fn check_readable(source: &Server, relations: &[CatalogRelation], findings: &mut
             );
         }
     }
-    findings.ok(side, format!("{} tables can be read", tables.len()));
 }
 
 pub(super) async fn check_target(
     target: &Server,
-    drop_target_objects: bool,
+    options: &TargetOptions,
     contents: Contents,
     findings: &mut Findings,
 ) -> Result<()> {
@@ -208,7 +264,7 @@ pub(super) async fn check_target(
     let objects = target.catalog().user_objects(4).await?;
     if objects.is_empty() {
         findings.ok(side, format!("database {} is empty", target.facts.database));
-    } else if drop_target_objects {
+    } else if options.drop_target_objects {
         findings.warn(
             side,
             format!("database {} is not empty: what stands in the way is dropped", target.facts.database),
@@ -311,9 +367,10 @@ pub(super) async fn check_extensions(
     let available: HashMap<String, String> =
         target.catalog().available_extensions().await?.into_iter().map(|e| (e.name, e.version)).collect();
     let installed: HashSet<String> = target.catalog().extensions().await?.into_iter().map(|e| e.name).collect();
+    let mut had: Vec<&str> = Vec::new();
     for (name, version) in wanted {
         match available.get(name) {
-            _ if installed.contains(name) => {}
+            _ if installed.contains(name) => had.push(name),
             None => findings.refuse(
                 Some(Side::Target),
                 format!("extension {name} is not available"),
@@ -324,37 +381,12 @@ pub(super) async fn check_extensions(
                 format!("extension {name} would be version {other}, the source has {version}"),
                 "install a newer package of the extension on the target",
             ),
-            Some(_) => {}
+            Some(_) => had.push(name),
         }
     }
-    findings.ok(Some(Side::Target), format!("{} extensions are there", wanted.len()));
-    Ok(())
-}
-
-/// Roles that objects belong to, or that were granted something.
-pub(super) async fn check_roles(
-    wanted: &RolesInUse,
-    target: &Server,
-    options: &TargetOptions,
-    findings: &mut Findings,
-) -> Result<()> {
-    let there: HashSet<String> = target.catalog().role_names().await?.into_iter().collect();
-    let lacks = |names: &[String]| -> Vec<String> { names.iter().filter(|n| !there.contains(*n)).cloned().collect() };
-    let owners = if options.no_owner { Vec::new() } else { lacks(&wanted.owners) };
-    let mut grantees = if options.no_privileges { Vec::new() } else { lacks(&wanted.grantees) };
-    if options.no_owner && !options.no_privileges {
-        grantees.extend(lacks(&wanted.owners));
-    }
-    for (names, what, option) in
-        [(owners, "that own objects", "--no-owner"), (grantees, "that were granted something", "--no-privileges")]
-    {
-        if !names.is_empty() {
-            findings.refuse(
-                Some(Side::Target),
-                format!("the target lacks roles {what}: {}", names.join(", ")),
-                &format!("create them (pg_dumpall --roles-only writes how), or add {option}"),
-            );
-        }
+    if !had.is_empty() {
+        let number = counted(had.len() as u64, "extension");
+        findings.ok(Some(Side::Target), format!("{number} can be had: {}", had.join(", ")));
     }
     Ok(())
 }

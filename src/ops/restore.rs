@@ -10,6 +10,7 @@ use super::copy::{Filled, first_cause};
 use super::data_only;
 use super::error::{Cause, Error, Result};
 use super::inventory::{Inventory, LARGE_OBJECTS_OID};
+use super::keys;
 use super::lanes::{ArchivePort, RestoreLane, Shared, TargetPort};
 use super::options::{Contents, RestoreOptions, Run};
 use super::preflight::{self, Findings};
@@ -46,13 +47,12 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     });
     let contents = contents_of(&archive, options.contents)?;
     let mut findings = Findings::default();
-    preflight::check_target(&target, options.target.drop_target_objects, contents, &mut findings).await?;
+    preflight::check_target(&target, &options.target, contents, &mut findings).await?;
     preflight::check_versions(inventory.source_version, &target, &mut findings);
     preflight::check_encoding(&inventory.encoding, &target, &mut findings);
     preflight::check_extensions(&inventory.extensions, &target, &mut findings).await?;
-    if contents != Contents::DataOnly {
-        preflight::check_roles(&inventory.roles, &target, &options.target, &mut findings).await?;
-    }
+    let needs = preflight::Needs::of_archive(&inventory, contents);
+    preflight::check_needs(&needs, &target, &options.target, &mut findings).await?;
     findings.into_result(&run)?;
     phase.finish();
 
@@ -161,6 +161,7 @@ impl RestoreJob<'_> {
             refuse_other_columns(inventory, check_columns(self.target, inventory).await?)?;
         }
         let (relations, meter) = self.rows_and_jobs(inventory, archive, &prepared).await?;
+        keys::prove(self.target, &relations, contents, self.run).await?;
         complete(self.target, &prepared, &inventory.sequences, contents, self.run).await?;
         Ok(Filled { relations, meter, skipped: prepared.skipped(inventory) })
     }

@@ -10,7 +10,7 @@ use super::machine;
 use super::options::{Run, ServerArgs};
 use crate::event::ServerInfo;
 use crate::flow::budget;
-use crate::model::{ServerVersion, Side, format_bytes};
+use crate::model::{ServerVersion, Side, counted, format_bytes};
 use crate::pg::catalog::{Catalog, DatabaseFacts};
 use crate::pg::conninfo::{ConnInfo, ProcessEnv};
 use crate::pg::control::{self, Control};
@@ -119,8 +119,12 @@ pub(super) fn lanes_that_fit(wished: u32, block_bytes: usize, servers: &[&Server
     for server in servers {
         let free = server.facts.free_connections.saturating_sub(SPARE_CONNECTIONS).max(1);
         if free < lanes {
-            run.events
-                .warn(format!("{} has room for {free} more connections: {free} jobs instead of {lanes}", server.side));
+            run.events.warn(format!(
+                "{} has room for {}: {} instead of {lanes}",
+                server.side,
+                counted(u64::from(free), "more connection"),
+                counted(u64::from(free), "job")
+            ));
             lanes = free;
         }
     }

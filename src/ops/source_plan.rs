@@ -1,9 +1,10 @@
 //! Everything that is learnt of a source before rows move: snapshot, catalogs, schema.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
-use tempfile::TempPath;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Cause, Error, Result};
@@ -27,8 +28,8 @@ pub(super) struct SourcePlan {
     /// Until the lanes take it.
     pub holder: Option<SnapshotHolder>,
     pub inventory: Inventory,
-    /// pg_dump's archive of the schema; removed when dropped.
-    pub schema_dump: TempPath,
+    /// pg_dump's archive of the schema: a file without a name, of which a killed run leaves nothing.
+    pub schema_dump: Arc<File>,
     pub rules: ReadRules,
 }
 
@@ -44,12 +45,10 @@ impl SourcePlan {
         run: &Run,
     ) -> Result<Self> {
         let filter = table_filter(&options.filters)?;
-        let holder = take_snapshot(source, options, &filter, run).await?;
-        import_into_control(source, &holder.snapshot).await?;
-        let schema_dump = dump_schema(source, options, &holder.snapshot, target_version, run).await?;
+        let (holder, schema_dump) = snapshot_with_schema(source, options, &filter, target_version, run).await?;
         let toc = {
-            let path = schema_dump.to_path_buf();
-            let read = tokio::task::spawn_blocking(move || Toc::read(&path)).await;
+            let file = Arc::clone(&schema_dump);
+            let read = tokio::task::spawn_blocking(move || Toc::read_file(&file, Path::new("pg_dump's output"))).await;
             read.map_err(|e| Error::new(Cause::Internal(e.to_string())))??
         };
         let catalog = source.catalog();
@@ -119,8 +118,39 @@ pub(super) async fn check_still_frozen(server: &Server, snapshot: Snapshot) -> R
     Err(error.hint("stop every writer (on a standby: pause replay with pg_wal_replay_pause()), then start again"))
 }
 
-/// How long pg_dump waits for its locks. We hold the tables' already; it locks partitioned parents and views too.
-const LOCK_WAIT_MS: u64 = 60_000;
+/// How long pg_dump waits for its locks, in milliseconds. We hold the tables' already: what it waits for is DDL that
+/// waits for us, and would wait until the end.
+const LOCK_WAIT_MS: u64 = 4_000;
+
+/// How often DDL is let through.
+const LOCK_ATTEMPTS: u32 = 10;
+
+/// The snapshot, and pg_dump's schema in it. DDL that comes in after our locks and before pg_dump's stands between the
+/// two (a lock request waits behind those before it): then everything is let go, and begun again behind that DDL.
+async fn snapshot_with_schema(
+    source: &Server,
+    options: &SourceOptions,
+    filter: &str,
+    target_version: Option<ServerVersion>,
+    run: &Run,
+) -> Result<(SnapshotHolder, Arc<File>)> {
+    for attempt in 1.. {
+        let holder = take_snapshot(source, options, filter, run).await?;
+        import_into_control(source, &holder.snapshot).await?;
+        match dump_schema(source, options, &holder.snapshot, target_version, run).await {
+            Ok(schema_dump) => return Ok((holder, schema_dump)),
+            Err(Error { cause: Cause::Schema(error), .. }) if error.is_lock_timeout() && attempt < LOCK_ATTEMPTS => {
+                run.events
+                    .warn("DDL at the source came in before pg_dump had its locks: let through, then begun again");
+                // Its connection ends with it: the locks are gone before we ask for them again.
+                tokio::task::spawn_blocking(move || drop(holder)).await.ok();
+                source.catalog().execute("ROLLBACK").await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::new(Cause::Internal("no attempt to read the schema was made".into())))
+}
 
 async fn take_snapshot(source: &Server, options: &SourceOptions, filter: &str, run: &Run) -> Result<SnapshotHolder> {
     let without_data = TableFilter::any_table_sql(&options.filters.exclude_table_data)
@@ -155,13 +185,10 @@ async fn dump_schema(
     snapshot: &Snapshot,
     target_version: Option<ServerVersion>,
     run: &Run,
-) -> Result<TempPath> {
-    let file = tempfile::Builder::new()
-        .prefix("pgconvoy-schema-")
-        .suffix(".dump")
-        .tempfile()
+) -> Result<Arc<File>> {
+    let file = tempfile::tempfile()
         .map_err(|e| Error::new(Cause::Internal(format!("no temporary file for the schema: {e}"))))?;
-    let path = file.into_temp_path();
+    let file = Arc::new(file);
     let search = PgDumpSearch {
         source_version: source.version(),
         target_version,
@@ -171,7 +198,7 @@ async fn dump_schema(
     let call = PgDumpCall {
         pg_dump: schema::find_pg_dump(&search).await?,
         environment: source.conninfo.pg_dump_env(0),
-        output: path.to_path_buf(),
+        output: Arc::clone(&file),
         snapshot: snapshot.id.clone(),
         lock_wait_ms: LOCK_WAIT_MS,
         filters: PgDumpFilters {
@@ -186,7 +213,7 @@ async fn dump_schema(
     for warning in info.warnings {
         run.events.warn(format!("pg_dump: {warning}"));
     }
-    Ok(path)
+    Ok(file)
 }
 
 /// The relations whose rows move, each with its COPY format, and those whose rows are left out.

@@ -64,7 +64,7 @@ impl Preparation<'_> {
             target_version: target.version(),
             no_owner: self.options.no_owner,
             no_privileges: self.options.no_privileges,
-            no_tablespaces: false,
+            no_tablespaces: self.options.no_tablespaces,
         }
     }
 
@@ -405,7 +405,7 @@ impl JobRunner {
             }
             Err(error) => {
                 queue.failed(ended.id);
-                Err(Error::from(error).doing(format!("{kind}: {object}")))
+                Err(Error::from(error).doing(kind.doing(&object)))
             }
         }
     }
@@ -460,7 +460,10 @@ pub(super) async fn complete(
             catalog.execute(&statement).await.map_err(|e| Error::from(e).doing("setting sequences"))?;
         }
         for statement in &prepared.large_objects {
-            catalog.execute(statement).await.map_err(|e| Error::from(e).doing("large objects"))?;
+            catalog
+                .execute(statement)
+                .await
+                .map_err(|e| Error::from(e).doing("setting owners and grants of large objects"))?;
         }
     }
     ledger::remove(catalog).await?;

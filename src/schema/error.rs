@@ -55,7 +55,7 @@ impl Error {
                 Some(pg_dump_hint(*source_version))
             }
             Self::BrokenPgDump { .. } => Some("name another with --pg-dump or PGCONVOY_PG_DUMP".into()),
-            Self::PgDumpFailed { stderr, .. } if stderr.contains("timeout") && stderr.contains("LOCK TABLE") => {
+            Self::PgDumpFailed { .. } if self.is_lock_timeout() => {
                 Some("another session holds an ACCESS EXCLUSIVE lock on a table; look at pg_locks".into())
             }
             Self::Encoding { .. } => Some("make the dump with pg_dump --encoding=UTF8".into()),
@@ -66,6 +66,11 @@ impl Error {
             ),
             _ => None,
         }
+    }
+
+    /// pg_dump waited too long for a lock: somebody has, or waits for, a stronger one.
+    pub fn is_lock_timeout(&self) -> bool {
+        matches!(self, Self::PgDumpFailed { stderr, .. } if stderr.contains("timeout") && stderr.contains("LOCK TABLE"))
     }
 
     pub fn is_cancelled(&self) -> bool {

@@ -1,8 +1,10 @@
 //! Finding a pg_dump that fits both servers, and running it.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -153,8 +155,9 @@ pub struct PgDumpCall {
     /// The connection as libpq's environment variables (PGHOST, PGDATABASE, PGPASSWORD, …): nothing of it appears in
     /// the process list. All other `PG*` variables of our own environment are kept from pg_dump.
     pub environment: Vec<(String, String)>,
-    /// Where the custom-format archive is written.
-    pub output: PathBuf,
+    /// Where the custom-format archive is written, from the file's position on. It may have no name: then a killed run
+    /// leaves none behind.
+    pub output: Arc<File>,
     /// A snapshot exported by a session that stays open meanwhile. Needs pg_dump 9.5 and a server of 9.2.
     pub snapshot: Option<String>,
     /// How long pg_dump waits for its ACCESS SHARE locks, in milliseconds.
@@ -207,13 +210,10 @@ impl PgDumpCall {
         ] {
             arguments.extend(patterns.iter().map(|pattern| OsString::from(format!("--{option}={pattern}"))));
         }
-        let mut file = OsString::from("--file=");
-        file.push(&self.output);
-        arguments.push(file);
         arguments
     }
 
-    fn command(&self) -> Command {
+    fn command(&self) -> std::io::Result<Command> {
         let mut command = Command::new(&self.pg_dump.path);
         // Ours may hold PGOPTIONS or PGSERVICE for someone else, and PGCONVOY_TARGET with its password.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
@@ -224,12 +224,12 @@ impl PgDumpCall {
             .env("LC_ALL", "C")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::from(self.output.try_clone()?))
             .stderr(Stdio::piped())
             // Ctrl-C and a lost terminal are for us to answer.
             .process_group(0)
             .kill_on_drop(true);
-        command
+        Ok(command)
     }
 }
 
@@ -240,7 +240,8 @@ impl PgDumpCall {
 /// to cancel its query, and killed if it does not end soon.
 pub async fn run_pg_dump(call: &PgDumpCall, cancel: &CancellationToken) -> Result<PgDumpInfo> {
     let PgDump { path, version } = &call.pg_dump;
-    let mut child = call.command().spawn().map_err(|source| Error::Start { path: path.clone(), source })?;
+    let started = call.command().and_then(|mut command| command.spawn());
+    let mut child = started.map_err(|source| Error::Start { path: path.clone(), source })?;
     let mut stderr = child.stderr.take();
     let finish = async {
         let mut said = Vec::new();
@@ -316,7 +317,7 @@ mod tests {
         let call = PgDumpCall {
             pg_dump: found(&[150_000]).remove(0),
             environment: vec![("PGPASSWORD".into(), "s3cret".into())],
-            output: "/tmp/x".into(),
+            output: Arc::new(tempfile::tempfile().unwrap()),
             snapshot: Some("0001-1".into()),
             lock_wait_ms: 1000,
             filters: PgDumpFilters::default(),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Seek};
 use std::path::Path;
 
 use crate::model::{Oid, QualifiedName, ServerVersion};
@@ -91,6 +91,13 @@ impl Toc {
     pub fn read(path: &Path) -> Result<Self> {
         let failed = |message: String| Error::Toc { path: path.to_owned(), message };
         let file = File::open(path).map_err(|e| failed(e.to_string()))?;
+        Self::read_file(&file, path)
+    }
+
+    /// As [`Toc::read`], from a file's beginning. `path` is what errors call it.
+    pub fn read_file(mut file: &File, path: &Path) -> Result<Self> {
+        let failed = |message: String| Error::Toc { path: path.to_owned(), message };
+        file.rewind().map_err(|e| failed(e.to_string()))?;
         let reader = libpgdump::CustomReader::open(BufReader::new(file)).map_err(|e| failed(e.to_string()))?;
         let entries = reader.entries().iter().map(entry).collect::<Result<Vec<_>, String>>().map_err(failed)?;
         let toc = Self::from_entries(entries, reader.server_version(), reader.dump_version());

@@ -17,11 +17,11 @@ pub fn assert_says(ran: &Ran, phrases: &[&str]) {
     }
 }
 
-fn as_role(db: &TestDb, role: &str) -> String {
+pub fn as_role(db: &TestDb, role: &str) -> String {
     db.uri().replacen("//postgres@", &format!("//{role}@"), 1)
 }
 
-async fn assert_empty(db: &TestDb) {
+pub async fn assert_empty(db: &TestDb) {
     let objects = db.one("SELECT count(*) FROM pg_class WHERE oid >= 16384").await;
     assert_eq!(objects, "0", "something was written to {}", db.name);
 }
@@ -79,7 +79,7 @@ async fn an_older_target_is_refused() {
     assert_empty(&target).await;
 }
 
-async fn make_login(cluster: &Cluster, role: &str, options: &str) {
+pub async fn make_login(cluster: &Cluster, role: &str, options: &str) {
     let _ = cluster.execute("postgres", &format!("CREATE ROLE {role} LOGIN {options}")).await;
 }
 

@@ -9,7 +9,7 @@ use pgconvoy::lab::{Cluster, ClusterSpec, Major};
 use crate::compare::assert_same_contents;
 use crate::errors::assert_says;
 use crate::fixture::{copy, copy_args, empty, newest, pgconvoy, scratch};
-use crate::interrupts::{COPYING, NOISE, SLOW_ROWS, wait, wait_for};
+use crate::interrupts::{COPYING, SLOW_ROWS, wait, wait_for};
 use crate::support::{Pgconvoy, TestDb, cluster, progress};
 
 /// A primary with a database, and the same database on its standby.
@@ -92,6 +92,11 @@ async fn an_old_standby_that_stands_still_is_copied_dumped_and_verified() {
     let schema = empty(&newest().await).await;
     let _ = copy(&pair.standby, &schema, &["--frozen-source", "--schema-only"]).await.expect_success();
 }
+
+/// Takes long enough to compress at level 19.
+const NOISE: &str = "
+    CREATE TABLE noise AS SELECT i, (SELECT string_agg(md5(i::text || j::text), '') FROM generate_series(1, 250) j) AS t
+    FROM generate_series(1, 1500) i";
 
 const WRITTEN_TO: &str = "the source was written to while its rows were read";
 

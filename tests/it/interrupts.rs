@@ -20,7 +20,7 @@ pub const SLOW_ROWS: &str = "
     FROM generate_series(1, 60) i; INSERT INTO slow_2 TABLE slow_1;";
 
 /// Takes long to compress at level 19.
-pub const NOISE: &str = "
+const NOISE: &str = "
     CREATE TABLE noise AS SELECT i, (SELECT string_agg(md5(i::text || j::text), '') FROM generate_series(1, 250) j) AS t
     FROM generate_series(1, 4000) i";
 
@@ -324,4 +324,64 @@ async fn ddl_before_the_locks_is_seen() {
     let _ = ran.expect_success();
     assert_same_contents("DDL before the locks", &source, &target).await;
     assert_eq!(target.one("SELECT t FROM cut").await, "new");
+}
+
+/// A pg_dump that says when it is called, and waits for a word before it begins.
+fn waiting_pg_dump(directory: &std::path::Path) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let script = directory.join("pg_dump");
+    let text = format!(
+        "#!/bin/sh\n[ \"$1\" = --version ] && exec '{real}' --version\ncd '{here}' || exit 1\ntouch called\n\
+         while [ ! -e go ]; do sleep 0.05; done\nexec '{real}' \"$@\"\n",
+        real = crate::support::clients().pg_dump.display(),
+        here = directory.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    script
+}
+
+async fn wait_for_file(path: &std::path::Path) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !path.exists() {
+        assert!(Instant::now() < deadline, "{} does not come", path.display());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ddl_between_our_locks_and_those_of_pg_dump_is_let_through() {
+    let (source, target) = (small().await, empty(&newest().await).await);
+    let directory = tempfile::tempdir().unwrap();
+    let pg_dump = waiting_pg_dump(directory.path());
+    let more = ["--pg-dump", pg_dump.to_str().unwrap()].map(String::from);
+    let child = Pgconvoy::new(copy_args(&source, &target).into_iter().chain(more)).spawn();
+    wait_for_file(&directory.path().join("called")).await;
+    let client = source.connect().await;
+    let ddl = tokio::spawn(async move { client.batch_execute("ALTER TABLE a ADD COLUMN late int DEFAULT 7").await });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'ALTER TABLE a%'";
+    while source.one(waits).await == "0" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    std::fs::write(directory.path().join("go"), "").unwrap();
+    let (ran, took) = wait(child, Duration::from_secs(50)).await;
+    assert_says(&ran.expect_success(), &["DDL at the source"]);
+    assert!(took < Duration::from_secs(40), "it took {took:?}");
+    ddl.await.unwrap().unwrap();
+    assert_same_contents("DDL that was let through", &source, &target).await;
+    assert_eq!(target.one("SELECT sum(late) FROM a").await, "35000");
+}
+
+/// pg_dump's output has no name: there is nothing that a killed run could leave.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_run_leaves_no_temporary_file() {
+    let (source, target) = (slow_source().await, empty(&newest().await).await);
+    let directory = tempfile::tempdir().unwrap();
+    let child = Pgconvoy::new(copy_args(&source, &target)).env("TMPDIR", directory.path()).spawn();
+    wait_for(&target, COPYING).await;
+    signal(&child, Signal::KILL);
+    let _ = wait(child, Duration::from_secs(5)).await;
+    let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?} is left");
+    assert_gone(&source).await;
 }

@@ -8,7 +8,9 @@ mod errors;
 mod fixture;
 mod frozen;
 mod interrupts;
+mod keys;
 mod memory;
+mod needs;
 mod odd;
 mod round_trip;
 #[path = "../support/mod.rs"]

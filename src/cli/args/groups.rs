@@ -39,6 +39,9 @@ pub struct TargetArgs {
     /// Leave GRANT and REVOKE out
     #[arg(short = 'x', long, help_heading = "Target")]
     pub no_privileges: bool,
+    /// Put everything into the target database's default tablespace
+    #[arg(long, help_heading = "Target")]
+    pub no_tablespaces: bool,
     /// Do not run ANALYZE
     #[arg(long, help_heading = "Target")]
     pub no_analyze: bool,

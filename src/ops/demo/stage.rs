@@ -65,6 +65,7 @@ impl Stage<'_> {
             drop_target_objects: false,
             no_owner: false,
             no_privileges: false,
+            no_tablespaces: false,
             analyze: true,
             toast_compression: ToastCompression::default(),
         }

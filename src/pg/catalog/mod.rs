@@ -6,6 +6,7 @@ mod pattern;
 mod relations;
 mod sequences;
 mod server;
+mod storage;
 mod types;
 
 use postgres_types::FromSql;

@@ -32,7 +32,7 @@ pub struct CatalogRelation {
 
 /// Relations that are the user's: not the system's, not temporary, not an extension's own (but its configuration
 /// tables are), not ours.
-const USER_RELATIONS: &str = "\
+pub(super) const USER_RELATIONS: &str = "\
     n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgconvoy')
     AND n.nspname OPERATOR(pg_catalog.!~) '^pg_(toast|temp)'
     AND c.relpersistence OPERATOR(pg_catalog.<>) 't'

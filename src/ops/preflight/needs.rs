@@ -1,0 +1,146 @@
+//! What a database needs of the server it is put together on, besides room and rights in general.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Findings, table_filter};
+use crate::model::{Side, quote_ident};
+use crate::ops::error::Result;
+use crate::ops::inventory::Inventory;
+use crate::ops::options::{Contents, Filters, TargetOptions};
+use crate::ops::server::Server;
+use crate::pg::catalog::RolesInUse;
+use crate::schema::TocSection;
+
+/// What must be there, or allowed, at a target.
+#[derive(Default)]
+pub(in crate::ops) struct Needs {
+    roles: RolesInUse,
+    /// Each with an object that is in it.
+    tablespaces: Vec<(String, String)>,
+    /// Large objects are staged in a temporary table.
+    temporary_tables: bool,
+    /// Something is made in the schema `public`.
+    public_schema: bool,
+}
+
+impl Needs {
+    pub(in crate::ops) async fn of_source(source: &Server, filters: &Filters, contents: Contents) -> Result<Self> {
+        let catalog = source.catalog();
+        let rows_move = contents != Contents::SchemaOnly;
+        let temporary_tables = rows_move && filters.takes_large_objects() && catalog.has_large_objects().await?;
+        if contents == Contents::DataOnly {
+            return Ok(Self { temporary_tables, ..Self::default() });
+        }
+        let filter = table_filter(filters)?;
+        Ok(Self {
+            roles: catalog.roles_in_use().await?,
+            tablespaces: catalog.tablespaces_in_use(&filter).await?,
+            temporary_tables,
+            public_schema: catalog.uses_public_schema(&filter).await?,
+        })
+    }
+
+    pub(in crate::ops) fn of_archive(inventory: &Inventory, contents: Contents) -> Self {
+        let temporary_tables = contents != Contents::SchemaOnly && !inventory.large_objects.is_empty();
+        if contents == Contents::DataOnly {
+            return Self { temporary_tables, ..Self::default() };
+        }
+        let mut tablespaces: HashMap<&str, String> = HashMap::new();
+        for entry in &inventory.toc.entries {
+            if let Some(name) = entry.tablespace.as_deref().filter(|name| !name.is_empty()) {
+                tablespaces.entry(name).or_insert_with(|| entry.name());
+            }
+        }
+        let mut tablespaces: Vec<_> = tablespaces.into_iter().map(|(name, object)| (name.to_owned(), object)).collect();
+        tablespaces.sort();
+        let made_in_public = inventory
+            .toc
+            .entries
+            .iter()
+            .any(|e| e.section == TocSection::PreData && e.namespace.as_deref() == Some("public"));
+        Self { roles: inventory.roles.clone(), tablespaces, temporary_tables, public_schema: made_in_public }
+    }
+}
+
+pub(in crate::ops) async fn check_needs(
+    needs: &Needs,
+    target: &Server,
+    options: &TargetOptions,
+    findings: &mut Findings,
+) -> Result<()> {
+    check_roles(&needs.roles, target, options, findings).await?;
+    if !options.no_tablespaces {
+        check_tablespaces(&needs.tablespaces, target, findings).await?;
+    }
+    let side = Some(Side::Target);
+    let (role, database) = (&target.facts.role, &target.facts.database);
+    let may_stage = "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMP')";
+    if needs.temporary_tables && !target.catalog().scalar::<bool>(may_stage).await? {
+        findings.refuse(
+            side,
+            format!("role {role} may not make temporary tables in database {database}, which large objects go through"),
+            &format!("GRANT TEMPORARY ON DATABASE {} TO {}", quote_ident(database), quote_ident(role)),
+        );
+    }
+    // Since 15 the right is the owner's alone, unless it was granted (release notes of 15). No schema, no right.
+    let may_create = "SELECT pg_catalog.bool_and(pg_catalog.has_schema_privilege(oid, 'CREATE'))
+                      FROM pg_catalog.pg_namespace WHERE nspname = 'public'";
+    if needs.public_schema
+        && !options.drop_target_objects
+        && target.catalog().scalar::<Option<bool>>(may_create).await? == Some(false)
+    {
+        findings.refuse(
+            side,
+            format!("role {role} may not create anything in schema public of database {database}"),
+            &format!("GRANT CREATE ON SCHEMA public TO {}, or connect as the database's owner", quote_ident(role)),
+        );
+    }
+    Ok(())
+}
+
+async fn check_tablespaces(wanted: &[(String, String)], target: &Server, findings: &mut Findings) -> Result<()> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let there: HashMap<String, bool> = target.catalog().tablespaces().await?.into_iter().collect();
+    for (name, object) in wanted {
+        let message = match there.get(name) {
+            Some(true) => continue,
+            Some(false) => format!("role {} may not create anything in tablespace {name}", target.facts.role),
+            None => format!("the target lacks tablespace {name}, which {object} is in at the source"),
+        };
+        let way_out =
+            if there.contains_key(name) { "GRANT CREATE ON TABLESPACE" } else { "create it (CREATE TABLESPACE)" };
+        let hint = format!("{way_out}, or add --no-tablespaces: everything goes into the database's default one");
+        findings.refuse(Some(Side::Target), message, &hint);
+    }
+    Ok(())
+}
+
+/// Roles that objects belong to, or that were granted something.
+async fn check_roles(
+    wanted: &RolesInUse,
+    target: &Server,
+    options: &TargetOptions,
+    findings: &mut Findings,
+) -> Result<()> {
+    let there: HashSet<String> = target.catalog().role_names().await?.into_iter().collect();
+    let lacks = |names: &[String]| -> Vec<String> { names.iter().filter(|n| !there.contains(*n)).cloned().collect() };
+    let owners = if options.no_owner { Vec::new() } else { lacks(&wanted.owners) };
+    let mut grantees = if options.no_privileges { Vec::new() } else { lacks(&wanted.grantees) };
+    if options.no_owner && !options.no_privileges {
+        grantees.extend(lacks(&wanted.owners));
+    }
+    for (names, what, option) in
+        [(owners, "that own objects", "--no-owner"), (grantees, "that were granted something", "--no-privileges")]
+    {
+        if !names.is_empty() {
+            findings.refuse(
+                Some(Side::Target),
+                format!("the target lacks roles {what}: {}", names.join(", ")),
+                &format!("create them (pg_dumpall --roles-only writes how), or add {option}"),
+            );
+        }
+    }
+    Ok(())
+}
