@@ -16,6 +16,7 @@ mod support;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use pgconvoy::lab::{self, Cluster, ClusterSpec, Major, Progress};
 use pgconvoy::model::{ServerVersion, Side};
 use pgconvoy::pg::conninfo::{Address, ConnInfo};
 use pgconvoy::pg::{ErrorKind, control, wire};
@@ -343,5 +344,56 @@ fn what_is_not_postgresql_is_told_so() {
         let error =
             connect(&format!("host=127.0.0.1 port={port} user=a sslmode={mode} connect_timeout=5")).unwrap_err();
         assert!(error.to_string().contains("PostgreSQL"), "{error:?}");
+    }
+}
+
+/// Since 17, a connection may begin with the TLS handshake, a round trip less; the server insists on ALPN then.
+#[test]
+fn tls_without_asking_first_works_on_both_planes() {
+    for major in [Major::V17, Major::V18] {
+        let directory = tempfile::tempdir().unwrap();
+        let certificates = certs::Certificates::write(directory.path());
+        server::give_away(directory.path());
+        let file = |name: &str| directory.path().join(name).display().to_string();
+        let spec = ClusterSpec::new(major)
+            .set("ssl", "on")
+            .set("ssl_cert_file", &file("server.crt"))
+            .set("ssl_key_file", &file("server.key"));
+        let cluster = match Cluster::start_blocking(&spec, &Progress::none()) {
+            Ok(cluster) => cluster,
+            Err(error @ lab::Error::Server { .. }) => panic!("{major}: {error}"),
+            Err(error) => {
+                server::skipped(&format!("SKIPPED: PostgreSQL {major} cannot be had: {error}"));
+                continue;
+            }
+        };
+        let (port, firsts) = support::remembering_proxy(cluster.port());
+        let login = format!(
+            "host=localhost hostaddr=127.0.0.1 port={port} dbname=postgres user=postgres password={} sslmode=verify-full",
+            cluster.password()
+        );
+        let trusted = format!("{login} sslrootcert='{}'", certificates.path("ca.crt"));
+        for (negotiation, first) in [("direct", 22), ("postgres", 0)] {
+            firsts.lock().unwrap().clear();
+            let given = format!("{trusted} sslnegotiation={negotiation}");
+            let (mut data, control, runtime) = connect_both(&given).unwrap();
+            assert!(encrypted(&mut data) && data.transport.is_encrypted(), "{major} {negotiation}");
+            let ssl = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+            assert!(runtime.block_on(control.client.query_one(ssl, &[])).unwrap().get::<_, bool>(0));
+            let firsts = firsts.lock().unwrap().clone();
+            assert!(firsts.len() >= 2 && firsts.iter().all(|byte| *byte == first), "{major} {negotiation}: {firsts:?}");
+        }
+        let other = format!("{login} sslrootcert='{}' sslnegotiation=direct", certificates.path("other-ca.crt"));
+        assert!(refusal(&other).to_string().contains("certificate"), "{}", refusal(&other));
+    }
+}
+
+/// Before 17, such a beginning is no start-up packet that a server knows.
+#[test]
+fn an_older_server_takes_no_tls_without_being_asked() {
+    let Some(server) = server() else { return };
+    let mut plain = connect(&tcp(server, "user=tls_user sslmode=require")).unwrap();
+    if one(&mut plain, "SHOW server_version_num").parse::<u32>().unwrap() < 170_000 {
+        let _ = refusal(&tcp(server, "user=tls_user sslmode=require sslnegotiation=direct"));
     }
 }

@@ -134,7 +134,8 @@ async fn snapshot_with_schema(
     target_version: Option<ServerVersion>,
     run: &Run,
 ) -> Result<(SnapshotHolder, Arc<File>)> {
-    for attempt in 1.. {
+    let mut attempt = 1;
+    loop {
         let holder = take_snapshot(source, options, filter, run).await?;
         import_into_control(source, &holder.snapshot).await?;
         match dump_schema(source, options, &holder.snapshot, target_version, run).await {
@@ -145,11 +146,11 @@ async fn snapshot_with_schema(
                 // Its connection ends with it: the locks are gone before we ask for them again.
                 tokio::task::spawn_blocking(move || drop(holder)).await.ok();
                 source.catalog().execute("ROLLBACK").await?;
+                attempt += 1;
             }
             Err(error) => return Err(error),
         }
     }
-    Err(Error::new(Cause::Internal("no attempt to read the schema was made".into())))
 }
 
 async fn take_snapshot(source: &Server, options: &SourceOptions, filter: &str, run: &Run) -> Result<SnapshotHolder> {

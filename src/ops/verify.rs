@@ -16,7 +16,7 @@ use super::inventory::{Inventory, large_object_chunks};
 use super::lanes::{ArchivePort, HashLane, HashSource, Hashes, Shared, SourcePort};
 use super::options::{Filters, Run, ServerArgs, VerifyAgainst, VerifyOptions};
 use super::preflight::table_filter;
-use super::recorder::{PhaseTimer, ms};
+use super::recorder::{PhaseTimer, ms, name_some};
 use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::source_plan::check_still_frozen;
@@ -24,9 +24,10 @@ use crate::archive::{Archive, ArchiveContents};
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, RowHash, budget};
 use crate::model::quote_literal;
-use crate::model::{Chunk, CopyFormat, Oid, QualifiedName, Relation, RelationKind, ServerVersion, Side};
+use crate::model::{Chunk, Column, CopyFormat, Oid, QualifiedName, Relation, RelationKind, ServerVersion, Side};
 use crate::pg::catalog::{
-    CatalogRelation, FormatRules, LargeObjectAccess, SequenceState, choose_format, lock_list_sql, read_lock_list,
+    CatalogRelation, FormatRules, LargeObjectAccess, SequenceState, TypeMap, choose_format, lock_list_sql,
+    read_lock_list,
 };
 use crate::pg::copy_sql::ReadRules;
 use crate::pg::session;
@@ -105,9 +106,9 @@ fn prints_floats_otherwise(one: ServerVersion, other: ServerVersion) -> bool {
     (one < ServerVersion::V12) != (other < ServerVersion::V12)
 }
 
-fn holds_floats_as_text(relation: &Relation) -> bool {
-    let is_float = |name: &str| name.starts_with("double precision") || name.starts_with("real");
-    relation.format == CopyFormat::Text && relation.columns.iter().any(|c| is_float(&c.type_name))
+/// Whether a floating-point value is in a column, or anywhere within its type, of a table that is read as text.
+fn holds_floats_as_text(format: CopyFormat, columns: &[(Column, Oid)], types: &TypeMap) -> bool {
+    format == CopyFormat::Text && columns.iter().any(|(_, oid)| types.get(oid).is_some_and(|flags| flags.float))
 }
 
 struct VerifyJob<'a> {
@@ -151,7 +152,7 @@ impl VerifyJob<'_> {
         let formats = Formats::choose(&pairs, &source, self.target).await?;
         let same_encoding = source.facts.encoding == self.target.facts.encoding;
         let encoding = if same_encoding { source.facts.encoding.clone() } else { "UTF8".into() };
-        let settings = self.same_floats(source.version());
+        let settings = self.same_floats(&source, &formats.floats_as_text(&pairs));
         let how = SideRules { encoding, access, settings };
         let reference = self.server_side(&source, formats.apply(pairs.iter().map(|(r, _)| r)), &how).await?;
         let target = self.server_side(self.target, formats.apply(pairs.iter().map(|(_, t)| t)), &how).await?;
@@ -212,7 +213,11 @@ impl VerifyJob<'_> {
         let chunks =
             archive.segments().iter().map(|s| s.chunk).filter(|c| kept.contains(&c.id.relation)).collect::<Vec<_>>();
         let counted_only = if prints_floats_otherwise(archive.header().source.version, self.target.version()) {
-            reference.iter().filter(|r| holds_floats_as_text(r)).map(|r| r.name.clone()).collect()
+            let types = self.target.catalog().type_flags().await?;
+            let as_text = |r: &&Arc<Relation>| {
+                there.get(&r.name).is_some_and(|there| holds_floats_as_text(r.format, &there.columns, &types))
+            };
+            reference.iter().filter(as_text).map(|r| r.load_via_root.as_ref().unwrap_or(&r.name).clone()).collect()
         } else {
             HashSet::new()
         };
@@ -251,15 +256,17 @@ impl VerifyJob<'_> {
         Ok(matching)
     }
 
-    /// Settings with which both sides print the same floating-point value the same way.
-    fn same_floats(&self, source: ServerVersion) -> Vec<String> {
-        if !prints_floats_otherwise(source, self.target.version()) {
+    /// Settings with which both sides print the same floating-point value the same way, where that is needed. Most
+    /// tables do not need it: they are read in binary.
+    fn same_floats(&self, source: &Server, rounded: &[&QualifiedName]) -> Vec<String> {
+        if rounded.is_empty() || !prints_floats_otherwise(source.version(), self.target.version()) {
             return Vec::new();
         }
-        self.run.events.warn(
-            "floating-point values in tables that are read as text are compared to 15 digits (6 of type real): \
-             servers before 12 print the rest otherwise",
-        );
+        self.run.events.warn(format!(
+            "floating-point values of {} are compared to 15 digits (6 of type real): they are read as text, and servers \
+             before 12 print the rest otherwise",
+            name_some(rounded.iter().copied())
+        ));
         vec!["SET extra_float_digits = 0".into()]
     }
 
@@ -397,7 +404,10 @@ async fn list(server: &Server, filters: &Filters, kinds: &[RelationKind]) -> Res
 }
 
 /// In which format each pair is read: binary where both sides send the same bytes for the same value.
-struct Formats(HashMap<QualifiedName, CopyFormat>);
+struct Formats {
+    of: HashMap<QualifiedName, CopyFormat>,
+    source_types: TypeMap,
+}
 
 impl Formats {
     async fn choose(pairs: &[(CatalogRelation, CatalogRelation)], source: &Server, target: &Server) -> Result<Self> {
@@ -415,14 +425,24 @@ impl Formats {
             let both = left == CopyFormat::Binary && right == CopyFormat::Binary;
             (s.name.clone(), if both { CopyFormat::Binary } else { CopyFormat::Text })
         };
-        Ok(Self(pairs.iter().map(choose).collect()))
+        let of = pairs.iter().map(choose).collect();
+        Ok(Self { of, source_types })
+    }
+
+    fn get(&self, name: &QualifiedName) -> CopyFormat {
+        self.of.get(name).copied().unwrap_or(CopyFormat::Text)
+    }
+
+    fn floats_as_text<'r>(&self, pairs: &'r [(CatalogRelation, CatalogRelation)]) -> Vec<&'r QualifiedName> {
+        let as_text = |r: &&CatalogRelation| holds_floats_as_text(self.get(&r.name), &r.columns, &self.source_types);
+        pairs.iter().map(|(source, _)| source).filter(as_text).map(|r| &r.name).collect()
     }
 
     /// Relations to read, with columns in the order of their names: their physical order may differ.
     fn apply<'r>(&self, relations: impl Iterator<Item = &'r CatalogRelation>) -> Vec<Arc<Relation>> {
         relations
             .map(|r| {
-                let format = self.0.get(&r.name).copied().unwrap_or(CopyFormat::Text);
+                let format = self.get(&r.name);
                 let mut columns: Vec<_> = r.columns.iter().map(|(column, _)| column.clone()).collect();
                 columns.sort_by(|a, b| a.name.cmp(&b.name));
                 Arc::new(Relation { columns, format, ..plain(r) })

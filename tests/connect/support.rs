@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator as _;
@@ -147,4 +148,32 @@ fn relay_messages(mut server: TcpStream, mut client: TcpStream) {
         }
     }
     let _ = client.shutdown(std::net::Shutdown::Both);
+}
+
+/// A proxy that remembers with which byte each connection begins: a TLS handshake is 22 (RFC 8446, 5.1), the request
+/// for TLS that is asked for first 0.
+pub fn remembering_proxy(port: u16) -> (u16, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let own = listener.local_addr().unwrap().port();
+    let firsts: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let remembered = Arc::clone(&firsts);
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let mut server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let mut first = [0];
+            if client.peek(&mut first).is_ok_and(|count| count == 1) {
+                remembered.lock().unwrap().push(first[0]);
+            }
+            let (mut up_in, mut up_out) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut up_in, &mut up_out);
+                let _ = up_out.shutdown(std::net::Shutdown::Write);
+            });
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut server, &mut client);
+                let _ = client.shutdown(std::net::Shutdown::Write);
+            });
+        }
+    });
+    (own, firsts)
 }

@@ -120,7 +120,7 @@ async fn few_connections_mean_fewer_jobs() {
     target.cluster.execute("postgres", &format!("ALTER DATABASE {} OWNER TO it_few_there", target.name)).await.unwrap();
     let (from, to) = (as_role(&source, "it_few"), as_role(&target, "it_few_there"));
     let ran = pgconvoy(&["copy", "--source", &from, "--target", &to, "-O", "-x"]).await.expect_success();
-    assert_says(&ran, &["more connections"]);
+    assert_says(&ran, &["has room for 1 more connection: 1 job instead of 16"]);
     assert_same_contents("few connections", &source, &target).await;
 }
 

@@ -1,7 +1,9 @@
 //! Verify finds what is not the same, and says in which table.
 
+use pgconvoy::lab::Major;
+
 use crate::fixture::{copy, empty, newest, pgconvoy, scratch, small};
-use crate::support::Ran;
+use crate::support::{Ran, TestDb, cluster};
 
 #[track_caller]
 fn assert_names(ran: &Ran, table: &str) {
@@ -62,4 +64,115 @@ async fn column_order_and_dropped_columns_make_no_difference() {
     let _ = copy(&source, &target, &["--data-only"]).await.expect_success();
     let _ = pgconvoy(&["verify", "--source", &source.uri(), "--target", &target.uri()]).await.expect_success();
     assert_eq!(target.one("SELECT t FROM a WHERE id = 5000").await, "row 5000");
+}
+
+/// Floating-point values within other types, between a server that prints them in full and one that prints them short.
+#[tokio::test(flavor = "multi_thread")]
+async fn floating_point_values_are_compared_wherever_they_are() {
+    let Some(old) = cluster(Major::V9_6).await else { return };
+    let (source, target) = (TestDb::new(&old, "floats").await, empty(&newest().await).await);
+    source
+        .execute(
+            "CREATE DOMAIN share AS float8; CREATE TYPE point3 AS (x float8, y real, label text);
+             CREATE TYPE shares AS (s share);
+             CREATE TABLE exact (a float8, b real[], c share, d point3, e float8[]);
+             CREATE TABLE rounded (f point3[], g shares);
+             INSERT INTO exact SELECT i / 3.0, ARRAY[i / 7.0]::real[], i / 9.0, ROW(i / 11.0, i / 13.0, 'p')::point3,
+                 ARRAY[i / 17.0, 'NaN', '-0', 1e-300] FROM generate_series(1, 200) i;
+             INSERT INTO rounded SELECT ARRAY[ROW(i / 11.0, i / 13.0, 'p')::point3], ROW(i / 3.0)::shares
+                 FROM generate_series(1, 200) i",
+        )
+        .await;
+    let _ = copy(&source, &target, &[]).await.expect_success();
+    let servers = ["verify", "--source", &source.uri(), "--target", &target.uri()];
+    let ran = pgconvoy(&servers).await.expect_success();
+    assert!(ran.stderr.contains("public.rounded are compared to 15 digits"), "{}", ran.stderr);
+    let (_directory, archive) = scratch("floats");
+    let archive = archive.to_str().unwrap();
+    let _ = pgconvoy(&["dump", "--source", &source.uri(), archive]).await.expect_success();
+    let stored = ["verify", "--archive", archive, "--target", &target.uri()];
+    let ran = pgconvoy(&stored).await.expect_success();
+    assert!(ran.stdout.contains("public.rounded was only counted"), "{}", ran.stdout);
+    // The last bit of a value, in every column that is read in binary.
+    for (column, change) in [
+        ("a", "a = 0.33333333333333337"),
+        ("c", "c = 0.11111111111111112"),
+        ("d", "d = ROW(0.09090909090909093, (d).y, 'p')"),
+        ("e", "e[1] = 0.058823529411764712"),
+    ] {
+        let before = target.one("SELECT exact::text FROM exact WHERE a < 0.34").await;
+        target.execute(&format!("UPDATE exact SET {change} WHERE a < 0.34")).await;
+        let after = target.one("SELECT exact::text FROM exact WHERE a < 0.34").await;
+        assert_ne!(before, after, "{column} did not change");
+        assert_names(&pgconvoy(&servers).await.expect_code(1), "public.exact");
+        target
+            .execute(&format!("DELETE FROM exact WHERE a < 0.34; INSERT INTO exact SELECT ('{before}'::exact).*"))
+            .await;
+    }
+    let _ = pgconvoy(&servers).await.expect_success();
+    target.execute("UPDATE rounded SET g = ROW(0.3333333333333) WHERE (g).s < 0.34").await;
+    assert_names(&pgconvoy(&servers).await.expect_code(1), "public.rounded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn matviews_sequences_and_large_objects_are_named_for_what_they_are() {
+    let (source, target) = (small().await, empty(&newest().await).await);
+    source
+        .execute(
+            "CREATE MATERIALIZED VIEW m AS SELECT count(*) AS n, sum(x) AS s FROM b;
+             CREATE MATERIALIZED VIEW unfilled AS SELECT 1 AS one WITH NO DATA;
+             CREATE SEQUENCE s; SELECT nextval('s'); SELECT lo_from_bytea(31, 'bytes'), lo_create(32)",
+        )
+        .await;
+    let _ = copy(&source, &target, &[]).await.expect_success();
+    let servers = ["verify", "--source", &source.uri(), "--target", &target.uri()];
+    let ran = pgconvoy(&servers).await.expect_success();
+    let headline = "equal: 2 tables, 1 materialized view, 1 sequence, 2 large objects; 13,001 rows compared";
+    assert!(ran.stdout.contains(headline), "{}", ran.stdout);
+    for (change, said, undo) in [
+        (
+            "INSERT INTO b VALUES (1, 1); REFRESH MATERIALIZED VIEW m; DELETE FROM b WHERE ctid = (SELECT max(ctid) FROM b)",
+            &["1 materialized view different, 2 tables equal", "materialized view public.m: 1 row on both sides"][..],
+            "REFRESH MATERIALIZED VIEW m",
+        ),
+        (
+            "REFRESH MATERIALIZED VIEW unfilled",
+            &["1 materialized view different", "public.unfilled is populated only at the target"],
+            "REFRESH MATERIALIZED VIEW unfilled WITH NO DATA",
+        ),
+        (
+            "SELECT nextval('s')",
+            &[
+                "NOT equal: 1 sequence different, 2 tables equal",
+                "sequence public.s: last value 1 (used) in the source",
+            ],
+            "SELECT setval('s', 1)",
+        ),
+        (
+            "CREATE SEQUENCE t",
+            &["1 sequence on one side only", "sequence public.t is only at the target"],
+            "DROP SEQUENCE t",
+        ),
+        (
+            "SELECT lo_unlink(32)",
+            &["1 large object on one side only", "large object 32 is only at the source"],
+            "SELECT lo_create(32)",
+        ),
+        (
+            "SELECT lo_put(31, 0, 'B')",
+            &["contents of large objects different, 2 tables equal", "large objects: their contents differ"],
+            "SELECT lo_put(31, 0, 'b')",
+        ),
+        (
+            "DROP MATERIALIZED VIEW m",
+            &["1 materialized view on one side only", "materialized view public.m is only at the source"],
+            "CREATE MATERIALIZED VIEW m AS SELECT count(*) AS n, sum(x) AS s FROM b",
+        ),
+    ] {
+        target.execute(change).await;
+        let ran = pgconvoy(&servers).await.expect_code(1);
+        said.iter().for_each(|phrase| assert_names(&ran, phrase));
+        target.execute(undo).await;
+    }
+    let _ = pgconvoy(&servers).await.expect_success();
 }

@@ -25,6 +25,8 @@ pub struct TypeFlags {
     pub xml: bool,
     /// A base type of an extension that is not known to keep its binary format.
     pub unvetted_extension: bool,
+    /// `real` or `double precision`, which servers before 12 print otherwise than later ones.
+    pub float: bool,
 }
 
 /// What the choice depends on besides the types.
@@ -114,7 +116,8 @@ impl Catalog<'_> {
                 bool_or(t.typnamespace = 11 AND t.typname IN ('time', 'timetz', 'timestamp', 'timestamptz', 'interval')),
                 bool_or(t.typnamespace = 11 AND t.typname = 'xml'),
                 bool_or(t.typtype = 'b' AND t.oid >= 10000 AND NOT (t.typelem <> 0 AND t.typlen = -1)
-                    AND t.typname NOT IN ({VETTED_EXTENSION_TYPES}))
+                    AND t.typname NOT IN ({VETTED_EXTENSION_TYPES})),
+                bool_or(t.typnamespace = 11 AND t.typname IN ('float4', 'float8'))
             FROM walk w JOIN pg_catalog.pg_type t ON t.oid = w.typ GROUP BY 1"
         );
         let mut flags = HashMap::new();
@@ -129,6 +132,7 @@ impl Catalog<'_> {
                     time: self.get(row, 5)?,
                     xml: self.get(row, 6)?,
                     unvetted_extension: self.get(row, 7)?,
+                    float: self.get(row, 8)?,
                 },
             );
         }
