@@ -38,9 +38,6 @@ pub(super) async fn prove<R: AsRef<Relation>>(
     let mut broken = Vec::new();
     for key in keys.into_iter().filter(|key| loaded.contains(&key.table)) {
         let Key { table, name, query } = key;
-        // Quoted where it must be.
-        let name = QualifiedName::new("", &name).to_string();
-        let name = name.trim_start_matches('.');
         match query {
             Err(why) => run.events.warn(format!("key {name} of {table} was not checked: {why}")),
             Ok(query) => {

@@ -1,9 +1,11 @@
 //! Rows alone, into tables whose keys nothing checks meanwhile.
 
+use pgconvoy::lab::Major;
+
 use crate::compare::assert_same_contents;
 use crate::errors::assert_says;
 use crate::fixture::{copy, empty, newest, pgconvoy, scratch};
-use crate::support::TestDb;
+use crate::support::{TestDb, cluster};
 
 const KEYS: &str = "
     CREATE SCHEMA \"Odd\";
@@ -40,7 +42,7 @@ async fn keys_that_hold_pass_and_keys_that_do_not_are_named_with_their_tables() 
 
     // The source has rows that its own keys would not let in: it may have lost them, or never had them.
     for (break_it, phrases) in [
-        ("UPDATE child SET b = 'z' WHERE id = 1", &["1 row of public.child", "\"to parent\""][..]),
+        ("UPDATE child SET b = 'z' WHERE id = 1", &["1 row of public.child against key to parent"][..]),
         ("UPDATE child SET up = 99 WHERE id IN (1, 3)", &["2 rows of public.child", "itself"]),
         ("INSERT INTO full_child VALUES (NULL, 'x')", &["1 row of public.full_child", "full_key"]),
         ("INSERT INTO to_split VALUES (7)", &["1 row of public.to_split_1", "key"]),
@@ -65,4 +67,20 @@ async fn a_restore_of_rows_alone_proves_the_keys_too() {
     let _ = pgconvoy(&["dump", "--source", &source.uri(), archive]).await.expect_success();
     let ran = pgconvoy(&["restore", "--data-only", "--target", &target.uri(), archive]).await.expect_code(1);
     assert_says(&ran, &["2 rows of public.later", "only_once"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_targets_have_their_keys_proven_too() {
+    let Some(old) = cluster(Major::V9_6).await else { return };
+    let keys = "CREATE TABLE p (a varchar PRIMARY KEY); CREATE TABLE c (a text CONSTRAINT to_p REFERENCES p);
+                CREATE TABLE later (n int CONSTRAINT only_once UNIQUE DEFERRABLE INITIALLY DEFERRED)";
+    let (source, target) = (TestDb::new(&old, "keys").await, TestDb::new(&old, "keys").await);
+    target.execute(keys).await;
+    source.execute(&format!("{keys}; INSERT INTO p VALUES ('x'); INSERT INTO c VALUES ('x'), (NULL)")).await;
+    let _ = copy(&source, &target, &["--data-only"]).await.expect_success();
+    target.execute("TRUNCATE p, c").await;
+    source.execute("SET session_replication_role = replica; INSERT INTO c VALUES ('y')").await;
+    source.execute("ALTER TABLE later DROP CONSTRAINT only_once; INSERT INTO later VALUES (2), (2)").await;
+    let ran = copy(&source, &target, &["--data-only"]).await.expect_code(1);
+    assert_says(&ran, &["1 row of public.c against key to_p", "2 rows of public.later against key only_once"]);
 }
