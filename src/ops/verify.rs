@@ -182,7 +182,9 @@ impl VerifyJob<'_> {
         let stored: HashSet<&QualifiedName> = archive.relations().iter().map(|r| &r.name).collect();
         let mut extra: Vec<_> = there.keys().filter(|name| !stored.contains(name)).collect();
         extra.sort();
-        extra.into_iter().for_each(|name| compared.one_side_only(ComparedKind::Table, name, "at the target"));
+        for name in extra {
+            compared.one_side_only(ComparedKind::Table, name, "at the target");
+        }
         for relation in inventory.relations.iter().zip(wanted).filter_map(|(r, wanted)| wanted.then_some(r)) {
             match there.get(&relation.name) {
                 None => compared.one_side_only(ComparedKind::Table, &relation.name, "in the archive"),

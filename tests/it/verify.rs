@@ -171,7 +171,9 @@ async fn matviews_sequences_and_large_objects_are_named_for_what_they_are() {
     ] {
         target.execute(change).await;
         let ran = pgconvoy(&servers).await.expect_code(1);
-        said.iter().for_each(|phrase| assert_names(&ran, phrase));
+        for phrase in said {
+            assert_names(&ran, phrase);
+        }
         target.execute(undo).await;
     }
     let _ = pgconvoy(&servers).await.expect_success();

@@ -46,7 +46,9 @@ impl Compared {
             }
         }
         let extra: BTreeSet<&QualifiedName> = there.into_keys().collect();
-        extra.into_iter().for_each(|name| self.one_side_only(ComparedKind::Sequence, name, "at the target"));
+        for name in extra {
+            self.one_side_only(ComparedKind::Sequence, name, "at the target");
+        }
     }
 
     /// Whether each large object is there; an empty one has no rows that could tell.
@@ -109,6 +111,8 @@ pub(super) fn pair(
     }
     let mut extra: Vec<_> = there.into_values().map(|r| (r.name, r.kind)).collect();
     extra.sort_by(|a, b| a.0.cmp(&b.0));
-    extra.into_iter().for_each(|(name, kind)| compared.one_side_only(kind_of(kind), name, "at the target"));
+    for (name, kind) in extra {
+        compared.one_side_only(kind_of(kind), name, "at the target");
+    }
     pairs
 }
