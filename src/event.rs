@@ -240,6 +240,12 @@ pub enum Event {
         object: String,
         elapsed_ms: u64,
     },
+    /// All jobs are done: for how many tables and matviews the planner's statistics were carried over from the source,
+    /// and how many were analyzed.
+    StatisticsSet {
+        carried: u32,
+        analyzed: u32,
+    },
     /// A part of a demo or of a bench begins. What follows up to the next one is a run of its own.
     StepStarted {
         /// From 1.

@@ -9,7 +9,7 @@ use pgconvoy::model::{
     ServerVersion, TableFact,
 };
 use pgconvoy::plan::job_queue::JobQueue;
-use pgconvoy::plan::restore_graph::{GraphInput, JobId, RestoreGraph};
+use pgconvoy::plan::restore_graph::{GraphInput, Job, JobId, RestoreGraph, SMALL_TABLE_BYTES, StatisticsInput};
 use pgconvoy::schema::{DumpId, EntryOptions, Error, Toc, TocEntry, TocSection};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -100,7 +100,7 @@ const OTHERS: [&str; 8] = [
 ];
 
 fn shape() -> impl Strategy<Value = Shape> {
-    let table = (0u8..4, 0u8..4, 0u8..3, any::<bool>(), 0u64..1 << 40).prop_map(
+    let table = (0u8..4, 0u8..4, 0u8..3, any::<bool>(), prop_oneof![0u64..1 << 20, 0u64..1 << 40]).prop_map(
         |(partitions, indexes, unique, primary, size_bytes)| Table {
             partitions: partitions.saturating_sub(1),
             indexes,
@@ -242,8 +242,8 @@ fn make(shape: &Shape) -> Schema {
     for (kind, table) in &shape.others {
         let on = table.get(&tables).0.entry;
         let made = schema.post(OTHERS[*kind], &[on]);
-        schema.entry("COMMENT", "TRIGGER x", (0, 0), &[made]);
-        schema.entry("ACL", "TABLE x", (0, 0), &[on]);
+        schema.entry("COMMENT", &format!("TRIGGER x{made}"), (0, 0), &[made]);
+        schema.entry("ACL", &format!("TABLE x{made}"), (0, 0), &[on]);
     }
     strange_dependencies(&mut schema, shape);
     schema
@@ -306,6 +306,7 @@ fn graph(schema: &Schema, version: u32, rows_of: &HashSet<Oid>) -> Result<Restor
         options: &options,
         rows_of,
         refresh_matviews: true,
+        statistics: Some(StatisticsInput { carry: version >= 180_000, analyze: true, tables: rows_of }),
     })
 }
 
@@ -328,6 +329,84 @@ fn may_start(graph: &RestoreGraph, id: JobId, running: &[JobId], finished: &Hash
     assert!(earlier.into_iter().all(|j| finished.contains(&j.id)), "{} before an earlier pass", job.object);
 }
 
+/// Starts jobs and finishes them in the order of the choices, until all are done.
+fn runs_to_its_end(
+    graph: &RestoreGraph,
+    rows: &HashSet<Oid>,
+    workers: usize,
+    choices: &[Index],
+) -> Result<(), TestCaseError> {
+    let mut queue = JobQueue::new(graph, rows.iter().copied());
+    let mut to_load: Vec<Oid> = rows.iter().copied().collect();
+    to_load.sort_unstable();
+    let (mut running, mut finished, mut loaded) = (Vec::new(), HashSet::new(), HashSet::new());
+    let mut step = 0;
+    while !queue.is_done() {
+        prop_assert!(!queue.is_stuck(), "{:?}", queue.blocked_report());
+        while running.len() < workers {
+            let Some(id) = queue.start_next() else { break };
+            may_start(graph, id, &running, &finished, &loaded);
+            running.push(id);
+        }
+        let choice = choices[step % choices.len()];
+        step += 1;
+        let pick = choice.index(running.len() + to_load.len());
+        if pick < running.len() {
+            let id = running.swap_remove(pick);
+            queue.finished(id);
+            finished.insert(id);
+        } else {
+            let oid = to_load.swap_remove(pick - running.len());
+            queue.rows_loaded(oid);
+            loaded.insert(oid);
+        }
+    }
+    prop_assert_eq!(finished.len(), graph.jobs.len());
+    Ok(())
+}
+
+/// Joined jobs say what the jobs said that they were made of, and what they are for; and what each waited for before
+/// comes before it still.
+fn says_the_same(graph: &RestoreGraph, joined: &RestoreGraph) -> Result<(), TestCaseError> {
+    let sorted = |graph: &RestoreGraph| {
+        let mut entries: Vec<_> = graph.jobs.iter().flat_map(|j| j.entries.clone()).collect();
+        let mut statements: Vec<_> = graph.jobs.iter().flat_map(|j| j.statements.clone()).collect();
+        let statistics = graph.jobs.iter().filter(|j| j.statistics.is_some()).count();
+        entries.sort_unstable();
+        statements.sort_unstable();
+        (entries, statements, statistics)
+    };
+    prop_assert_eq!(sorted(graph), sorted(joined));
+    for job in &joined.jobs {
+        let of_parts: usize = job.parts.iter().map(|p| p.statements).sum();
+        prop_assert!(job.parts.is_empty() || of_parts == job.statements.len());
+        for (index, statement) in job.statements.iter().enumerate() {
+            let (kind, object) = job.purpose_of(index);
+            let same = |j: &&Job| j.kind == kind && j.object == object && j.statements.contains(statement);
+            prop_assert!(graph.jobs.iter().any(|j| same(&j)), "{statement} is not for {object}");
+        }
+    }
+    let place = |statement: &str| {
+        let found = joined.jobs.iter().find_map(|j| Some((j.id, j.statements.iter().position(|s| s == statement)?)));
+        found.unwrap()
+    };
+    // Statements that are in one job only.
+    let unique = |job: &&Job| job.statements.iter().all(|s| s.contains("CREATE ") || s.contains("MAKE "));
+    for job in graph.jobs.iter().filter(unique) {
+        for &on in &job.depends_on {
+            let before = &graph.jobs[on as usize];
+            let (Some(first), Some(last)) = (job.statements.first(), before.statements.last()) else { continue };
+            if !unique(&before) {
+                continue;
+            }
+            let ((id, at), (before_id, before_at)) = (place(first), place(last));
+            let inside = id == before_id && before_at < at;
+            prop_assert!(inside || joined.jobs[id as usize].depends_on.contains(&before_id), "{first} after {last}");
+        }
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -348,33 +427,14 @@ proptest! {
         for (job, id) in graph.jobs.iter().zip(0..) {
             prop_assert_eq!(job.id, id);
         }
-
-        let mut queue = JobQueue::new(&graph, rows.iter().copied());
-        let mut to_load: Vec<Oid> = rows.iter().copied().collect();
-        to_load.sort_unstable();
-        let (mut running, mut finished, mut loaded) = (Vec::new(), HashSet::new(), HashSet::new());
-        let mut step = 0;
-        while !queue.is_done() {
-            prop_assert!(!queue.is_stuck(), "{:?}", queue.blocked_report());
-            while running.len() < workers {
-                let Some(id) = queue.start_next() else { break };
-                may_start(&graph, id, &running, &finished, &loaded);
-                running.push(id);
-            }
-            let choice = choices[step % choices.len()];
-            step += 1;
-            let pick = choice.index(running.len() + to_load.len());
-            if pick < running.len() {
-                let id = running.swap_remove(pick);
-                queue.finished(id);
-                finished.insert(id);
-            } else {
-                let oid = to_load.swap_remove(pick - running.len());
-                queue.rows_loaded(oid);
-                loaded.insert(oid);
-            }
+        for oid in &rows {
+            let of_table = graph.jobs.iter().filter(|j| j.statistics.is_some() && j.locks[0].0 == *oid);
+            prop_assert_eq!(of_table.count(), 1, "statistics of every table once");
         }
-        prop_assert_eq!(finished.len(), graph.jobs.len());
+        runs_to_its_end(&graph, &rows, workers, &choices)?;
+        let joined = graph.clone().joining_small(&schema.facts);
+        says_the_same(&graph, &joined)?;
+        runs_to_its_end(&joined, &rows, workers, &choices)?;
     }
 
     #[test]
@@ -438,4 +498,28 @@ fn indexes_build_before_keys_are_attached_and_the_costly_come_first() {
     queue.finished(started.remove(0));
     let keys = queue.start_next().unwrap();
     assert!(graph.jobs[keys as usize].object.starts_with("keys of "));
+}
+
+#[test]
+fn the_jobs_of_a_small_table_are_one_and_those_of_a_large_one_are_not() {
+    let mut schema = Schema::default();
+    let small = Table { partitions: 0, indexes: 0, unique: 0, primary: false, size_bytes: 8192 };
+    let large = Table { size_bytes: SMALL_TABLE_BYTES + 1, ..small.clone() };
+    for table in [&small, &large] {
+        let made = make_table(&mut schema, table, 0, None);
+        make_key(&mut schema, &made, ConstraintKind::Primary, None);
+        let (_, index) = make_index(&mut schema, &made, None);
+        make_index(&mut schema, &made, None);
+        schema.entry("COMMENT", "INDEX x", (0, 0), &[made.entry, index]);
+        schema.post("TRIGGER", &[made.entry]);
+    }
+    let rows = rows_of(&schema);
+    let graph = graph(&schema, 180_000, &rows).unwrap().joining_small(&schema.facts);
+    let of = |oid: Oid| graph.jobs.iter().filter(|j| j.locks.iter().any(|l| l.0 == oid)).collect::<Vec<_>>();
+    let (one, many) = (of(schema.facts.tables[0].oid), of(schema.facts.tables[1].oid));
+    assert_eq!((one.len(), many.len()), (1, 7));
+    assert!(one[0].is_small() && one[0].statistics.is_some());
+    assert!(one[0].object.ends_with(" and 1 more on public.t0_16385"), "{}", one[0].object);
+    let at = |text: &str| one[0].statements.iter().position(|s| s.contains(text)).unwrap();
+    assert!(at("CREATE INDEX") < at("ADD CONSTRAINT") && at("ADD CONSTRAINT") < at("MAKE trigger"));
 }

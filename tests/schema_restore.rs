@@ -39,8 +39,14 @@ struct Dumped {
 
 impl Dumped {
     fn graph(&self, options: &EntryOptions) -> RestoreGraph {
-        let input =
-            GraphInput { toc: &self.toc, facts: &self.facts, options, rows_of: &self.rows_of, refresh_matviews: true };
+        let input = GraphInput {
+            toc: &self.toc,
+            facts: &self.facts,
+            options,
+            rows_of: &self.rows_of,
+            refresh_matviews: true,
+            statistics: None,
+        };
         RestoreGraph::build(&input).unwrap()
     }
 }

@@ -6,12 +6,13 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 use pgconvoy::ops::{
     BenchOptions, CheckOptions, Contents, CopyOptions, DemoOptions, DumpOptions, Filters, PreflightOptions,
-    RestoreOptions, Rivals, ServerArgs, SourceOptions, TargetOptions, ToastCompression, VerifyAgainst, VerifyOptions,
+    RestoreOptions, Rivals, ServerArgs, SourceOptions, Statistics, TargetOptions, ToastCompression, VerifyAgainst,
+    VerifyOptions,
 };
 
 use super::args::{
     BenchArgs, Cli, Command, Conninfo, ContentsArgs, DemoArgs, FilterArgs, GeneralArgs, ProgressArgs, ProgressMode,
-    SourceArgs, TargetArgs, ToastMethod,
+    SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
 };
 use super::environment::Environment;
 use super::redact::has_password;
@@ -81,13 +82,14 @@ fn display(progress: Option<ProgressArgs>, general: GeneralArgs, environment: &E
 fn task(command: Command, environment: &Environment) -> (Task, Option<ProgressArgs>) {
     match command {
         Command::Copy(args) => {
-            let (source, target) = (source_options(args.source, args.filters), target_options(args.target));
+            let target = target_options(args.target);
+            let source = source_options(args.source, args.filters, target.statistics.may_carry());
             let contents = contents(&args.contents);
             (Task::Copy(CopyOptions { source, target, jobs: args.jobs.jobs, contents }), Some(args.progress))
         }
         Command::Dump(args) => {
             let options = DumpOptions {
-                source: source_options(args.source, args.filters),
+                source: source_options(args.source, args.filters, true),
                 archive: args.archive,
                 jobs: args.jobs.jobs,
                 contents: contents(&args.contents),
@@ -114,7 +116,7 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<ProgressAr
             let wants_source = args.source.source.is_some() || environment.source_is_set;
             let wants_target = args.target.target.is_some() || environment.target_is_set;
             let options = PreflightOptions {
-                source: wants_source.then(|| source_options(args.source, args.filters)),
+                source: wants_source.then(|| source_options(args.source, args.filters, false)),
                 target: wants_target.then(|| target_options(args.target)),
                 jobs: args.jobs.jobs,
                 contents: contents(&args.contents),
@@ -149,8 +151,10 @@ fn server(conninfo: Option<Conninfo>) -> ServerArgs {
     ServerArgs { conninfo: conninfo.map(|conninfo| conninfo.0) }
 }
 
-fn source_options(args: SourceArgs, filter_args: FilterArgs) -> SourceOptions {
+/// `statistics`: whether the dump of the schema shall hold them.
+fn source_options(args: SourceArgs, filter_args: FilterArgs, statistics: bool) -> SourceOptions {
     SourceOptions {
+        statistics,
         server: server(args.source),
         frozen_source: args.frozen_source,
         chunk_bytes: args.chunk_size,
@@ -160,14 +164,24 @@ fn source_options(args: SourceArgs, filter_args: FilterArgs) -> SourceOptions {
     }
 }
 
+fn statistics(args: &TargetArgs) -> Statistics {
+    match args.statistics {
+        _ if args.no_analyze => Statistics::None,
+        StatisticsMode::Auto => Statistics::Auto,
+        StatisticsMode::Carry => Statistics::Carry,
+        StatisticsMode::Analyze => Statistics::Analyze,
+        StatisticsMode::None => Statistics::None,
+    }
+}
+
 fn target_options(args: TargetArgs) -> TargetOptions {
     TargetOptions {
+        statistics: statistics(&args),
         server: server(args.target),
         drop_target_objects: args.drop_target_objects,
         no_owner: args.no_owner,
         no_privileges: args.no_privileges,
         no_tablespaces: args.no_tablespaces,
-        analyze: !args.no_analyze,
         toast_compression: match args.toast_compression {
             ToastMethod::Auto => ToastCompression::Auto,
             ToastMethod::Server => ToastCompression::Server,

@@ -10,6 +10,7 @@ mod demo;
 mod dump;
 mod error;
 mod inventory;
+mod job_sql;
 mod keys;
 mod lanes;
 mod ledger;
@@ -36,7 +37,7 @@ pub use dump::dump;
 pub use error::{Cause, Error, Result};
 pub use options::{
     CheckOptions, Contents, CopyOptions, DumpOptions, Filters, PreflightOptions, RestoreOptions, Run, ServerArgs,
-    SourceOptions, TargetOptions, ToastCompression, VerifyAgainst, VerifyOptions,
+    SourceOptions, Statistics, TargetOptions, ToastCompression, VerifyAgainst, VerifyOptions,
 };
 pub use preflight::preflight;
 pub use restore::restore;

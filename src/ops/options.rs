@@ -60,10 +60,34 @@ pub struct SourceOptions {
     /// Bytes of heap and TOAST per chunk, `None` for the planner's choice.
     pub chunk_bytes: Option<u64>,
     pub filters: Filters,
+    /// Read the planner's statistics too, where pg_dump can (18).
+    pub statistics: bool,
     /// A pg_dump to use instead of the one that fits best.
     pub pg_dump: Option<PathBuf>,
     /// Where else to look for a pg_dump.
     pub pg_dump_directories: Vec<PathBuf>,
+}
+
+/// How the target's planner learns of the rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Statistics {
+    /// Carried over from the source where both sides can; ANALYZE for the tables that have none to carry over.
+    #[default]
+    Auto,
+    /// As `Auto`, but refused where nothing can be carried over.
+    Carry,
+    /// ANALYZE of every table, when its rows are in and its indexes are built.
+    Analyze,
+    /// Neither.
+    None,
+}
+
+impl Statistics {
+    /// Whether a dump of the schema should hold them.
+    #[must_use]
+    pub fn may_carry(self) -> bool {
+        matches!(self, Self::Auto | Self::Carry)
+    }
 }
 
 /// How a target is filled.
@@ -76,8 +100,7 @@ pub struct TargetOptions {
     pub no_privileges: bool,
     /// Everything goes into the target database's default tablespace.
     pub no_tablespaces: bool,
-    /// Run ANALYZE when the rows of a table are in and its indexes are built.
-    pub analyze: bool,
+    pub statistics: Statistics,
     pub toast_compression: ToastCompression,
 }
 

@@ -14,7 +14,7 @@ use super::server::Server;
 use crate::event::{Event, EventSink, JobKind, Operation, Phase, ServerInfo};
 use crate::flow::Meter;
 use crate::model::{Oid, QualifiedName, Relation};
-use crate::report::{ArchiveSummary, JobReport, PhaseTiming, TableReport, TransferReport};
+use crate::report::{ArchiveSummary, JobReport, PhaseTiming, StatisticsReport, TableReport, TransferReport};
 
 /// Listens to a run, and passes everything on.
 pub(super) struct Recorder {
@@ -32,6 +32,7 @@ struct State {
     tables: HashMap<Oid, TableTimes>,
     restore_jobs: Vec<JobReport>,
     index_spans: HashMap<String, (u64, u64)>,
+    statistics: Option<StatisticsReport>,
     warnings: Vec<String>,
     relations_planned: usize,
     relations_done: usize,
@@ -118,6 +119,7 @@ impl Recorder {
             jobs: state.jobs,
             lanes: closing.meter.map_or(0, |meter| meter.lanes.load(std::sync::atomic::Ordering::Relaxed)),
             restore_jobs: state.restore_jobs,
+            statistics: state.statistics,
             peak_memory_bytes,
             cpu_ms,
             limited_by: closing.meter.and_then(|meter| limited_by(self.operation, meter)),
@@ -168,6 +170,9 @@ impl State {
                     *span = (span.0.min(start), span.1.max(now_ms));
                 }
                 self.restore_jobs.push(JobReport { kind: *kind, object: object.clone(), elapsed_ms: *elapsed_ms });
+            }
+            Event::StatisticsSet { carried, analyzed } => {
+                self.statistics = Some(StatisticsReport { carried: *carried, analyzed: *analyzed });
             }
             Event::Planned { relations, .. } => self.relations_planned = relations.len(),
             Event::RelationFinished { .. } => self.relations_done += 1,

@@ -12,9 +12,10 @@ use super::inventory::Inventory;
 use super::options::{Contents, Run, SourceOptions};
 use super::preflight::table_filter;
 use super::server::{Lanes, Server};
-use crate::model::{Chunk, Oid, Relation, RelationKind, ServerVersion, Side};
+use crate::model::{CatalogFacts, Chunk, KeyBounds, Oid, Relation, RelationKind, ServerVersion, Side};
 use crate::pg::catalog::{
-    Catalog, CatalogRelation, FormatRules, LargeObjectAccess, TableFilter, choose_format, lock_list_sql, read_lock_list,
+    Catalog, CatalogRelation, ExtensionFacts, FormatRules, LargeObjectAccess, LargeObjectFacts, RolesInUse,
+    SequenceState, TableFilter, TypeMap, choose_format, lock_list_sql, read_lock_list,
 };
 use crate::pg::copy_sql::ReadRules;
 use crate::pg::session;
@@ -45,37 +46,34 @@ impl SourcePlan {
         run: &Run,
     ) -> Result<Self> {
         let filter = table_filter(&options.filters)?;
-        let (holder, schema_dump) = snapshot_with_schema(source, options, &filter, target_version, run).await?;
+        let target_knows = target_version.is_none_or(|version| version >= ServerVersion::V18);
+        let statistics = options.statistics && contents == Contents::Everything && target_knows;
+        let wanted = Wanted { options, contents, filter: &filter, target_version, statistics };
+        let Snapshotted { holder, schema_dump, read, key_bounds } = snapshot_with_schema(source, wanted, run).await?;
         let toc = {
             let file = Arc::clone(&schema_dump);
             let read = tokio::task::spawn_blocking(move || Toc::read_file(&file, Path::new("pg_dump's output"))).await;
             read.map_err(|e| Error::new(Cause::Internal(e.to_string())))??
         };
-        let catalog = source.catalog();
-        let everything = options.filters.takes_large_objects();
-        let large_objects =
-            if everything && contents != Contents::SchemaOnly { catalog.large_objects().await? } else { Vec::new() };
-        let access =
-            if large_objects.is_empty() { LargeObjectAccess::Pages } else { catalog.large_object_access().await? };
-        let (relations, excluded) = choose_formats(catalog, source, &filter, &holder.sizes, target_version).await?;
+        let (relations, excluded) = choose_formats(&read, source, &holder.sizes, target_version);
         let inventory = Inventory {
             source_version: source.version(),
             encoding: source.facts.encoding.clone(),
             relations,
             excluded,
-            facts: crate::pg::read_catalog_facts(catalog.client, catalog.version).await?,
-            sequences: catalog.sequences(&filter).await?,
-            large_objects,
-            large_object_access: access,
-            extensions: catalog.extensions().await?.into_iter().map(|e| (e.name, e.version)).collect(),
-            roles: catalog.roles_in_use().await?,
+            facts: read.facts,
+            sequences: read.sequences,
+            large_objects: read.large_objects,
+            large_object_access: read.access,
+            extensions: read.extensions.into_iter().map(|e| (e.name, e.version)).collect(),
+            roles: read.roles,
             toc: Arc::new(toc),
         };
         let rules = ReadRules {
             version: source.version(),
             block_bytes: source.facts.block_bytes,
             large_objects: inventory.large_object_access,
-            key_bounds: Arc::new(catalog.key_bounds().await?),
+            key_bounds: Arc::new(key_bounds),
         };
         Ok(Self { holder: Some(holder), inventory, schema_dump, rules })
     }
@@ -127,19 +125,20 @@ const LOCK_ATTEMPTS: u32 = 10;
 
 /// The snapshot, and pg_dump's schema in it. DDL that comes in after our locks and before pg_dump's stands between the
 /// two (a lock request waits behind those before it): then everything is let go, and begun again behind that DDL.
-async fn snapshot_with_schema(
-    source: &Server,
-    options: &SourceOptions,
-    filter: &str,
-    target_version: Option<ServerVersion>,
-    run: &Run,
-) -> Result<(SnapshotHolder, Arc<File>)> {
+async fn snapshot_with_schema(source: &Server, wanted: Wanted<'_>, run: &Run) -> Result<Snapshotted> {
     let mut attempt = 1;
     loop {
-        let holder = take_snapshot(source, options, filter, run).await?;
+        let holder = take_snapshot(source, wanted.options, wanted.filter, run).await?;
         import_into_control(source, &holder.snapshot).await?;
-        match dump_schema(source, options, &holder.snapshot, target_version, run).await {
-            Ok(schema_dump) => return Ok((holder, schema_dump)),
+        let catalog = source.catalog();
+        // The queries wait in one connection's line; pg_dump works on another one meanwhile.
+        let read = tokio::try_join!(
+            dump_schema(source, wanted, &holder.snapshot, run),
+            read_catalogs(catalog, wanted),
+            async { Ok(catalog.key_bounds().await?) },
+        );
+        match read {
+            Ok((schema_dump, read, key_bounds)) => return Ok(Snapshotted { holder, schema_dump, read, key_bounds }),
             Err(Error { cause: Cause::Schema(error), .. }) if error.is_lock_timeout() && attempt < LOCK_ATTEMPTS => {
                 run.events
                     .warn("DDL at the source came in before pg_dump had its locks: let through, then begun again");
@@ -180,13 +179,8 @@ async fn import_into_control(source: &Server, snapshot: &Snapshot) -> Result<()>
     Ok(())
 }
 
-async fn dump_schema(
-    source: &Server,
-    options: &SourceOptions,
-    snapshot: &Snapshot,
-    target_version: Option<ServerVersion>,
-    run: &Run,
-) -> Result<Arc<File>> {
+async fn dump_schema(source: &Server, wanted: Wanted<'_>, snapshot: &Snapshot, run: &Run) -> Result<Arc<File>> {
+    let Wanted { options, target_version, statistics, .. } = wanted;
     let file = tempfile::tempfile()
         .map_err(|e| Error::new(Cause::Internal(format!("no temporary file for the schema: {e}"))))?;
     let file = Arc::new(file);
@@ -208,7 +202,7 @@ async fn dump_schema(
             include_tables: options.filters.include_tables.clone(),
             exclude_tables: options.filters.exclude_tables.clone(),
         },
-        statistics: false,
+        statistics,
     };
     let info = schema::run_pg_dump(&call, &run.cancel).await?;
     for warning in info.warnings {
@@ -217,41 +211,91 @@ async fn dump_schema(
     Ok(file)
 }
 
+/// What a source is asked for.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    options: &'a SourceOptions,
+    contents: Contents,
+    /// The tables, as a condition on `pg_class`.
+    filter: &'a str,
+    target_version: Option<ServerVersion>,
+    /// Those of the planner.
+    statistics: bool,
+}
+
+/// A snapshot and what was read in it.
+struct Snapshotted {
+    holder: SnapshotHolder,
+    schema_dump: Arc<File>,
+    read: CatalogRead,
+    key_bounds: HashMap<Oid, KeyBounds>,
+}
+
+/// What the catalogs say in the snapshot.
+struct CatalogRead {
+    relations: Vec<CatalogRelation>,
+    types: TypeMap,
+    facts: CatalogFacts,
+    sequences: Vec<SequenceState>,
+    large_objects: Vec<LargeObjectFacts>,
+    access: LargeObjectAccess,
+    extensions: Vec<ExtensionFacts>,
+    roles: RolesInUse,
+}
+
+/// Independent queries are sent without waiting for each other's answers.
+async fn read_catalogs(catalog: Catalog<'_>, wanted: Wanted<'_>) -> Result<CatalogRead> {
+    let Wanted { options, contents, filter, .. } = wanted;
+    let with_large_objects = options.filters.takes_large_objects() && contents != Contents::SchemaOnly;
+    let large_objects = async {
+        let objects = if with_large_objects { catalog.large_objects().await? } else { Vec::new() };
+        let access = if objects.is_empty() { LargeObjectAccess::Pages } else { catalog.large_object_access().await? };
+        Ok((objects, access))
+    };
+    let (facts, relations, types, sequences, (large_objects, access), extensions, roles) = tokio::try_join!(
+        crate::pg::read_catalog_facts(catalog.client, catalog.version),
+        catalog.relations(filter),
+        catalog.type_flags(),
+        catalog.sequences(filter),
+        large_objects,
+        catalog.extensions(),
+        catalog.roles_in_use(),
+    )?;
+    Ok(CatalogRead { relations, types, facts, sequences, large_objects, access, extensions, roles })
+}
+
 /// The relations whose rows move, each with its COPY format, and those whose rows are left out.
-async fn choose_formats(
-    catalog: Catalog<'_>,
+fn choose_formats(
+    read: &CatalogRead,
     source: &Server,
-    filter: &str,
     sizes: &HashMap<Oid, (u64, u64)>,
     target_version: Option<ServerVersion>,
-) -> Result<(Vec<Relation>, Vec<Relation>)> {
-    let types = catalog.type_flags().await?;
+) -> (Vec<Relation>, Vec<Relation>) {
     let rules = FormatRules {
         integer_datetimes: source.facts.integer_datetimes,
         source_is_utf8: source.facts.encoding == "UTF8",
         target_version,
     };
-    let relations = catalog.relations(filter).await?;
-    let tables = relations.into_iter().filter(|r| r.kind == RelationKind::Table);
-    Ok(tables
-        .map(|r: CatalogRelation| {
+    let tables = read.relations.iter().filter(|r| r.kind == RelationKind::Table);
+    tables
+        .map(|r: &CatalogRelation| {
             let (heap_bytes, toast_bytes) = sizes.get(&r.oid).copied().unwrap_or_default();
-            let (format, text_reason) = choose_format(&r.columns, &types, rules);
+            let (format, text_reason) = choose_format(&r.columns, &read.types, rules);
             Relation {
                 oid: r.oid,
-                name: r.name,
+                name: r.name.clone(),
                 kind: r.kind,
-                columns: r.columns.into_iter().map(|(column, _)| column).collect(),
+                columns: r.columns.iter().map(|(column, _)| column.clone()).collect(),
                 format,
                 text_reason,
                 heap_bytes,
                 toast_bytes,
                 estimated_rows: r.estimated_rows,
-                load_via_root: r.load_via_root,
+                load_via_root: r.load_via_root.clone(),
                 keep_order: r.keep_order,
                 has_ctid: r.has_ctid,
-                filter: r.extension_condition,
+                filter: r.extension_condition.clone(),
             }
         })
-        .partition(|r| sizes.contains_key(&r.oid)))
+        .partition(|r| sizes.contains_key(&r.oid))
 }

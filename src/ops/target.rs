@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -11,20 +11,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
+use super::job_sql::{BATCH_BYTES, Done, JobSession, StatisticsDone, is_refusal, one_message};
 use super::ledger;
-use super::options::{Contents, Run, TargetOptions};
+use super::options::{Contents, Run, Statistics, TargetOptions};
 use super::recorder::{PhaseTimer, ms};
 use super::server::Server;
 use crate::event::{Event, JobKind, Phase};
-use crate::model::{Oid, RelationKind, ServerVersion, quote_ident};
+use crate::model::{Oid, RelationKind, ServerVersion, Side, quote_ident};
 use crate::pg;
 use crate::pg::catalog::{Catalog, LargeObjectFacts, SequenceState};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::control::{self, Control};
 use crate::plan::budget::{IndexBudget, TargetSettings};
 use crate::plan::job_queue::JobQueue;
-use crate::plan::locks::LockMode;
-use crate::plan::restore_graph::{GraphInput, Job, JobId, Pass, RestoreGraph};
+use crate::plan::restore_graph::{GraphInput, Job, JobId, PreDataStep, RestoreGraph, StatisticsInput};
 use crate::schema::{self, EntryOptions, Skip, TocEntry};
 
 /// SQLSTATE of a statement on something that is not there.
@@ -75,14 +75,11 @@ impl Preparation<'_> {
         let toc = &self.inventory.toc;
         let entry_options = self.entry_options(target);
         let mut prologue = schema::session_prologue(toc, target.version());
-        for statement in &prologue {
-            catalog.execute(statement).await?;
-        }
         if target.version() >= ServerVersion::V17 && target.facts.is_superuser {
             // Those of the target itself: a provider's, for one. Ours come last of all.
             prologue.push("SET event_triggers = off".into());
-            catalog.execute("SET event_triggers = off").await?;
         }
+        catalog.execute(&one_message(&prologue)).await?;
         if self.options.drop_target_objects && self.contents != Contents::DataOnly {
             self.drop_what_stands_in_the_way(target, &entry_options, run).await?;
         }
@@ -90,43 +87,95 @@ impl Preparation<'_> {
             Contents::SchemaOnly => HashSet::new(),
             _ => self.inventory.relations.iter().map(|r| r.oid).collect(),
         };
-        let input = GraphInput {
-            toc,
-            facts: &self.inventory.facts,
-            options: &entry_options,
-            rows_of: &rows_of,
-            refresh_matviews: self.contents == Contents::Everything,
-        };
-        let mut graph = RestoreGraph::build(&input)?;
+        let graph = self.graph(target, &entry_options, &rows_of)?;
         for warning in &graph.warnings {
             run.events.warn(warning.clone());
-        }
-        if self.contents == Contents::DataOnly {
-            graph = RestoreGraph::default();
         }
         ledger::create(catalog, &self.origin).await?;
         self.run_pre_data(&graph, catalog, run).await?;
         self.create_large_objects(catalog).await?;
-        if self.contents != Contents::SchemaOnly && self.options.analyze {
-            self.push_analyze(&mut graph, &rows_of);
-        }
         phase.finish();
         Ok(PreparedTarget { graph, rows_of, prologue, large_objects: self.large_object_attributes() })
     }
 
+    /// What is to be done, the jobs of small tables joined.
+    fn graph(&self, target: &Server, entry_options: &EntryOptions, rows_of: &HashSet<Oid>) -> Result<RestoreGraph> {
+        let Inventory { toc, facts, relations, .. } = self.inventory;
+        let whole = |r: &&crate::model::Relation| r.kind == RelationKind::Table && r.filter.is_none();
+        let tables: HashSet<Oid> = relations.iter().filter(whole).map(|r| r.oid).collect();
+        let carry = self.carries(target)?;
+        let wanted = self.contents != Contents::SchemaOnly && self.options.statistics != Statistics::None;
+        let statistics = wanted.then_some(StatisticsInput { carry, analyze: true, tables: &tables });
+        let input = GraphInput {
+            toc,
+            facts,
+            options: entry_options,
+            rows_of,
+            refresh_matviews: self.contents == Contents::Everything,
+            statistics,
+        };
+        let graph = if self.contents == Contents::DataOnly {
+            RestoreGraph::of_statistics(&input)?
+        } else {
+            RestoreGraph::build(&input)?
+        };
+        Ok(graph.joining_small(facts))
+    }
+
+    /// Whether statistics are carried over from the source.
+    fn carries(&self, target: &Server) -> Result<bool> {
+        let has_them = || self.inventory.toc.entries.iter().any(|e| e.desc == "STATISTICS DATA");
+        let why_not = if self.contents != Contents::Everything {
+            "definitions and rows must move together for it"
+        } else if target.version() < ServerVersion::V18 {
+            "a target of 18 or newer is needed for it"
+        } else if !has_them() {
+            "the schema's dump has none: a pg_dump of 18 or newer is needed for it"
+        } else {
+            return Ok(matches!(self.options.statistics, Statistics::Auto | Statistics::Carry));
+        };
+        if self.options.statistics != Statistics::Carry {
+            return Ok(false);
+        }
+        let message = format!("statistics cannot be carried over: {why_not}");
+        let error = Error::new(Cause::Refused { side: Side::Target, message });
+        Err(error.hint("--statistics auto runs ANALYZE where they cannot be carried over"))
+    }
+
+    /// Many statements in one message, as one transaction; where the server refuses one of them, one by one.
     async fn run_pre_data(&self, graph: &RestoreGraph, catalog: Catalog<'_>, run: &Run) -> Result<()> {
-        for step in &graph.pre_data {
+        for steps in batches(&graph.pre_data) {
             if run.cancel.is_cancelled() {
                 return Err(Error::new(Cause::Cancelled));
             }
-            for statement in &step.statements {
-                if let Err(error) = catalog.execute(statement).await {
-                    if step.optional {
-                        run.events.warn(format!("skipped {}: {error}", step.object));
-                        break;
+            if steps.len() > 1 {
+                match catalog.execute(&one_message(steps.iter().flat_map(|s| &s.statements))).await {
+                    Ok(()) => continue,
+                    Err(error) if is_refusal(&error) => tracing::debug!(%error, "one by one"),
+                    Err(error) => {
+                        let error = pg::Error { statement: None, ..error };
+                        return Err(Error::from(error).doing(format!("creating {} and others", steps[0].object)));
                     }
-                    return Err(Error::from(error).doing(format!("creating {}", step.object)));
                 }
+            }
+            for step in steps {
+                self.run_step(step, catalog, run).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn run_step(&self, step: &PreDataStep, catalog: Catalog<'_>, run: &Run) -> Result<()> {
+        if run.cancel.is_cancelled() {
+            return Err(Error::new(Cause::Cancelled));
+        }
+        for statement in &step.statements {
+            if let Err(error) = catalog.execute(statement).await {
+                if step.optional {
+                    run.events.warn(format!("skipped {}: {error}", step.object));
+                    break;
+                }
+                return Err(Error::from(error).doing(format!("creating {}", step.object)));
             }
         }
         Ok(())
@@ -183,37 +232,30 @@ impl Preparation<'_> {
         let of = |l: &LargeObjectFacts| l.attribute_statements(!self.options.no_owner, !self.options.no_privileges);
         self.inventory.large_objects.iter().flat_map(of).collect()
     }
-
-    /// ANALYZE of each table, when its rows are in and its indexes are built.
-    fn push_analyze(&self, graph: &mut RestoreGraph, rows_of: &HashSet<Oid>) {
-        let tables = self.inventory.relations.iter().filter(|r| r.kind == RelationKind::Table && r.filter.is_none());
-        let mut of_table: std::collections::HashMap<Oid, Vec<JobId>> = std::collections::HashMap::new();
-        for job in graph.jobs.iter().filter(|j| matches!(j.kind, JobKind::Index | JobKind::Constraint)) {
-            for (table, _) in &job.locks {
-                of_table.entry(*table).or_default().push(job.id);
-            }
-        }
-        for relation in tables {
-            let depends_on = of_table.remove(&relation.oid).unwrap_or_default();
-            graph.push(Job {
-                id: 0,
-                kind: JobKind::Statistics,
-                pass: Pass::Main,
-                object: relation.name.to_string(),
-                entries: Vec::new(),
-                statements: vec![format!("ANALYZE {}", relation.name.to_sql())],
-                depends_on,
-                after_rows_of: if rows_of.contains(&relation.oid) { vec![relation.oid] } else { Vec::new() },
-                locks: vec![(relation.oid, LockMode::ShareUpdateExclusive)],
-                cost_bytes: relation.size_bytes().min(ANALYZE_SAMPLE_BYTES),
-                optional: false,
-            });
-        }
-    }
 }
 
-/// What ANALYZE reads of a large table: 30,000 pages at the default statistics target.
-const ANALYZE_SAMPLE_BYTES: u64 = 30_000 * 8192;
+/// Steps that are sent together. One that may fail would take others with it, and an extension's script can do what
+/// wants a transaction of its own.
+fn batches(steps: &[PreDataStep]) -> Vec<&[PreDataStep]> {
+    /// Each table holds some locks until the end of the transaction; by default a server has room for 6,400.
+    const STEPS: usize = 100;
+    let is_alone = |step: &PreDataStep| step.optional || step.object.starts_with("EXTENSION ");
+    let mut batches = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (at, step) in steps.iter().enumerate() {
+        let more: usize = step.statements.iter().map(String::len).sum();
+        let follows_alone = at > start && is_alone(&steps[at - 1]);
+        if at > start && (is_alone(step) || follows_alone || at - start == STEPS || bytes + more > BATCH_BYTES) {
+            batches.push(&steps[start..at]);
+            (start, bytes) = (at, 0);
+        }
+        bytes += more;
+    }
+    if start < steps.len() {
+        batches.push(&steps[start..]);
+    }
+    batches
+}
 
 /// Large objects created or dropped by one statement.
 const LARGE_OBJECT_BATCH: usize = 1000;
@@ -230,14 +272,22 @@ pub(super) struct JobRunner {
     idle: Vec<Control>,
     /// Index builds that run.
     builds: Arc<AtomicU32>,
+    statistics: StatisticsCount,
 }
 
 /// A job that ended, with its connection if that is still good.
 struct Ended {
     id: JobId,
     control: Option<Control>,
-    result: pg::Result<()>,
+    done: Done,
     elapsed_ms: u64,
+}
+
+/// For how many relations what was done.
+#[derive(Default)]
+struct StatisticsCount {
+    carried: u32,
+    analyzed: u32,
 }
 
 impl JobRunner {
@@ -262,7 +312,7 @@ impl JobRunner {
             max_parallel_maintenance_workers: settings.max_parallel_maintenance_workers,
             cpus: target.local_cpus(),
         };
-        let builds = prepared.graph.jobs.iter().filter(|j| j.kind == JobKind::Index).count();
+        let builds = prepared.graph.jobs.iter().filter(|j| j.kind == JobKind::Index && !j.is_small()).count();
         let builds = u32::try_from(builds).unwrap_or(u32::MAX).max(2);
         Ok(Self {
             conninfo: target.conninfo.clone(),
@@ -273,6 +323,7 @@ impl JobRunner {
             stop,
             idle: Vec::new(),
             builds: Arc::default(),
+            statistics: StatisticsCount::default(),
         })
     }
 
@@ -333,6 +384,10 @@ impl JobRunner {
                 () = self.stop.cancelled(), if running.is_empty() => {}
             }
         }
+        let StatisticsCount { carried, analyzed } = self.statistics;
+        if carried + analyzed > 0 {
+            self.run.events.send(Event::StatisticsSet { carried, analyzed });
+        }
         phase.finish();
         match failure {
             Some(error) => Err(error),
@@ -345,22 +400,14 @@ impl JobRunner {
     fn start(&self, job: &Job, control: Control, running: &mut JoinSet<Ended>) {
         let (id, kind, object) = (job.id, job.kind, job.object.clone());
         self.run.events.send(Event::JobStarted { job: id, kind, object });
-        if kind == JobKind::Index {
+        if job.kind == JobKind::Index && !job.is_small() {
             self.builds.fetch_add(1, Ordering::Relaxed);
         }
-        let (statements, stop) = (job.statements.clone(), self.stop.clone());
-        let side = self.conninfo.side();
+        let (job, stop, side) = (job.clone(), self.stop.clone(), self.conninfo.side());
         running.spawn(async move {
             let start = Instant::now();
-            let mut result = Ok(());
-            for statement in &statements {
-                result = run_cancellable(&control, side, statement, &stop).await;
-                if result.is_err() {
-                    break;
-                }
-            }
-            let control = result.is_ok().then_some(control);
-            Ended { id, control, result, elapsed_ms: ms(start) }
+            let done = JobSession { control: &control, side, stop: &stop }.run(&job).await;
+            Ended { id, control: done.usable.then_some(control), done, elapsed_ms: ms(start) }
         });
     }
 
@@ -380,31 +427,38 @@ impl JobRunner {
     async fn connect(&self) -> Result<Control> {
         let control = control::connect(&self.conninfo).await?;
         let catalog = Catalog { side: self.conninfo.side(), client: &control.client, version: control.version };
-        for statement in self.prologue.iter().chain(&self.budget.settings(control.version)) {
-            catalog.execute(statement).await?;
-        }
+        let settings = self.budget.settings(control.version);
+        catalog.execute(&one_message(self.prologue.iter().chain(&settings))).await?;
         Ok(control)
     }
 
     fn note(&mut self, job: &Job, ended: Ended, queue: &mut JobQueue) -> Result<()> {
         self.idle.extend(ended.control);
-        if job.kind == JobKind::Index {
+        if job.kind == JobKind::Index && !job.is_small() {
             self.builds.fetch_sub(1, Ordering::Relaxed);
         }
         let (kind, object, elapsed_ms) = (job.kind, job.object.clone(), ended.elapsed_ms);
-        match ended.result {
+        let Done { result, statistics, warnings, .. } = ended.done;
+        warnings.into_iter().for_each(|warning| self.run.events.warn(warning));
+        match statistics {
+            StatisticsDone::Nothing => {}
+            StatisticsDone::Carried => self.statistics.carried += 1,
+            StatisticsDone::Analyzed => self.statistics.analyzed += 1,
+        }
+        match result {
             Ok(()) => {
                 queue.finished(ended.id);
                 self.run.events.send(Event::JobFinished { job: ended.id, kind, object, elapsed_ms });
                 Ok(())
             }
-            Err(error) if job.optional && !error.is_cancelled() => {
+            Err((_, error)) if job.optional && !error.is_cancelled() => {
                 queue.finished(ended.id);
                 self.run.events.warn(format!("skipped {object}: {error}"));
                 Ok(())
             }
-            Err(error) => {
+            Err((statement, error)) => {
                 queue.failed(ended.id);
+                let (kind, object) = job.purpose_of(statement);
                 Err(Error::from(error).doing(kind.doing(&object)))
             }
         }
@@ -415,35 +469,6 @@ impl JobRunner {
 fn has_no_connection_left(error: &Error) -> bool {
     matches!(&error.cause, Cause::Pg(e) if e.sqlstate() == Some("53300"))
 }
-
-/// Runs one statement; cancels it on the server when asked to stop.
-async fn run_cancellable(
-    control: &Control,
-    side: crate::model::Side,
-    sql: &str,
-    stop: &CancellationToken,
-) -> pg::Result<()> {
-    let catalog = Catalog { side, client: &control.client, version: control.version };
-    let work = catalog.execute(sql);
-    tokio::pin!(work);
-    tokio::select! {
-        result = &mut work => result,
-        () = stop.cancelled() => {
-            // A request that comes before the statement has begun stops nothing: it is repeated.
-            loop {
-                if let Err(error) = control.cancel_token().cancel().await {
-                    tracing::debug!(%error, "cancel request");
-                }
-                tokio::select! {
-                    result = &mut work => return result,
-                    () = tokio::time::sleep(CANCEL_AGAIN_AFTER) => {}
-                }
-            }
-        }
-    }
-}
-
-const CANCEL_AGAIN_AFTER: Duration = Duration::from_millis(300);
 
 /// What is left when rows and jobs are done: sequences, owners and grants of large objects, the ledger.
 pub(super) async fn complete(
@@ -456,20 +481,33 @@ pub(super) async fn complete(
     let phase = PhaseTimer::start(Phase::PostData, run);
     let catalog = target.catalog();
     if contents != Contents::SchemaOnly {
-        for statement in SequenceState::setval_statements(sequences) {
-            catalog.execute(&statement).await.map_err(|e| Error::from(e).doing("setting sequences"))?;
-        }
-        for statement in &prepared.large_objects {
-            catalog
-                .execute(statement)
-                .await
-                .map_err(|e| Error::from(e).doing("setting owners and grants of large objects"))?;
-        }
+        let setvals = SequenceState::setval_statements(sequences);
+        run_all(catalog, &setvals).await.map_err(|e| Error::from(e).doing("setting sequences"))?;
+        let doing = "setting owners and grants of large objects";
+        run_all(catalog, &prepared.large_objects).await.map_err(|e| Error::from(e).doing(doing))?;
     }
     ledger::remove(catalog).await?;
     phase.finish();
     Ok(())
 }
+
+/// Runs statements in few messages; where the server refuses one of them, one by one.
+async fn run_all(catalog: Catalog<'_>, statements: &[String]) -> pg::Result<()> {
+    for some in statements.chunks(BATCH_STATEMENTS) {
+        match catalog.execute(&one_message(some)).await {
+            Err(error) if is_refusal(&error) && some.len() > 1 => {
+                for statement in some {
+                    catalog.execute(statement).await?;
+                }
+            }
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Short statements in one message.
+const BATCH_STATEMENTS: usize = 500;
 
 /// Compares what the target's tables are with what the stream carries, and returns the relations that must travel as
 /// text or not at all. A wrong column type loads silently wrong.

@@ -233,7 +233,7 @@ fn timed_out(info: &ConnInfo, endpoint: &Endpoint) -> Error {
 async fn prepare(client: &Client, side: Side) -> Result<(ServerVersion, bool)> {
     const CHECK: &str = "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4, \
                          pg_catalog.pg_is_in_recovery()";
-    let row = client.query_one(CHECK, &[]).await.map_err(|error| Error::control(side, &error, Some(CHECK)))?;
+    let row = client.query_typed_one(CHECK, &[]).await.map_err(|error| Error::control(side, &error, Some(CHECK)))?;
     let number = u32::try_from(row.get::<_, i32>(0)).unwrap_or_default();
     let (version, in_recovery) = (ServerVersion(number), row.get(1));
     let settings = wire::session_settings(version).join("; ");

@@ -16,17 +16,23 @@ use super::{Error, Result};
 /// # Errors
 /// The server refuses a query, or the connection is lost.
 pub async fn read_catalog_facts<C: GenericClient>(client: &C, version: ServerVersion) -> Result<CatalogFacts> {
+    let (tables, indexes, constraints) = (tables_sql(version), indexes_sql(version), constraints_sql(version));
+    let matviews = async {
+        if version >= ServerVersion::V9_3 { rows(client, MATVIEWS_SQL, matview).await } else { Ok(Vec::new()) }
+    };
     query(client, "SELECT pg_catalog.set_config('search_path', '', false)").await?;
-    Ok(CatalogFacts {
-        tables: rows(client, &tables_sql(version), table).await?,
-        indexes: rows(client, &indexes_sql(version), index).await?,
-        constraints: rows(client, &constraints_sql(version), constraint).await?,
-        matviews: if version >= ServerVersion::V9_3 { rows(client, MATVIEWS_SQL, matview).await? } else { Vec::new() },
-    })
+    // Sent without waiting for each other's answers.
+    let (tables, indexes, constraints, matviews) = futures::try_join!(
+        rows(client, &tables, table),
+        rows(client, &indexes, index),
+        rows(client, &constraints, constraint),
+        matviews,
+    )?;
+    Ok(CatalogFacts { tables, indexes, constraints, matviews })
 }
 
 async fn query<C: GenericClient>(client: &C, sql: &str) -> Result<Vec<Row>> {
-    client.query(sql, &[]).await.map_err(|e| Error::control(Side::Source, &e, Some(sql)))
+    client.query_typed(sql, &[]).await.map_err(|e| Error::control(Side::Source, &e, Some(sql)))
 }
 
 async fn rows<C: GenericClient, T>(

@@ -91,7 +91,7 @@ impl JobQueue {
         queue
     }
 
-    /// At most this many index builds at a time: each takes `maintenance_work_mem`, other jobs do not.
+    /// At most this many index builds at a time: each takes `maintenance_work_mem`; other jobs do not, nor do small ones.
     #[must_use]
     pub fn limit_builds(mut self, builds: usize) -> Self {
         self.builds_limit = builds.max(1);
@@ -140,7 +140,8 @@ impl JobQueue {
     }
 
     fn is_build(&self, id: JobId) -> bool {
-        self.jobs[id as usize].kind == JobKind::Index
+        let job = &self.jobs[id as usize];
+        job.kind == JobKind::Index && !job.is_small()
     }
 
     /// A running job is done. One that is [`Job::optional`] and failed is finished too.

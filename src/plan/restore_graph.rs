@@ -17,6 +17,8 @@ mod foreign_keys;
 mod indexes;
 mod matviews;
 mod order;
+mod small;
+mod statistics;
 
 use std::collections::HashSet;
 
@@ -27,6 +29,9 @@ use crate::model::{CatalogFacts, Oid};
 use crate::schema::{DumpId, EntryOptions, Result, Skip, Toc};
 
 use super::locks::LockMode;
+
+pub use small::SMALL_TABLE_BYTES;
+pub use statistics::{StatisticsInput, StatisticsSql};
 
 /// A job's place in [`RestoreGraph::jobs`].
 pub type JobId = u32;
@@ -41,6 +46,8 @@ pub struct GraphInput<'a> {
     pub rows_of: &'a HashSet<Oid>,
     /// Whether matviews that hold rows at the source shall at the target. False where no rows are moved.
     pub refresh_matviews: bool,
+    /// `None`: neither statistics nor ANALYZE.
+    pub statistics: Option<StatisticsInput<'a>>,
 }
 
 /// The passes of pg_restore (`RestorePass` in `pg_backup_archiver.c`), and event triggers after all of them. A pass
@@ -55,7 +62,7 @@ pub enum Pass {
     Main,
     /// GRANT, REVOKE, default privileges.
     Grants,
-    /// Matviews, their indexes, and planner statistics.
+    /// Matviews, their indexes and their statistics.
     Refresh,
     EventTriggers,
 }
@@ -74,8 +81,8 @@ pub struct PreDataStep {
 
 /// What is run as a whole on one connection after some rows are in.
 ///
-/// Its statements are run one by one, each in a transaction of its own. A connection on which a job failed is in no
-/// known state and must not be used again.
+/// Its statements are run one by one, each in a transaction of its own, or all in one if there is little to do. A
+/// connection on which a job failed is in no known state and must not be used again.
 #[derive(Clone, Debug, Serialize)]
 pub struct Job {
     pub id: JobId,
@@ -87,6 +94,10 @@ pub struct Job {
     /// the validation of a foreign key, a refresh.
     pub entries: Vec<DumpId>,
     pub statements: Vec<String>,
+    /// What the statements are for, where the job was made of several: in the statements' order.
+    pub parts: Vec<JobPart>,
+    /// Set after the statements.
+    pub statistics: Option<StatisticsSql>,
     pub depends_on: Vec<JobId>,
     /// The relations whose rows must be loaded first.
     pub after_rows_of: Vec<Oid>,
@@ -96,6 +107,36 @@ pub struct Job {
     pub cost_bytes: u64,
     /// May fail with a warning.
     pub optional: bool,
+}
+
+/// One of the jobs that a job was made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct JobPart {
+    pub kind: JobKind,
+    pub object: String,
+    /// How many of the job's statements are its own.
+    pub statements: usize,
+}
+
+impl Job {
+    /// What a statement is for: that part's kind and object, or the job's.
+    #[must_use]
+    pub fn purpose_of(&self, statement: usize) -> (JobKind, &str) {
+        let mut end = 0;
+        for part in &self.parts {
+            end += part.statements;
+            if statement < end {
+                return (part.kind, &part.object);
+            }
+        }
+        (self.kind, &self.object)
+    }
+
+    /// Whether it is done in a moment, so that a second try costs nothing.
+    #[must_use]
+    pub fn is_small(&self) -> bool {
+        !self.parts.is_empty() || self.cost_bytes <= SMALL_TABLE_BYTES
+    }
 }
 
 /// All that DDL has to do on a target.
@@ -117,6 +158,21 @@ impl RestoreGraph {
     /// [`crate::schema::Error::Cycle`]: the entries depend on each other in a circle.
     pub fn build(input: &GraphInput<'_>) -> Result<Self> {
         builder::build(input)
+    }
+
+    /// The statistics of tables that are there already: no other entry is looked at.
+    ///
+    /// # Errors
+    /// None that is known; as [`RestoreGraph::build`].
+    pub fn of_statistics(input: &GraphInput<'_>) -> Result<Self> {
+        builder::only_statistics(input)
+    }
+
+    /// Makes one job of the jobs of each small table, so that a database of many of them needs few round trips.
+    /// What is one job stays in the order in which it would have run. See [`SMALL_TABLE_BYTES`].
+    #[must_use]
+    pub fn joining_small(self, facts: &CatalogFacts) -> Self {
+        small::join(self, facts)
     }
 
     /// Adds a job that no entry asks for (ANALYZE, sequences), and numbers it. It can depend on earlier jobs only, so

@@ -29,6 +29,8 @@ pub struct TransferReport {
     pub tables: Vec<TableReport>,
     /// Jobs of the restore graph, longest first.
     pub restore_jobs: Vec<JobReport>,
+    /// `None` where there was nothing to do for the planner's statistics, or nothing was wanted.
+    pub statistics: Option<StatisticsReport>,
     /// Peak resident memory of this process.
     pub peak_memory_bytes: u64,
     /// CPU time of this process, user and system.
@@ -88,6 +90,15 @@ pub struct JobReport {
     pub kind: JobKind,
     pub object: String,
     pub elapsed_ms: u64,
+}
+
+/// Tables, partitioned tables and matviews, by what was done for the planner's statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct StatisticsReport {
+    /// The source's own were set.
+    pub carried: u32,
+    /// ANALYZE was run.
+    pub analyzed: u32,
 }
 
 /// What a comparison found.

@@ -36,6 +36,8 @@ pub enum Skip {
     Data,
     /// Left out by the options.
     Unwanted,
+    /// Planner statistics of rows that are not there, or that are gathered anew.
+    Statistics,
 }
 
 impl std::fmt::Display for Skip {
@@ -45,6 +47,7 @@ impl std::fmt::Display for Skip {
             Self::Database => "the database itself is not made",
             Self::Data => "moved as data",
             Self::Unwanted => "left out on request",
+            Self::Statistics => "statistics are not carried over",
         })
     }
 }

@@ -33,7 +33,7 @@ pub fn repair(entry: &TocEntry, statement: &str) -> Option<String> {
 /// Whether a target may refuse the entry without anything being lost: it ends in a warning.
 ///
 /// Comments on extensions and on `public` need to own what a provider owns (pg_restore ignores those errors, like all);
-/// the language plpgsql is there already; planner statistics can be gathered anew.
+/// the language plpgsql is there already.
 #[must_use]
 pub fn is_optional(entry: &TocEntry) -> bool {
     let tag = entry.tag.as_str();
@@ -44,7 +44,6 @@ pub fn is_optional(entry: &TocEntry) -> bool {
         }
         "SCHEMA" => tag == "public",
         "PROCEDURAL LANGUAGE" => tag == "plpgsql",
-        "STATISTICS DATA" => true,
         _ => false,
     }
 }

@@ -13,6 +13,8 @@ mod memory;
 mod needs;
 mod odd;
 mod round_trip;
+mod round_trips;
+mod statistics;
 #[path = "../support/mod.rs"]
 mod support;
 mod verify;

@@ -42,8 +42,11 @@ pub struct TargetArgs {
     /// Put everything into the target database's default tablespace
     #[arg(long, help_heading = "Target")]
     pub no_tablespaces: bool,
-    /// Do not run ANALYZE
-    #[arg(long, help_heading = "Target")]
+    /// What the target's planner is to know of the rows
+    #[arg(long, value_name = "HOW", value_enum, default_value_t, help_heading = "Target")]
+    pub statistics: StatisticsMode,
+    /// The same as --statistics none
+    #[arg(long, hide = true, conflicts_with = "statistics")]
     pub no_analyze: bool,
     /// How the target compresses long values: auto takes lz4 where nobody has chosen a method for the target
     #[arg(long, value_name = "METHOD", default_value = "auto", hide_possible_values = true, help_heading = "Speed")]
@@ -57,6 +60,20 @@ pub enum ToastMethod {
     Server,
     Lz4,
     Pglz,
+}
+
+/// How the planner's statistics get to the target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum StatisticsMode {
+    /// Carried over where pg_dump and target are 18 or newer, ANALYZE for tables that have none to carry
+    #[default]
+    Auto,
+    /// As auto, but refused where none can be carried over
+    Carry,
+    /// ANALYZE of every table
+    Analyze,
+    /// Neither: autovacuum gathers them later
+    None,
 }
 
 #[derive(Debug, Args)]

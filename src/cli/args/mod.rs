@@ -9,7 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use pgconvoy::lab::Major;
 
 pub use groups::{
-    ContentsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode, SourceArgs, TargetArgs, ToastMethod,
+    ContentsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode, SourceArgs, StatisticsMode,
+    TargetArgs, ToastMethod,
 };
 pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_scale};
 

@@ -74,6 +74,7 @@ fn transfer_report() -> TransferReport {
             job(JobKind::Index, "public.orders_pkey", 41_200),
             job(JobKind::ValidateForeignKey, "public.orders.orders_customer_fkey", 12_000),
         ],
+        statistics: Some(StatisticsReport { carried: 203, analyzed: 2 }),
         peak_memory_bytes: 121_000_000,
         cpu_ms: 7400,
         limited_by: Some("the target: 71 % of the workers' time was spent waiting for it".into()),

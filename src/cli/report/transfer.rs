@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use pgconvoy::event::{Operation, ServerInfo};
 use pgconvoy::model::{format_bytes, format_duration_ms, format_rate};
-use pgconvoy::report::{TableReport, TransferReport};
+use pgconvoy::report::{StatisticsReport, TableReport, TransferReport};
 
 use super::table::{Column, Table};
 use super::{Page, seconds};
@@ -158,6 +158,19 @@ fn jobs(page: &mut Page<'_>, report: &TransferReport, detail: Detail) {
     page.table(&Table { columns, whole_names: false, rows });
 }
 
+/// `statistics: carried over for 203 tables, ANALYZE for 2`.
+fn statistics_line(statistics: StatisticsReport) -> String {
+    let StatisticsReport { carried, analyzed } = statistics;
+    match (carried, analyzed) {
+        (0, analyzed) => format!("statistics: ANALYZE for {}", counted(analyzed as usize, "table")),
+        (carried, 0) => format!("statistics: carried over for {}", counted(carried as usize, "table")),
+        (carried, analyzed) => {
+            let carried = counted(carried as usize, "table");
+            format!("statistics: carried over for {carried}, ANALYZE for {}", grouped(analyzed.into()))
+        }
+    }
+}
+
 #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
 fn costs(page: &mut Page<'_>, report: &TransferReport) {
     let (_, bytes) = report.totals();
@@ -171,6 +184,9 @@ fn costs(page: &mut Page<'_>, report: &TransferReport) {
         let _ = write!(jobs, " ({} at work on rows)", report.lanes);
     }
     page.item(&format!("{jobs}, {cpu}, peak memory {}", format_bytes(report.peak_memory_bytes)));
+    if let Some(statistics) = &report.statistics {
+        page.item(&statistics_line(*statistics));
+    }
     if let Some(limit) = &report.limited_by {
         page.item(&format!("limited by: {}", clean(limit)));
     }

@@ -27,14 +27,16 @@ fn copy_reaches_the_engine_as_written() {
     let patterns = [include_schemas, exclude_schemas, include_tables, exclude_tables, exclude_table_data].concat();
     assert_eq!(patterns, ["s", "t", "u", "v", "w"]);
     let target = options.target;
-    assert!(target.no_owner && !target.no_privileges && !target.analyze && !target.drop_target_objects);
+    assert!(target.no_owner && !target.no_privileges && !target.drop_target_objects);
+    assert_eq!((target.statistics, options.source.statistics), (Statistics::None, false));
 }
 
 #[test]
 fn nothing_is_dropped_and_everything_is_moved_by_default() {
     let Task::Copy(options) = settings("copy --source a").task else { panic!() };
-    assert!(!options.target.drop_target_objects && options.target.analyze && options.source.filters.is_empty());
+    assert!(!options.target.drop_target_objects && options.source.filters.is_empty());
     assert_eq!((options.jobs, options.contents), (16, Contents::Everything));
+    assert_eq!((options.target.statistics, options.source.statistics), (Statistics::Auto, true));
     let Task::Dump(options) = settings("dump x").task else { panic!() };
     assert_eq!(options.zstd_level, 1);
 }

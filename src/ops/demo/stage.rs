@@ -8,7 +8,7 @@ use crate::model::{format_bytes, format_duration_ms};
 use crate::ops::error::{Cause, Error, Result};
 use crate::ops::options::{
     CheckOptions, Contents, CopyOptions, DumpOptions, Filters, RestoreOptions, Run, ServerArgs, SourceOptions,
-    TargetOptions, ToastCompression, VerifyAgainst, VerifyOptions,
+    Statistics, TargetOptions, ToastCompression, VerifyAgainst, VerifyOptions,
 };
 use crate::ops::pg_tools::{Compression, Tool, directory_bytes, ignored_errors};
 use crate::ops::{check, copy, dump, restore, verify};
@@ -54,6 +54,7 @@ impl Stage<'_> {
             frozen_source: false,
             chunk_bytes: None,
             filters: Filters::default(),
+            statistics: true,
             pg_dump: Some(self.servers.clients.pg_dump.clone()),
             pg_dump_directories: Vec::new(),
         }
@@ -66,7 +67,7 @@ impl Stage<'_> {
             no_owner: false,
             no_privileges: false,
             no_tablespaces: false,
-            analyze: true,
+            statistics: Statistics::default(),
             toast_compression: ToastCompression::default(),
         }
     }

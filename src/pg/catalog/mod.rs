@@ -10,7 +10,7 @@ mod storage;
 mod types;
 
 use postgres_types::FromSql;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use super::error::{Error, Result};
 use crate::model::{ServerVersion, Side};
@@ -32,7 +32,7 @@ pub struct Catalog<'c> {
 
 impl Catalog<'_> {
     pub(crate) async fn rows(&self, sql: &str) -> Result<Vec<Row>> {
-        self.client.query(sql, &[]).await.map_err(|e| Error::control(self.side, &e, Some(sql)))
+        self.client.query_typed(sql, &[]).await.map_err(|e| Error::control(self.side, &e, Some(sql)))
     }
 
     /// The first column of the first row.
@@ -45,6 +45,11 @@ impl Catalog<'_> {
 
     pub(crate) async fn execute(&self, sql: &str) -> Result<()> {
         self.client.batch_execute(sql).await.map_err(|e| Error::control(self.side, &e, Some(sql)))
+    }
+
+    /// As [`Catalog::execute`], with what the statements return.
+    pub(crate) async fn simple(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>> {
+        self.client.simple_query(sql).await.map_err(|e| Error::control(self.side, &e, Some(sql)))
     }
 
     pub(crate) fn get<'r, T: FromSql<'r>>(&self, row: &'r Row, column: usize) -> Result<T> {

@@ -25,14 +25,23 @@ fn build_with(input: &GraphInput<'_>, keys: Keys) -> Result<RestoreGraph> {
     let mut builder = Builder::new(input, keys);
     builder.pre_data();
     let entries: Vec<&TocEntry> = input.toc.entries.iter().filter(|e| builder.is_pending(e)).collect();
-    for entry in entries {
+    for entry in entries.into_iter().filter(|e| e.desc != "STATISTICS DATA") {
         builder.entry(entry);
     }
     builder.refreshes();
+    builder.statistics();
     builder.resolve();
     order::settle(&mut builder)?;
     let Builder { graph, .. } = builder;
     Ok(graph)
+}
+
+/// Statistics alone.
+pub(super) fn only_statistics(input: &GraphInput<'_>) -> Result<RestoreGraph> {
+    let mut builder = Builder::new(input, Keys::AsWritten);
+    builder.statistics();
+    order::settle(&mut builder)?;
+    Ok(builder.graph)
 }
 
 /// A job and what it must come after, in entries that may get their jobs later.
@@ -160,6 +169,8 @@ impl<'a> Builder<'a> {
             object: job.object,
             entries: Vec::new(),
             statements: job.statements,
+            parts: Vec::new(),
+            statistics: None,
             depends_on: Vec::new(),
             after_rows_of: job.after_rows_of,
             locks: job.locks,
@@ -264,11 +275,10 @@ pub(super) struct NewJob {
     pub(super) optional: bool,
 }
 
-/// `_tocEntryRestorePass` in `pg_backup_archiver.c`; statistics wait for the indexes, whose building sets some anew.
+/// `_tocEntryRestorePass` in `pg_backup_archiver.c`, but for statistics, which `statistics` puts in order.
 pub(super) fn pass_of(entry: &TocEntry) -> Pass {
     match entry.desc.as_str() {
         "ACL" | "ACL LANGUAGE" | "DEFAULT ACL" => Pass::Grants,
-        "STATISTICS DATA" => Pass::Refresh,
         "EVENT TRIGGER" => Pass::EventTriggers,
         "COMMENT" | "SECURITY LABEL" if entry.tag_is("EVENT TRIGGER") => Pass::EventTriggers,
         _ => Pass::Main,

@@ -25,7 +25,7 @@ impl Builder<'_> {
         let locked =
             tables.iter().flat_map(|&t| if locks_partitions(&entry.desc) { self.with_partitions(t) } else { vec![t] });
         let job = NewJob {
-            kind: if entry.desc == "STATISTICS DATA" { JobKind::Statistics } else { JobKind::Other },
+            kind: JobKind::Other,
             object: entry.object(),
             statements,
             after_rows_of: if waits_for_rows(&entry.desc) { self.rows_of(&tables) } else { Vec::new() },
@@ -74,9 +74,7 @@ impl Builder<'_> {
 fn lock_mode(desc: &str) -> LockMode {
     match desc {
         "TRIGGER" => LockMode::ShareRowExclusive,
-        "STATISTICS" | "STATISTICS DATA" | "COMMENT" | "SECURITY LABEL" | "PUBLICATION TABLE" => {
-            LockMode::ShareUpdateExclusive
-        }
+        "STATISTICS" | "COMMENT" | "SECURITY LABEL" | "PUBLICATION TABLE" => LockMode::ShareUpdateExclusive,
         // No lock on the table, but an update of its row in pg_class that no other job may make at the same time.
         "ACL" => LockMode::ShareUpdateExclusive,
         "VIEW" | "FUNCTION" | "PROCEDURE" | "AGGREGATE" | "MATERIALIZED VIEW" | "PUBLICATION" | "SUBSCRIPTION"

@@ -54,15 +54,14 @@ impl Builder<'_> {
         self.refresh_job.insert(entry.dump_id, id);
     }
 
-    /// Refreshes after those they read; indexes and statistics of a matview after its refresh.
+    /// Refreshes after those they read; indexes of a matview after its refresh.
     fn order_refreshes(&mut self, reads: &HashMap<DumpId, HashSet<DumpId>>) {
         for (entry, &job) in &self.refresh_job {
             let before = reads[entry].iter().filter_map(|d| self.refresh_job.get(d));
             self.graph.jobs[job as usize].depends_on.extend(before);
         }
         for entry in &self.input.toc.entries {
-            if let ("INDEX" | "STATISTICS DATA", Some(&job)) = (entry.desc.as_str(), self.entry_job.get(&entry.dump_id))
-            {
+            if let ("INDEX", Some(&job)) = (entry.desc.as_str(), self.entry_job.get(&entry.dump_id)) {
                 let refreshes = entry.dependencies.iter().filter_map(|d| self.refresh_job.get(d));
                 self.graph.jobs[job as usize].depends_on.extend(refreshes);
             }

@@ -1,0 +1,52 @@
+//! How often the servers are asked: a database of many small tables is not a matter of one answer per object.
+
+use std::sync::Arc;
+
+use pgconvoy::lab::{Cluster, ClusterSpec};
+
+use crate::fixture::{copy, newest};
+use crate::support::{TestDb, progress};
+
+const TABLES: usize = 200;
+
+/// Messages that sessions of pgconvoy sent: one line of the log for a simple query, however many statements are in it.
+fn messages(log: &str, what: impl Fn(&str) -> bool) -> usize {
+    let of_pgconvoy =
+        |line: &&str| line.contains("] pgconvoy") && (line.contains("statement: ") || line.contains("execute "));
+    log.lines().filter(of_pgconvoy).filter(|line| what(line)).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_small_tables_need_few_messages() {
+    let shared = newest().await;
+    let own = ClusterSpec::new(shared.major()).set("log_statement", "all");
+    let own = Arc::new(Cluster::start(own, &progress()).await.unwrap());
+    let source = TestDb::new(&shared, "many").await;
+    let mut sql = String::new();
+    for i in 0..TABLES {
+        let before = i.saturating_sub(1);
+        sql += &format!(
+            "CREATE TABLE t{i} (id int PRIMARY KEY, u int UNIQUE, r int, t text);
+             CREATE INDEX t{i}_t ON t{i} (t); COMMENT ON INDEX t{i}_t IS 'x';
+             INSERT INTO t{i} SELECT i, i, i, 'row' FROM generate_series(1, 20) i;
+             ALTER TABLE t{i} ADD FOREIGN KEY (r) REFERENCES t{before}; ANALYZE t{i};"
+        );
+    }
+    source.execute(&sql).await;
+    let target = TestDb::new(&own, "many").await;
+    let ran = copy(&source, &target, &["-j", "4"]).await.expect_success();
+    assert!(ran.stdout.contains("statistics: carried over for 200 tables"), "{}", ran.stdout);
+    let log = std::fs::read_to_string(own.log_path()).unwrap();
+    let count = |text: &str| messages(&log, |line| line.contains(text));
+    assert!(count("statement: CREATE TABLE") <= TABLES / 40, "{}", count("statement: CREATE TABLE"));
+    // Two keys, an index, their comment and the statistics of all of them in one; 25 foreign keys in another.
+    let starts = ["CREATE UNIQUE INDEX", "CREATE INDEX", "ALTER TABLE", "COMMENT"];
+    let after: usize = starts.into_iter().map(|start| count(&format!("statement: {start}"))).sum();
+    assert!(after <= TABLES + TABLES / 25 + 5, "{after}");
+    assert_eq!(count("statement: SELECT * FROM pg_catalog.pg_restore") + count("statement: ANALYZE"), 0);
+    // All that is not said for each table: connections, preflight, plan, preparation, end.
+    let all = messages(&log, |_| true);
+    let of_rows = count("statement: BEGIN; TRUNCATE") + count("INSERT INTO pgconvoy.chunk");
+    assert!(of_rows <= 2 * TABLES);
+    assert!(all <= after + of_rows + 80, "{all} messages, {of_rows} of them for rows, {after} after them");
+}

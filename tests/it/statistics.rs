@@ -1,0 +1,176 @@
+//! The planner's statistics: carried over where both sides can, gathered where not.
+
+use std::sync::Arc;
+
+use pgconvoy::lab::{Cluster, Major};
+use serde_json::Value;
+
+use crate::fixture::{copy, pgconvoy, scratch};
+use crate::support::{TestDb, cluster};
+
+/// Strings with what needs quoting, arrays, NULLs, expressions, partitions, a matview, extended statistics, a table
+/// that was never analyzed.
+const TABLES: &str = r#"
+    CREATE TABLE t (id int PRIMARY KEY, a text, b int[], c numeric, d date, "odd' \ name;" text);
+    INSERT INTO t SELECT i, 'r;' || (i % 7) || E'\\ ''x"', ARRAY[i % 3, i % 5], i / 3.0, date '2020-01-01' + i,
+        CASE WHEN i % 4 = 0 THEN NULL ELSE '{,}' || i % 11 END FROM generate_series(1, 5000) i;
+    CREATE INDEX t_a ON t (a);
+    CREATE INDEX t_expression ON t (lower(a), (c * 2));
+    CREATE TABLE extended (x int, y int);
+    INSERT INTO extended SELECT i % 10, i % 20 FROM generate_series(1, 2000) i;
+    CREATE STATISTICS extended_xy ON x, y FROM extended;
+    CREATE TABLE never (id int PRIMARY KEY);
+    INSERT INTO never SELECT generate_series(1, 500);
+    CREATE TABLE parent (id int, k int) PARTITION BY RANGE (id);
+    CREATE TABLE part_1 PARTITION OF parent FOR VALUES FROM (0) TO (500);
+    CREATE TABLE part_2 PARTITION OF parent FOR VALUES FROM (500) TO (5000);
+    CREATE INDEX parent_k ON parent (k);
+    INSERT INTO parent SELECT i, i % 9 FROM generate_series(1, 1000) i;
+    CREATE MATERIALIZED VIEW m AS SELECT a, count(*) n FROM t GROUP BY a;
+    CREATE INDEX m_a ON m (a);
+    CREATE MATERIALIZED VIEW m_empty AS SELECT a FROM t WITH NO DATA;
+    ALTER TABLE t SET (autovacuum_enabled = off);
+    ALTER TABLE extended SET (autovacuum_enabled = off);
+    ALTER TABLE never SET (autovacuum_enabled = off);
+    ALTER TABLE part_1 SET (autovacuum_enabled = off);
+    ALTER TABLE part_2 SET (autovacuum_enabled = off);
+    ALTER MATERIALIZED VIEW m SET (autovacuum_enabled = off);
+    ANALYZE t; ANALYZE extended; ANALYZE parent; ANALYZE m;
+"#;
+
+/// What is in `t` at the target, once it has been analyzed there, differs from this in the last rows it saw.
+const SKEW: &str = "DELETE FROM t WHERE id > 4000; DELETE FROM parent WHERE id > 900";
+
+const RELATIONS: &str = "SELECT relname, reltuples, relpages FROM pg_class
+    WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'm', 'i', 'I')
+    AND relname !~ '^(never|extended)' AND relname <> 'm_empty' ORDER BY 1";
+
+const COLUMNS: &str = "SELECT tablename, attname, inherited, null_frac, avg_width, n_distinct, most_common_vals,
+    most_common_freqs, histogram_bounds, correlation, most_common_elems, most_common_elem_freqs
+    FROM pg_stats WHERE schemaname = 'public' AND tablename <> 'extended' ORDER BY 1, 2, 3";
+
+async fn source(cluster: &Arc<Cluster>) -> TestDb {
+    let db = TestDb::new(cluster, "stats").await;
+    db.execute(TABLES).await;
+    // The source's statistics are not what ANALYZE would find.
+    db.execute(SKEW).await;
+    db
+}
+
+async fn carried(what: &str, source: &TestDb, target: &TestDb) {
+    let known = "SELECT count(DISTINCT tablename) FROM pg_stats WHERE schemaname = 'public'";
+    assert!(target.one(known).await.parse::<u32>().unwrap() >= 8, "{what}");
+    assert_eq!(target.query(COLUMNS).await, {
+        let mut columns = source.query(COLUMNS).await;
+        // Analyzed at the target only.
+        columns.extend(target.query(COLUMNS).await.into_iter().filter(|row| row[0] == "never"));
+        columns.sort_by(|a, b| (&a[0], &a[1], &a[2]).cmp(&(&b[0], &b[1], &b[2])));
+        columns
+    });
+    assert_eq!(target.query(RELATIONS).await, source.query(RELATIONS).await, "{what}");
+    analyzed(what, target).await;
+}
+
+/// Those that have nothing to carry over.
+async fn analyzed(what: &str, target: &TestDb) {
+    let never = "SELECT reltuples FROM pg_class WHERE relname = 'never'";
+    assert_eq!(target.one(never).await, "500", "{what}");
+    let extended = "SELECT count(*) FROM pg_statistic_ext_data WHERE stxdndistinct IS NOT NULL";
+    assert_eq!(target.one(extended).await, "1", "{what}: extended statistics");
+}
+
+fn done(report: &std::path::Path) -> (u64, u64) {
+    let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+    let report = report.get("transfer").unwrap_or(&report);
+    assert_eq!(report["warnings"], serde_json::json!([]));
+    let statistics = &report["statistics"];
+    (statistics["carried"].as_u64().unwrap(), statistics["analyzed"].as_u64().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_planner_knew_it_knows_at_18() {
+    let Some(newest) = cluster(Major::V18).await else { return };
+    for from in [Major::V14, Major::V17, Major::V18] {
+        let Some(old) = cluster(from).await else { continue };
+        let source = source(&old).await;
+        let (directory, archive) = scratch("archive");
+        let (archive, report) = (archive.to_str().unwrap(), directory.path().join("report.json"));
+        let with_report = ["--report", report.to_str().unwrap()];
+        for jobs in ["1", "8"] {
+            let target = TestDb::new(&newest, "stats").await;
+            let ran = copy(&source, &target, &[&with_report[..], &["-j", jobs]].concat()).await.expect_success();
+            // t, two partitions and their parent, the matview; and the two that have nothing to carry over.
+            assert_eq!(done(&report), (5, 2));
+            assert!(ran.stdout.contains("statistics: carried over for 5 tables, ANALYZE for 2"), "{}", ran.stdout);
+            carried(&format!("copy from {from}"), &source, &target).await;
+            target.remove().await;
+        }
+        let pg_dump = crate::support::clients().pg_dump.to_str().unwrap();
+        let _ = pgconvoy(&["dump", "--pg-dump", pg_dump, "--source", &source.uri(), archive]).await.expect_success();
+        let target = TestDb::new(&newest, "stats").await;
+        let uri = target.uri();
+        let args = [&["restore", "--target", &uri, archive], &with_report[..]].concat();
+        let _ = pgconvoy(&args).await.expect_success();
+        assert_eq!(done(&report), (5, 2));
+        carried(&format!("dump from {from} and restore"), &source, &target).await;
+        source.remove().await;
+        target.remove().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_target_analyzes() {
+    let (Some(new), Some(old)) = (cluster(Major::V18).await, cluster(Major::V17).await) else { return };
+    let source = source(&old).await;
+    let (directory, archive) = scratch("archive");
+    let (archive, report) = (archive.to_str().unwrap(), directory.path().join("report.json"));
+    let pg_dump = crate::support::clients().pg_dump.to_str().unwrap();
+    let _ = pgconvoy(&["dump", "--pg-dump", pg_dump, "--source", &source.uri(), archive]).await.expect_success();
+    let target = TestDb::new(&old, "stats").await;
+    let uri = target.uri();
+    let restore = ["restore", "--target", &uri, "--report", report.to_str().unwrap(), archive];
+    let refused = pgconvoy(&[&restore[..], &["--statistics", "carry"]].concat()).await.expect_code(4);
+    assert!(refused.stderr.contains("a target of 18 or newer is needed"), "{}", refused.stderr);
+    assert_eq!(target.one("SELECT count(*) FROM pg_class WHERE relname = 't'").await, "0", "nothing was begun");
+    let _ = pgconvoy(&restore).await.expect_success();
+    assert_eq!(done(&report), (0, 6), "five tables and a matview");
+    assert_eq!(target.one("SELECT reltuples FROM pg_class WHERE relname = 't'").await, "4000");
+    analyzed("17", &target).await;
+    for (how, expected) in [("analyze", "4000"), ("none", "5000 or so")] {
+        let target = TestDb::new(&new, "stats").await;
+        let uri = target.uri();
+        let _ = pgconvoy(&["restore", "--target", &uri, archive, "--statistics", how]).await.expect_success();
+        let known = target.one("SELECT count(*) FROM pg_stats WHERE schemaname = 'public'").await;
+        assert_eq!(known == "0", how == "none", "{how}: {known}");
+        if how == "analyze" {
+            assert_eq!(target.one("SELECT reltuples FROM pg_class WHERE relname = 't'").await, expected);
+        }
+        target.remove().await;
+    }
+    source.remove().await;
+    target.remove().await;
+}
+
+/// A type that the target reads otherwise: the statistics of its column are refused there, and it is analyzed.
+#[tokio::test(flavor = "multi_thread")]
+async fn statistics_that_are_refused_are_gathered_with_a_warning() {
+    let Some(new) = cluster(Major::V18).await else { return };
+    let source = TestDb::new(&new, "stats").await;
+    source
+        .execute(
+            "CREATE TABLE r (a int); INSERT INTO r SELECT i % 5 FROM generate_series(1, 1000) i; ANALYZE r;
+             CREATE DOMAIN small AS int; CREATE TABLE d (a small);
+             INSERT INTO d SELECT i % 5 FROM generate_series(1, 1000) i; ANALYZE d;
+             ALTER DOMAIN small ADD CHECK (VALUE <> 3) NOT VALID",
+        )
+        .await;
+    source.execute("DELETE FROM d WHERE a = 3").await;
+    let target = TestDb::new(&new, "stats").await;
+    let ran = copy(&source, &target, &[]).await.expect_success();
+    let said = format!("{}{}", ran.stdout, ran.stderr);
+    assert!(said.contains("statistics of public.d are gathered anew"), "{said}");
+    assert_eq!(target.one("SELECT reltuples FROM pg_class WHERE relname = 'd'").await, "800");
+    assert_eq!(target.one("SELECT reltuples FROM pg_class WHERE relname = 'r'").await, "1000");
+    source.remove().await;
+    target.remove().await;
+}
