@@ -439,7 +439,9 @@ impl JobRunner {
         }
         let (kind, object, elapsed_ms) = (job.kind, job.object.clone(), ended.elapsed_ms);
         let Done { result, statistics, warnings, .. } = ended.done;
-        warnings.into_iter().for_each(|warning| self.run.events.warn(warning));
+        for warning in warnings {
+            self.run.events.warn(warning);
+        }
         match statistics {
             StatisticsDone::Nothing => {}
             StatisticsDone::Carried => self.statistics.carried += 1,

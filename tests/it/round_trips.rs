@@ -1,5 +1,6 @@
 //! How often the servers are asked: a database of many small tables is not a matter of one answer per object.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use pgconvoy::lab::{Cluster, ClusterSpec};
@@ -25,7 +26,8 @@ async fn two_hundred_small_tables_need_few_messages() {
     let mut sql = String::new();
     for i in 0..TABLES {
         let before = i.saturating_sub(1);
-        sql += &format!(
+        let _ = write!(
+            sql,
             "CREATE TABLE t{i} (id int PRIMARY KEY, u int UNIQUE, r int, t text);
              CREATE INDEX t{i}_t ON t{i} (t); COMMENT ON INDEX t{i}_t IS 'x';
              INSERT INTO t{i} SELECT i, i, i, 'row' FROM generate_series(1, 20) i;
@@ -49,4 +51,27 @@ async fn two_hundred_small_tables_need_few_messages() {
     let of_rows = count("statement: BEGIN; TRUNCATE") + count("INSERT INTO pgconvoy.chunk");
     assert!(of_rows <= 2 * TABLES);
     assert!(all <= after + of_rows + 80, "{all} messages, {of_rows} of them for rows, {after} after them");
+}
+
+/// What is sent together fails together; what is at fault is named all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_statement_at_fault_is_named() {
+    let cluster = newest().await;
+    let source = TestDb::new(&cluster, "many").await;
+    source
+        .execute(
+            "CREATE FUNCTION picky(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+                 IF current_database() LIKE 'refusing%' THEN RAISE EXCEPTION 'not here'; END IF; RETURN $1; END $$;
+             CREATE TABLE t (id int PRIMARY KEY, a int); INSERT INTO t SELECT i, i FROM generate_series(1, 10) i;
+             CREATE INDEX t_before ON t (a); CREATE INDEX t_picky ON t (picky(a)); CREATE INDEX t_z ON t (a, id)",
+        )
+        .await;
+    let target = TestDb::new(&cluster, "refusing").await;
+    let ran = copy(&source, &target, &[]).await.expect_code(4);
+    for said in ["index: public.t_picky on public.t", "CREATE INDEX t_picky ON public.t", "not here"] {
+        assert!(ran.stderr.contains(said), "{said}\n{}", ran.stderr);
+    }
+    assert!(!ran.stderr.contains("t_before ON"), "{}", ran.stderr);
+    source.remove().await;
+    target.remove().await;
 }

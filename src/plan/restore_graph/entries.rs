@@ -74,9 +74,8 @@ impl Builder<'_> {
 fn lock_mode(desc: &str) -> LockMode {
     match desc {
         "TRIGGER" => LockMode::ShareRowExclusive,
-        "STATISTICS" | "COMMENT" | "SECURITY LABEL" | "PUBLICATION TABLE" => LockMode::ShareUpdateExclusive,
-        // No lock on the table, but an update of its row in pg_class that no other job may make at the same time.
-        "ACL" => LockMode::ShareUpdateExclusive,
+        // ACL: no lock on the table, but an update of its row in pg_class that no other job may make at the same time.
+        "STATISTICS" | "COMMENT" | "SECURITY LABEL" | "PUBLICATION TABLE" | "ACL" => LockMode::ShareUpdateExclusive,
         "VIEW" | "FUNCTION" | "PROCEDURE" | "AGGREGATE" | "MATERIALIZED VIEW" | "PUBLICATION" | "SUBSCRIPTION"
         | "EVENT TRIGGER" | "DEFAULT ACL" => LockMode::AccessShare,
         // RULE, POLICY, ROW SECURITY, CHECK CONSTRAINT, TABLE ATTACH, …

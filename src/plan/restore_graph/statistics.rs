@@ -83,7 +83,9 @@ impl<'a> Builder<'a> {
                 self.complete(entry, id);
             }
         }
-        entries.into_values().for_each(|unknown| self.skip_statistics(&unknown));
+        for unknown in entries.values() {
+            self.skip_statistics(unknown);
+        }
     }
 
     fn skip_statistics(&mut self, entries: &[&TocEntry]) {
