@@ -108,7 +108,7 @@ async fn ctrl_c_stops_an_index_build() {
         )
         .await;
     let child = Pgconvoy::new(copy_args(&source, &target)).spawn();
-    wait_for(&target, "state = 'active' AND query ILIKE 'CREATE INDEX%'").await;
+    wait_for(&target, "state = 'active' AND query ILIKE 'CREATE%slow_index%'").await;
     signal(&child, Signal::INT);
     let (ran, took) = wait(child, Duration::from_secs(10)).await;
     let _ = ran.expect_code(130);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use pgconvoy::lab::Cluster;
+use pgconvoy::model::ServerVersion;
 
 use crate::compare::{assert_equal, contents_of};
 use crate::fixture::{copy, empty, kitchen_sink, pgconvoy, scratch};
@@ -36,7 +37,10 @@ async fn check_analyzed(what: &str, target: &TestDb) {
     let known = target.one("SELECT count(*) FROM pg_stats WHERE schemaname = 'shop' AND tablename = 'orders'").await;
     assert!(known.parse::<u32>().unwrap() >= 5, "{what}: orders is not analysed");
     let rows = target.one("SELECT reltuples::int8 FROM pg_class WHERE relname = 'orders'").await;
-    assert_eq!(rows, target.one("SELECT count(*) FROM shop.orders").await, "{what}: the estimate of orders");
+    let (rows, all) = (rows.parse::<i64>().unwrap(), target.one("SELECT count(*) FROM shop.orders").await);
+    // Carried over from a source whose autovacuum came by while the fixture was made, it is what was true then.
+    let carried = target.cluster.version() >= ServerVersion::V18 && rows > 0;
+    assert!(rows.to_string() == all || carried, "{what}: the estimate of orders is {rows}, not {all}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
