@@ -1,6 +1,5 @@
 //! Server to server, no disk.
 
-use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
@@ -147,7 +146,7 @@ impl CopyJob<'_> {
         let rows = RowsPlan::new(&shared_relations, chunks, self.lanes).loading(self.target.version());
         rows.announce(self.run);
         let meter = Arc::new(Meter::default());
-        let rows_done = self.move_rows(plan, rows, (&meter, runner.builds(), stop.clone()), move |oid| {
+        let rows_done = self.move_rows(plan, rows, (&meter, stop.clone()), move |oid| {
             let _ = loaded.send(oid);
         });
         let (moved, jobs) = tokio::join!(rows_done, runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports));
@@ -159,7 +158,7 @@ impl CopyJob<'_> {
         &self,
         plan: &mut SourcePlan,
         rows: RowsPlan,
-        (meter, builds, stop): (&Arc<Meter>, Arc<AtomicU32>, CancellationToken),
+        (meter, stop): (&Arc<Meter>, CancellationToken),
         relation_done: impl FnMut(Oid),
     ) -> Result<Moved> {
         let phase = PhaseTimer::start(Phase::Rows, self.run);
@@ -181,7 +180,7 @@ impl CopyJob<'_> {
         let cancellers = shared.cancellers.clone();
         let make = move |index| CopyLane::open(index, &port, &target, &shared);
         let jobs_stop = stop.clone();
-        let moved = move_rows(rows, make, Watch { run: self.run, cancellers, builds, stop }, relation_done).await?;
+        let moved = move_rows(rows, make, Watch { run: self.run, cancellers, stop }, relation_done).await?;
         if let Err(error) = check_still_frozen(self.source, snapshot).await {
             jobs_stop.cancel();
             return Err(error);

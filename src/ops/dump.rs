@@ -150,7 +150,7 @@ impl DumpJob<'_> {
         let (archive, zstd_level) = (writer.clone(), self.options.zstd_level);
         let cancellers = shared.cancellers.clone();
         let make = move |index| DumpLane::open(index, &port, (&archive, zstd_level), &shared);
-        move_rows(rows, make, Watch { run: self.run, cancellers, builds: Arc::default(), stop }, |_| {}).await?;
+        move_rows(rows, make, Watch { run: self.run, cancellers, stop }, |_| {}).await?;
         check_still_frozen(self.source, snapshot).await?;
         phase.finish();
         Ok((relations, meter))

@@ -208,14 +208,13 @@ impl RestoreJob<'_> {
             fresh_tables: self.contents == Contents::Everything,
         };
         let port = Arc::new(ArchivePort::new(archive));
-        let (cancellers, builds) = (shared.cancellers.clone(), runner.builds());
+        let cancellers = shared.cancellers.clone();
         let make = move |_| RestoreLane::open(&port, &target, &shared);
         let rows_done = async {
             let done = move |oid| {
                 let _ = loaded.send(oid);
             };
-            let moved =
-                move_rows(rows, make, Watch { run: self.run, cancellers, builds, stop: stop.clone() }, done).await;
+            let moved = move_rows(rows, make, Watch { run: self.run, cancellers, stop: stop.clone() }, done).await;
             phase.finish();
             moved
         };

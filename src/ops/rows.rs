@@ -1,7 +1,7 @@
 //! The rows phase: lanes over a queue of chunks, and the bookkeeping of what came in.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -108,8 +108,6 @@ pub(super) struct Moved {
 pub(super) struct Watch<'a> {
     pub run: &'a Run,
     pub cancellers: Cancellers,
-    /// How many index builds run beside the rows.
-    pub builds: Arc<AtomicU32>,
     /// The lanes' own: raised by the user, by a lane that fails, by a job that fails.
     pub stop: CancellationToken,
 }
@@ -121,7 +119,7 @@ pub(super) struct Watch<'a> {
 pub(super) async fn move_rows<L, M>(
     plan: RowsPlan,
     make: M,
-    Watch { run, cancellers, builds, stop }: Watch<'_>,
+    Watch { run, cancellers, stop }: Watch<'_>,
     mut relation_done: impl FnMut(Oid),
 ) -> Result<Moved>
 where
@@ -135,7 +133,7 @@ where
     let (sender, mut reports) = mpsc::unbounded_channel();
     let queue = Arc::new(ChunkQueue::new(plan.tasks, plan.lanes_per_relation));
     let lanes = plan.lanes;
-    let mut share = CoreShare::new(&queue, (plan.lanes_at_first, lanes), builds);
+    let mut share = CoreShare::new(&queue, (plan.lanes_at_first, lanes));
     let lanes_stop = stop.clone();
     let threads = tokio::task::spawn_blocking(move || run_lanes(lanes, make, &queue, &sender, &lanes_stop));
     let mut moved = Moved::default();
@@ -194,14 +192,11 @@ where
     }
 }
 
-/// Where servers share this machine's cores with the lanes: as many lanes work as keep the cores busy, less those that
-/// index builds keep busy.
+/// Where servers share this machine's cores with the lanes: as many lanes work as keep the cores busy.
 struct CoreShare {
     queue: Arc<ChunkQueue>,
     open: u32,
     lanes: u32,
-    /// Index builds that run at the target.
-    builds: Arc<AtomicU32>,
     clock: CoreClock,
     /// `None`: nothing is known of the servers' cores.
     tick: Option<tokio::time::Interval>,
@@ -214,7 +209,7 @@ const LOOK_AT_CORES_EVERY: Duration = Duration::from_millis(250);
 const IDLE_CORES: f64 = 0.5;
 
 impl CoreShare {
-    fn new(queue: &Arc<ChunkQueue>, (at_first, lanes): (Option<u32>, u32), builds: Arc<AtomicU32>) -> Self {
+    fn new(queue: &Arc<ChunkQueue>, (at_first, lanes): (Option<u32>, u32)) -> Self {
         let mut clock = CoreClock::default();
         // What comes next is counted from here.
         clock.idle_cores();
@@ -222,7 +217,7 @@ impl CoreShare {
         let tick = at_first.map(|_| tokio::time::interval_at(first, LOOK_AT_CORES_EVERY));
         let open = at_first.unwrap_or(lanes).min(lanes);
         queue.open_lanes(open);
-        Self { queue: Arc::clone(queue), open, lanes, builds, clock, tick }
+        Self { queue: Arc::clone(queue), open, lanes, clock, tick }
     }
 
     async fn next_look(&mut self) {
@@ -236,8 +231,8 @@ impl CoreShare {
     fn look(&mut self) {
         if self.open < self.lanes && self.clock.idle_cores().is_none_or(|idle| idle >= IDLE_CORES) {
             self.open += 1;
+            self.queue.open_lanes(self.open);
         }
-        self.queue.open_lanes(self.open.saturating_sub(self.builds.load(Ordering::Relaxed)));
     }
 }
 

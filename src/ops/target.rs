@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -270,8 +269,6 @@ pub(super) struct JobRunner {
     run: Run,
     stop: CancellationToken,
     idle: Vec<Control>,
-    /// Index builds that run.
-    builds: Arc<AtomicU32>,
     statistics: StatisticsCount,
 }
 
@@ -322,14 +319,8 @@ impl JobRunner {
             run: run.clone(),
             stop,
             idle: Vec::new(),
-            builds: Arc::default(),
             statistics: StatisticsCount::default(),
         })
-    }
-
-    /// How many index builds run, at any time.
-    pub(super) fn builds(&self) -> Arc<AtomicU32> {
-        Arc::clone(&self.builds)
     }
 
     /// Runs all jobs to their end. `loaded` says which relations are in; it closes when all rows are.
@@ -400,9 +391,6 @@ impl JobRunner {
     fn start(&self, job: &Job, control: Control, running: &mut JoinSet<Ended>) {
         let (id, kind, object) = (job.id, job.kind, job.object.clone());
         self.run.events.send(Event::JobStarted { job: id, kind, object });
-        if job.kind == JobKind::Index && !job.is_small() {
-            self.builds.fetch_add(1, Ordering::Relaxed);
-        }
         let (job, stop, side) = (job.clone(), self.stop.clone(), self.conninfo.side());
         running.spawn(async move {
             let start = Instant::now();
@@ -434,9 +422,6 @@ impl JobRunner {
 
     fn note(&mut self, job: &Job, ended: Ended, queue: &mut JobQueue) -> Result<()> {
         self.idle.extend(ended.control);
-        if job.kind == JobKind::Index && !job.is_small() {
-            self.builds.fetch_sub(1, Ordering::Relaxed);
-        }
         let (kind, object, elapsed_ms) = (job.kind, job.object.clone(), ended.elapsed_ms);
         let Done { result, statistics, warnings, .. } = ended.done;
         for warning in warnings {
@@ -461,7 +446,7 @@ impl JobRunner {
             Err((statement, error)) => {
                 queue.failed(ended.id);
                 let (kind, object) = job.purpose_of(statement);
-                Err(Error::from(error).doing(kind.doing(&object)))
+                Err(Error::from(error).doing(kind.doing(object)))
             }
         }
     }

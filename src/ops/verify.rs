@@ -391,8 +391,7 @@ impl VerifyJob<'_> {
             let block = Block::new(shared.block_bytes);
             Ok(HashLane { source, hashes: Arc::clone(&collected), block, shared: shared.clone() })
         };
-        move_rows(plan, make, Watch { run: &run, cancellers, builds: Arc::default(), stop: stop.clone() }, |_| {})
-            .await?;
+        move_rows(plan, make, Watch { run: &run, cancellers, stop: stop.clone() }, |_| {}).await?;
         Ok(std::mem::take(&mut *hashes.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
