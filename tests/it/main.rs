@@ -9,6 +9,7 @@ mod fixture;
 mod frozen;
 mod interrupts;
 mod keys;
+mod loading;
 mod memory;
 mod needs;
 mod odd;
