@@ -224,7 +224,7 @@ impl Manifest {
 
 /// The archive's identity as bytes, if the header makes sense.
 pub(super) fn check_header(header: &ManifestHeader) -> Result<[u8; 16], String> {
-    if header.format_version != FORMAT_VERSION {
+    if !(1..=FORMAT_VERSION).contains(&header.format_version) {
         return Err(format!("format version {}", header.format_version));
     }
     let id = &header.archive_id;

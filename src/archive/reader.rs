@@ -203,7 +203,8 @@ impl Archive {
     /// [`Error::DamagedSegment`].
     pub fn segment_reader(&self, record: &SegmentRecord) -> Result<SegmentReader> {
         let chunk = record.chunk.id;
-        let expected = Expected { record, archive_id: self.manifest.archive_id, table: self.table_of(chunk.relation) };
+        let (archive_id, format_version) = (self.manifest.archive_id, self.manifest.header.format_version);
+        let expected = Expected { record, archive_id, format_version, table: self.table_of(chunk.relation) };
         SegmentReader::start(expected, self.root.open_segment(chunk))
     }
 

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Chunk, CopyFormat, Lsn, Oid, QualifiedName, Relation, ServerVersion};
 
-/// The format this version writes, and the newest it reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// The format this version writes, and the newest it reads; it reads all older ones.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Segments of this relation hold large objects; no relation has it (`InvalidOid`).
 pub const LARGE_OBJECTS: Oid = 0;

@@ -15,7 +15,7 @@ use super::layout::{self, DATA, Directory, Fan, MANIFEST, SCHEMA};
 use super::ledger::Ledger;
 use super::log::ManifestLog;
 use super::manifest::{check_header, hex};
-use super::record::{ManifestHeader, Record, SchemaRecord, SegmentRecord, Totals};
+use super::record::{FORMAT_VERSION, ManifestHeader, Record, SchemaRecord, SegmentRecord, Totals};
 use super::segment::{Destination, SegmentHeader, SegmentWriter, is_valid_level};
 use crate::model::{Chunk, ChunkId, CopyFormat, Relation};
 use crate::report::ArchiveSummary;
@@ -85,6 +85,9 @@ impl ArchiveWriter {
     /// [`Error::NoSpace`], [`Error::Io`], [`Misuse::Header`]. Nothing is left behind then.
     pub fn create(path: &Path, header: ManifestHeader) -> Result<Self> {
         let archive_id = check_header(&header).map_err(Misuse::Header)?;
+        if header.format_version != FORMAT_VERSION {
+            return Err(Misuse::Header(format!("format version {}", header.format_version)).into());
+        }
         let failed = |e: Errno| match e {
             Errno::NOTDIR => Error::NotADirectory { path: path.to_owned() },
             _ => Error::write(path, e, WriteProgress::default()),
@@ -182,7 +185,7 @@ impl ArchiveWriter {
         }
         let (slot, file) = Slot::take(&self.shared, chunk.id, format)?;
         let archive_id = self.shared.archive_id;
-        let header = SegmentHeader { chunk: chunk.id, range: chunk.range, format, archive_id };
+        let header = SegmentHeader { version: FORMAT_VERSION, chunk: chunk.id, range: chunk.range, format, archive_id };
         let record = SegmentRecord {
             chunk,
             format,

@@ -14,6 +14,7 @@ pub type Block<'a> = (u32, u8, &'a [u8]);
 
 /// A segment made from the specification and not from the code.
 pub struct Segment<'a> {
+    pub version: u32,
     pub relation: u32,
     pub index: u32,
     pub format: u8,
@@ -28,7 +29,7 @@ impl Segment<'_> {
     /// The file, and the checksum over all blocks.
     pub fn bytes(&self) -> (Vec<u8>, u64) {
         let mut file = b"\x89PGCS\r\n\x1a".to_vec();
-        file.extend(1_u32.to_le_bytes());
+        file.extend(self.version.to_le_bytes());
         file.extend(self.relation.to_le_bytes());
         file.extend(self.index.to_le_bytes());
         file.extend([self.format, self.range.0, 0, 0]);
@@ -105,6 +106,7 @@ fn segments_are_what_the_specification_makes() {
     let [first, second] = orders_blocks();
     let packed = zstd::bulk::compress(&first, 1).unwrap();
     let orders = Segment {
+        version: 2,
         relation: ORDERS,
         index: 0,
         format: 1,

@@ -71,7 +71,7 @@ fn forged_manifests_are_refused_with_the_reason() {
     case("a second header", &|r, _| r.push(r[0].clone()));
     case("no header", &|r, _| drop(r.remove(0)));
     case("no schema", &|r, _| r.retain(|r| r["record"] != "schema"));
-    case("a newer format", &|r, _| r[0]["format_version"] = json!(2));
+    case("a newer format", &|r, _| r[0]["format_version"] = json!(3));
     case("a format from far away", &|r, _| r[0] = json!({"record": "header", "format_version": u64::MAX}));
     case("format 0", &|r, _| r[0]["format_version"] = json!(0));
     case("an identity that is none", &|r, _| r[0]["archive_id"] = json!("+0102030405060708090a0b0c0d0e0f0"));
@@ -167,6 +167,7 @@ fn read_forged(blocks: &[Block<'_>], raw_bytes: u64) -> String {
     let place = place_in_memory();
     small(&place.archive);
     let segment = Segment {
+        version: 2,
         relation: ORDERS,
         index: 1,
         format: 1,
@@ -214,7 +215,7 @@ fn forged_blocks_are_refused_within_their_bounds() {
         ("two frames", vec![(200, 2, &two_frames)], 200),
         ("a skippable frame", vec![(100, 2, &skippable)], 100),
         ("garbage for a frame", vec![(100, 2, b"garbage")], 100),
-        ("an unknown codec", vec![(100, 3, &frame)], 100),
+        ("an unknown codec", vec![(100, 4, &frame)], 100),
         ("other sums", vec![(3, 1, b"abc")], 4),
     ];
     let said: Vec<_> =

@@ -6,7 +6,8 @@ use crate::model::{ChunkId, CopyFormat, CtidRange};
 
 pub(crate) const MAGIC: [u8; 8] = *b"\x89PGCS\r\n\x1a";
 pub(crate) const END_MAGIC: [u8; 8] = *b"\x89PGCEND\n";
-pub(crate) const SEGMENT_VERSION: u32 = 1;
+/// The first version whose blocks may be [`Codec::Columns`].
+pub(crate) const COLUMNS_VERSION: u32 = 2;
 
 pub(crate) const HEADER_BYTES: usize = 56;
 pub(crate) const BLOCK_HEADER_BYTES: usize = 24;
@@ -16,6 +17,8 @@ pub(crate) const MIN_FILE_BYTES: u64 = (HEADER_BYTES + FOOTER_BYTES) as u64;
 
 /// No block stands for more, whoever wrote it: what a reader may have to hold.
 pub(crate) const MAX_RAW_BYTES: u32 = 16 << 20;
+/// The same for a block of columns, which takes several times its length to read.
+pub(crate) const MAX_COLUMNS_RAW_BYTES: u32 = 1 << 20;
 
 /// The first four bytes of every zstd frame (RFC 8878, 3.1.1), in file order.
 pub(crate) const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -29,6 +32,8 @@ pub(crate) type Damage = &'static str;
 /// What a segment says about itself before its first block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
+    /// The archive's `format_version`.
+    pub(crate) version: u32,
     pub(crate) chunk: ChunkId,
     pub(crate) range: CtidRange,
     pub(crate) format: CopyFormat,
@@ -40,7 +45,7 @@ impl SegmentHeader {
     pub(crate) fn encode(&self) -> ([u8; HEADER_BYTES], u64) {
         let mut bytes = [0; HEADER_BYTES];
         bytes[0..8].copy_from_slice(&MAGIC);
-        bytes[8..12].copy_from_slice(&SEGMENT_VERSION.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.version.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.chunk.relation.to_le_bytes());
         bytes[16..20].copy_from_slice(&self.chunk.index.to_le_bytes());
         bytes[20] = match self.format {
@@ -66,7 +71,7 @@ impl SegmentHeader {
         } else if xxh3_64(&bytes[0..48]).to_le_bytes() != bytes[48..56] {
             Some("the header's checksum does not match")
         } else if bytes[8..12] != expected[8..12] {
-            Some("the segment's version is unknown")
+            Some("the segment's version is not the archive's")
         } else if bytes[32..48] != self.archive_id {
             Some("it belongs to another archive")
         } else {
@@ -82,6 +87,8 @@ pub(crate) enum Codec {
     Raw = 1,
     /// One zstd frame.
     Zstd = 2,
+    /// One zstd frame over the rows, column by column.
+    Columns = 3,
 }
 
 /// What stands before a block's stored bytes. Its checksum covers its fields and the stored bytes.
@@ -108,7 +115,7 @@ impl BlockHeader {
     }
 
     /// Reads the fields and holds them against the limits. The checksum is the caller's to verify.
-    pub(crate) fn decode(bytes: &[u8; BLOCK_HEADER_BYTES], index: u32) -> Result<Self, Damage> {
+    pub(crate) fn decode(bytes: &[u8; BLOCK_HEADER_BYTES], index: u32, version: u32) -> Result<Self, Damage> {
         let header = Self {
             checksum: u64_at(bytes, 0),
             raw_bytes: u32_at(bytes, 8),
@@ -117,18 +124,20 @@ impl BlockHeader {
             codec: match bytes[20..24] {
                 [1, 0, 0, 0] => Codec::Raw,
                 [2, 0, 0, 0] => Codec::Zstd,
+                [3, 0, 0, 0] if version >= COLUMNS_VERSION => Codec::Columns,
                 _ => return Err("the block's codec is unknown"),
             },
         };
         if header.index != index {
             return Err("another block is expected here");
         }
-        if header.raw_bytes == 0 || header.raw_bytes > MAX_RAW_BYTES {
+        let max_raw_bytes = if header.codec == Codec::Columns { MAX_COLUMNS_RAW_BYTES } else { MAX_RAW_BYTES };
+        if header.raw_bytes == 0 || header.raw_bytes > max_raw_bytes {
             return Err("the block's raw length is out of bounds");
         }
         let fits = match header.codec {
             Codec::Raw => header.stored_bytes == header.raw_bytes,
-            Codec::Zstd => header.stored_bytes > 0 && header.stored_bytes < header.raw_bytes,
+            Codec::Zstd | Codec::Columns => header.stored_bytes > 0 && header.stored_bytes < header.raw_bytes,
         };
         if fits { Ok(header) } else { Err("the block's stored length is out of bounds") }
     }

@@ -1,11 +1,15 @@
 //! A segment: one chunk's COPY stream as a file of checksummed zstd blocks.
 
+mod columns;
+mod encoder;
 mod format;
 mod reader;
+mod rows;
 mod writer;
 
+pub(super) use encoder::is_valid_level;
 pub(super) use format::SegmentHeader;
 pub(super) use reader::Expected;
 pub use reader::SegmentReader;
 pub use writer::SegmentWriter;
-pub(super) use writer::{Destination, is_valid_level};
+pub(super) use writer::Destination;

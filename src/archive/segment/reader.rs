@@ -6,6 +6,7 @@ use rustix::io::Errno;
 use xxhash_rust::xxh3::Xxh3;
 use zstd::bulk::Decompressor;
 
+use super::columns::Rows;
 use super::format::{
     BLOCK_HEADER_BYTES, BlockHeader, Codec, FOOTER_BYTES, Footer, HEADER_BYTES, MIN_FILE_BYTES, SegmentHeader,
     ZSTD_MAGIC,
@@ -17,11 +18,13 @@ use crate::archive::record::SegmentRecord;
 /// Reads one segment and believes nothing: every length is held against its limit before memory is taken
 /// for it, every block is hashed before it is decompressed.
 ///
-/// Holds at most one stored block (16 MiB; 512 KiB in what pgconvoy writes) beside the caller's buffer.
+/// Holds at most one stored block (16 MiB; 512 KiB in what pgconvoy writes) beside the caller's buffer; for blocks of
+/// columns (1 MiB at most) also their form and 24 bytes for each row.
 pub struct SegmentReader {
     file: File,
     record: SegmentRecord,
     table: String,
+    version: u32,
     seed: u64,
     /// Where in the file the next byte is read.
     offset_bytes: u64,
@@ -30,6 +33,9 @@ pub struct SegmentReader {
     chain: Xxh3,
     raw_bytes: u64,
     block: Vec<u8>,
+    /// A block of columns, decompressed.
+    form: Vec<u8>,
+    rows: Rows,
     decompressor: Decompressor<'static>,
     state: State,
     /// Damage was skipped: the sums over all blocks no longer mean anything.
@@ -52,6 +58,7 @@ const NOT_A_FILE: [Errno; 3] = [Errno::NOTDIR, Errno::LOOP, Errno::NXIO];
 pub(in crate::archive) struct Expected<'a> {
     pub(in crate::archive) record: &'a SegmentRecord,
     pub(in crate::archive) archive_id: [u8; 16],
+    pub(in crate::archive) format_version: u32,
     /// Whose rows, for people.
     pub(in crate::archive) table: String,
 }
@@ -59,9 +66,9 @@ pub(in crate::archive) struct Expected<'a> {
 impl SegmentReader {
     /// `opened` is the file with its length.
     pub(in crate::archive) fn start(expected: Expected<'_>, opened: io::Result<(File, u64)>) -> Result<Self> {
-        let Expected { record, archive_id, table } = expected;
-        let header =
-            SegmentHeader { chunk: record.chunk.id, range: record.chunk.range, format: record.format, archive_id };
+        let Expected { record, archive_id, format_version: version, table } = expected;
+        let (chunk, format) = (record.chunk, record.format);
+        let header = SegmentHeader { version, chunk: chunk.id, range: chunk.range, format, archive_id };
         let damage = |what: String| {
             let segment = layout::segment_path(record.chunk.id);
             Error::DamagedSegment(Box::new(SegmentDamage {
@@ -93,12 +100,15 @@ impl SegmentReader {
         Ok(Self {
             file,
             record: record.clone(),
+            version,
             seed,
             offset_bytes: HEADER_BYTES as u64,
             next: 0,
             chain: Xxh3::with_seed(seed),
             raw_bytes: 0,
             block: Vec::new(),
+            form: Vec::new(),
+            rows: Rows::default(),
             decompressor,
             state: State::Reading,
             incomplete: false,
@@ -187,7 +197,7 @@ impl SegmentReader {
             return Err("the file ends inside a block".into());
         }
         self.file.read_exact(&mut bytes).map_err(|e| e.to_string())?;
-        let header = BlockHeader::decode(&bytes, index)?;
+        let header = BlockHeader::decode(&bytes, index, self.version)?;
         let length = BLOCK_HEADER_BYTES + header.stored_bytes as usize;
         if length as u64 > left {
             return Err("the file ends inside a block".into());
@@ -206,17 +216,12 @@ impl SegmentReader {
         let before = out.len();
         match header.codec {
             Codec::Raw => out.extend_from_slice(stored),
-            Codec::Zstd => {
-                // One frame of today's zstd and nothing behind it; the decoder would also take others.
-                let one_frame = stored.starts_with(&ZSTD_MAGIC)
-                    && zstd::zstd_safe::find_frame_compressed_size(stored) == Ok(stored.len());
-                if !one_frame {
-                    return Err("the block is not one zstd frame".into());
-                }
-                out.reserve_exact(header.raw_bytes as usize);
-                let mut tail = Cursor::new(&mut *out);
-                tail.set_position(before as u64);
-                self.decompressor.decompress_to_buffer(stored, &mut tail).map_err(|e| format!("zstd: {e}"))?;
+            Codec::Zstd => decompress(&mut self.decompressor, stored, header.raw_bytes, out)?,
+            Codec::Columns => {
+                // The form of a block is no longer than the block.
+                self.form.clear();
+                decompress(&mut self.decompressor, stored, header.raw_bytes, &mut self.form)?;
+                self.rows.restore(&self.form, header.raw_bytes as usize, out)?;
             }
         }
         let raw_bytes = out.len() - before;
@@ -249,6 +254,27 @@ impl SegmentReader {
         self.state = State::Done;
         Ok(())
     }
+}
+
+/// Appends what a frame holds, which is not to be more than `max_bytes`.
+fn decompress(
+    decompressor: &mut Decompressor<'static>,
+    stored: &[u8],
+    max_bytes: u32,
+    out: &mut Vec<u8>,
+) -> Result<(), String> {
+    // One frame of today's zstd and nothing behind it; the decoder would also take others.
+    let one_frame =
+        stored.starts_with(&ZSTD_MAGIC) && zstd::zstd_safe::find_frame_compressed_size(stored) == Ok(stored.len());
+    if !one_frame {
+        return Err("the block is not one zstd frame".into());
+    }
+    let before = out.len();
+    out.reserve_exact(max_bytes as usize);
+    let mut tail = Cursor::new(out);
+    tail.set_position(before as u64);
+    decompressor.decompress_to_buffer(stored, &mut tail).map_err(|e| format!("zstd: {e}"))?;
+    Ok(())
 }
 
 impl std::fmt::Debug for SegmentReader {

@@ -2,10 +2,9 @@ use std::fs::File;
 use std::io::{self, Write};
 
 use xxhash_rust::xxh3::Xxh3;
-use zstd::bulk::Compressor;
-use zstd::zstd_safe::CParameter;
 
-use super::format::{BLOCK_HEADER_BYTES, BlockHeader, Codec, Footer, SegmentHeader};
+use super::encoder::Encoder;
+use super::format::{Footer, SegmentHeader};
 use crate::archive::error::{Error, Misuse, Result};
 use crate::archive::record::SegmentRecord;
 
@@ -15,11 +14,6 @@ const BLOCK_BYTES: usize = 256 << 10;
 const DIRECT_MIN_BYTES: usize = 128 << 10;
 /// A longer write is cut into blocks of [`BLOCK_BYTES`].
 const DIRECT_MAX_BYTES: usize = 512 << 10;
-
-/// Whether zstd knows this compression level.
-pub(in crate::archive) fn is_valid_level(level: i32) -> bool {
-    zstd::compression_level_range().contains(&level)
-}
 
 /// Where a segment's bytes go and who is told: the archive, seen from one segment.
 pub(in crate::archive) trait Destination: Send {
@@ -49,18 +43,6 @@ pub struct SegmentWriter {
     destination: Box<dyn Destination>,
 }
 
-/// Level 1 keeps its strategy and gets a smaller table and longer matches: COPY rows repeat in short distances, so the
-/// table stays in the first cache, and what is found is worth more. Measured on the `mixed` shape against plain level 1:
-/// 6 to 18 % faster on every table, and 8 % smaller on narrow rows.
-fn compressor(zstd_level: i32) -> io::Result<Compressor<'static>> {
-    let mut compressor = Compressor::new(zstd_level)?;
-    if zstd_level == 1 {
-        compressor.set_parameter(CParameter::HashLog(12))?;
-        compressor.set_parameter(CParameter::MinMatch(7))?;
-    }
-    Ok(compressor)
-}
-
 impl SegmentWriter {
     pub(in crate::archive) fn start(
         mut file: File,
@@ -70,11 +52,11 @@ impl SegmentWriter {
         destination: Box<dyn Destination>,
     ) -> Result<Self> {
         let (bytes, seed) = header.encode();
-        let started = compressor(zstd_level).and_then(|c| file.write_all(&bytes).map(|()| c));
-        let compressor = started.map_err(|e| destination.failed(e))?;
+        let started = Encoder::new(zstd_level, header.format).and_then(|e| file.write_all(&bytes).map(|()| e));
+        let encoder = started.map_err(|e| destination.failed(e))?;
         let mut writer = Self {
             file,
-            encoder: Encoder { compressor, block: Vec::new() },
+            encoder,
             pending: Vec::new(),
             chain: Xxh3::with_seed(seed),
             seed,
@@ -179,34 +161,6 @@ impl SegmentWriter {
 impl std::fmt::Debug for SegmentWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SegmentWriter").field("record", &self.record).finish_non_exhaustive()
-    }
-}
-
-/// Makes blocks, in one buffer that is used again for each.
-struct Encoder {
-    compressor: Compressor<'static>,
-    block: Vec<u8>,
-}
-
-impl Encoder {
-    /// The block with its header, and its checksum.
-    fn encode(&mut self, raw: &[u8], index: u32, seed: u64) -> io::Result<(&[u8], u64)> {
-        let room = BLOCK_HEADER_BYTES + zstd::zstd_safe::compress_bound(raw.len());
-        if self.block.len() < room {
-            self.block.resize(room, 0);
-        }
-        let payload = &mut self.block[BLOCK_HEADER_BYTES..];
-        let compressed = self.compressor.compress_to_buffer(raw, payload)?;
-        let (stored, codec) = if compressed < raw.len() {
-            (compressed, Codec::Zstd)
-        } else {
-            payload[..raw.len()].copy_from_slice(raw);
-            (raw.len(), Codec::Raw)
-        };
-        let block = &mut self.block[..BLOCK_HEADER_BYTES + stored];
-        let raw_bytes = u32::try_from(raw.len()).map_err(io::Error::other)?;
-        let checksum = BlockHeader::encode_into(block, (raw_bytes, index), codec, seed);
-        Ok((block, checksum))
     }
 }
 
