@@ -137,17 +137,26 @@ fn segments_are_what_the_specification_makes() {
     assert_eq!(fs::read(place.archive.join("data/10/16703.0.seg")).unwrap(), empty.bytes().0);
 }
 
-/// The lines of the form `000: 89 50 …` in the specification.
-fn worked_example() -> Vec<u8> {
+/// The lines of the form `000: 89 50 …` in one of the specification's examples, each of which begins at 000.
+fn worked_example(number: usize) -> Vec<u8> {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/FORMAT.md")).unwrap();
     let rows = text.lines().filter(|line| line.get(3..5) == Some(": ") && line[..3].parse::<usize>().is_ok());
-    let mut bytes = Vec::new();
+    let mut examples: Vec<Vec<u8>> = Vec::new();
     for row in rows {
+        if row.starts_with("000") {
+            examples.push(Vec::new());
+        }
+        let bytes = examples.last_mut().unwrap();
         assert_eq!(row[..3].parse::<usize>().unwrap(), bytes.len(), "{row}");
         let hex = row[5..].split("  ").next().unwrap();
         bytes.extend(hex.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()));
     }
-    bytes
+    examples.swap_remove(number)
+}
+
+/// The specification's example of a form, and of the rows that it stands for.
+pub fn worked_form() -> (Vec<u8>, Vec<u8>) {
+    (worked_example(0), worked_example(1))
 }
 
 #[test]
@@ -156,5 +165,5 @@ fn the_worked_example_is_the_file_that_is_written() {
     small(&place.archive);
     let file = fs::read(place.archive.join("data/10/16447.1.seg")).unwrap();
     let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ");
-    assert_eq!(hex(&worked_example()), hex(&file));
+    assert_eq!(hex(&worked_example(2)), hex(&file));
 }

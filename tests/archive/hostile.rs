@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::build::{ORDERS, place_in_memory, read_segment, small};
+use crate::build::{ORDERS, Place, place_in_memory, read_segment, small};
 use crate::format::{Block, Segment, archive_id, manifest, records};
 
 /// Rewrites the manifest with the records and totals that `change` leaves, all checksums right.
@@ -162,12 +162,16 @@ fn lines_lost_doubled_or_moved_break_the_seal() {
     }
 }
 
-/// What reading says of a segment with these blocks, every checksum right.
-fn read_forged(blocks: &[Block<'_>], raw_bytes: u64) -> String {
-    let place = place_in_memory();
+/// The small archive with another second segment of orders, every checksum right.
+pub fn forge_segment(place: &Place, version: u32, blocks: &[Block<'_>], raw_bytes: u64) -> Archive {
     small(&place.archive);
+    if version != 2 {
+        for file in ["16447.0.seg", "16447.1.seg", "16703.0.seg"] {
+            fs::remove_file(place.archive.join("data/10").join(file)).unwrap();
+        }
+    }
     let segment = Segment {
-        version: 2,
+        version,
         relation: ORDERS,
         index: 1,
         format: 1,
@@ -180,6 +184,7 @@ fn read_forged(blocks: &[Block<'_>], raw_bytes: u64) -> String {
     let (bytes, content) = segment.bytes();
     fs::write(place.archive.join("data/10/16447.1.seg"), &bytes).unwrap();
     forge(&place.archive, |records, totals| {
+        records[0]["format_version"] = json!(version);
         let record = find(records, "segment");
         let stored = record["stored_bytes"].as_u64().unwrap();
         let raw = record["raw_bytes"].as_u64().unwrap();
@@ -190,12 +195,23 @@ fn read_forged(blocks: &[Block<'_>], raw_bytes: u64) -> String {
         totals["stored_bytes"] = json!(totals["stored_bytes"].as_u64().unwrap() - stored + bytes.len() as u64);
         totals["raw_bytes"] = json!(totals["raw_bytes"].as_u64().unwrap() - raw + raw_bytes);
     });
-    let archive = Archive::open(&place.archive).unwrap();
+    Archive::open(&place.archive).unwrap()
+}
+
+/// What reading says of a segment with these blocks, in an archive of this version.
+pub fn read_forged_version(version: u32, blocks: &[Block<'_>], raw_bytes: u64) -> String {
+    let place = place_in_memory();
+    let archive = forge_segment(&place, version, blocks, raw_bytes);
     let record = archive.segments_of(ORDERS).nth(1).unwrap();
     match read_segment(&archive, record) {
         Ok(blocks) => format!("read {} bytes", blocks.concat().len()),
         Err(e) => e.to_string(),
     }
+}
+
+/// The same in today's version.
+pub fn read_forged(blocks: &[Block<'_>], raw_bytes: u64) -> String {
+    read_forged_version(2, blocks, raw_bytes)
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
 
 mod build;
+mod columns;
 mod damage;
 mod format;
 mod hostile;

@@ -11,5 +11,5 @@ pub(super) use encoder::is_valid_level;
 pub(super) use format::SegmentHeader;
 pub(super) use reader::Expected;
 pub use reader::SegmentReader;
-pub use writer::SegmentWriter;
 pub(super) use writer::Destination;
+pub use writer::SegmentWriter;

@@ -47,7 +47,7 @@ impl Rows {
         let header = FormHeader::read(form, raw_bytes)?;
         let (columns, ends) = self.measure(form, &header)?;
         if ends.len() != header.head + header.tail {
-            return Err("the block's columns are shorter than their form");
+            return Err("the block's columns do not fill their form");
         }
         let (head, tail) = ends.split_at(header.head);
         let rows_bytes: u64 = self.cursors.iter().map(|&length| u64::from(length)).sum();
@@ -80,7 +80,7 @@ impl Rows {
         self.cursors.clear();
         self.cursors.resize(header.rows, 2 + 4 * u32::from(header.columns));
         let mut columns = Vec::with_capacity(usize::from(header.columns));
-        for bytes in headers.as_chunks::<COLUMN_HEADER_BYTES>().0 {
+        for &bytes in headers.as_chunks::<COLUMN_HEADER_BYTES>().0 {
             let mut column = Column::read(bytes)?;
             (column.lengths, rest) =
                 rest.split_at_checked(header.rows * usize::from(column.length_bytes)).ok_or(OVERRUN)?;
@@ -189,8 +189,8 @@ impl FormHeader {
 
 impl Column<'_> {
     /// What its header says; lengths and values are not found yet.
-    fn read(bytes: &[u8; COLUMN_HEADER_BYTES]) -> Result<Self, Damage> {
-        let [length_bytes, layout, 0, 0, shared @ ..] = *bytes else { return Err("a column's header is unknown") };
+    fn read(bytes: [u8; COLUMN_HEADER_BYTES]) -> Result<Self, Damage> {
+        let [length_bytes, layout, 0, 0, shared @ ..] = bytes else { return Err("a column's header is unknown") };
         let shared = u32::from_le_bytes(shared);
         let layout = match layout {
             0 => Layout::Plain,

@@ -212,9 +212,17 @@ impl Columns {
         self.words.clear();
         match width {
             8 => self.words.extend(starts.map(|at| u64::from_be_bytes(bytes_at(raw, at).unwrap_or_default()))),
-            4 => self.words.extend(starts.map(|at| u64::from(u32::from_be_bytes(bytes_at(raw, at).unwrap_or_default())))),
-            2 => self.words.extend(starts.map(|at| u64::from(u16::from_be_bytes(bytes_at(raw, at).unwrap_or_default())))),
-            _ => self.words.extend(starts.map(|at| raw[at..at + width].iter().fold(0, |word, b| word << 8 | u64::from(*b)))),
+            4 => {
+                self.words
+                    .extend(starts.map(|at| u64::from(u32::from_be_bytes(bytes_at(raw, at).unwrap_or_default()))));
+            }
+            2 => {
+                self.words
+                    .extend(starts.map(|at| u64::from(u16::from_be_bytes(bytes_at(raw, at).unwrap_or_default()))));
+            }
+            _ => self
+                .words
+                .extend(starts.map(|at| raw[at..at + width].iter().fold(0, |word, b| word << 8 | u64::from(*b)))),
         }
     }
 

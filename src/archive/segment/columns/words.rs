@@ -20,7 +20,8 @@ pub(super) fn unzigzag(zigzag: u64, before: u64, width: usize) -> u64 {
 
 /// Turns a square of eight by eight bytes around its diagonal.
 fn turn(mut square: [u64; 8]) -> [u64; 8] {
-    const HALVES: [(usize, u64); 3] = [(4, 0x0000_0000_ffff_ffff), (2, 0x0000_ffff_0000_ffff), (1, 0x00ff_00ff_00ff_00ff)];
+    const HALVES: [(usize, u64); 3] =
+        [(4, 0x0000_0000_ffff_ffff), (2, 0x0000_ffff_0000_ffff), (1, 0x00ff_00ff_00ff_00ff)];
     for (step, low) in HALVES {
         let bits = 8 * step;
         for at in 0..8 {
