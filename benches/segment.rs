@@ -1,5 +1,5 @@
 //! What compressing, hashing and reading back a segment costs per byte of COPY stream.
-#![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark")]
 
 use std::hint::black_box;
 use std::path::Path;
@@ -11,28 +11,83 @@ use pgconvoy::model::{Chunk, ChunkId, CopyFormat, CtidRange, QualifiedName, Rela
 const BLOCK_BYTES: usize = 256 << 10;
 const BLOCKS: usize = 64;
 
-/// Rows as COPY BINARY sends them: a counter, a timestamp that grows, some noise, a word out of a few.
-fn rows() -> Vec<u8> {
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// So many hexadecimal digits, 16 at most.
+    fn hex(&mut self, digits: usize) -> String {
+        format!("{:016x}", self.next())[..digits].to_owned()
+    }
+}
+
+type Fields = Vec<Option<Vec<u8>>>;
+type Shape = fn(u64, &mut Noise) -> Fields;
+
+/// A counter, a reference, a number that is missing now and then, and a timestamp that grows.
+fn narrow(id: u64, noise: &mut Noise) -> Fields {
+    let random = noise.next();
+    let reference = u32::try_from(random % 2_000_000).unwrap();
+    let number = u32::try_from(random >> 40).unwrap();
+    let at = 700_000_000_000_000 + id * 1_500_000 + random % 1_000_000;
+    vec![
+        Some(id.to_be_bytes().to_vec()),
+        Some(reference.to_be_bytes().to_vec()),
+        (!random.is_multiple_of(9)).then(|| number.to_be_bytes().to_vec()),
+        Some(at.to_be_bytes().to_vec()),
+    ]
+}
+
+/// What an application's main table looks like: uuid, a word out of a few, numeric, jsonb, an array, text.
+fn wide(id: u64, noise: &mut Noise) -> Fields {
+    let random = noise.next();
     let words = ["pending", "shipped", "delivered", "returned"];
-    let mut noise = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut stream = Vec::with_capacity(BLOCK_BYTES + 100);
+    let word = words[usize::try_from(random % 4).unwrap()].as_bytes();
+    let money = [3, 1, 0, 2].map(u16::to_be_bytes).concat();
+    let digits = [random % 90, random % 10_000, random % 100 * 100].map(|d| u16::try_from(d).unwrap().to_be_bytes());
+    let json = format!(
+        "\x01{{\"ref\": \"{}\", \"items\": [{}, {}], \"channel\": \"c{}\"}}",
+        noise.hex(16),
+        random % 97,
+        random % 89,
+        random % 12
+    );
+    let small = |bits: u32| u32::try_from(random >> bits & 0x3ff).unwrap();
+    let array = [1, 0, 23, 3, 1, 4, small(3), 4, small(13), 4, small(23)].map(u32::to_be_bytes).concat();
+    vec![
+        Some(id.to_be_bytes().to_vec()),
+        Some([random.to_be_bytes(), noise.next().to_be_bytes()].concat()),
+        Some(word.to_vec()),
+        Some([money, digits.concat()].concat()),
+        Some(json.into_bytes()),
+        Some(array),
+        Some((700_000_000_000_000 + id * 977_123).to_be_bytes().to_vec()),
+        (!random.is_multiple_of(3)).then(|| format!("note {} of {}", noise.hex(12), random % 50).into_bytes()),
+    ]
+}
+
+/// A stream as COPY BINARY sends it, of [`BLOCKS`] blocks; its trailer is cut off.
+fn stream(fields: Shape) -> Vec<u8> {
+    let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
+    let mut stream = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec();
     for id in 0_u64.. {
-        noise ^= noise << 13;
-        noise ^= noise >> 7;
-        noise ^= noise << 17;
-        let word = words[usize::try_from(noise % 4).unwrap()].as_bytes();
-        stream.extend(4_i16.to_be_bytes());
-        for field in [&id.to_be_bytes(), &(700_000_000_000_000 + id * 977).to_be_bytes(), &noise.to_be_bytes()[..]] {
-            stream.extend(8_i32.to_be_bytes());
-            stream.extend(field);
+        let fields = fields(id, &mut noise);
+        stream.extend(u16::try_from(fields.len()).unwrap().to_be_bytes());
+        for field in fields {
+            stream.extend(field.as_ref().map_or(-1, |f| i32::try_from(f.len()).unwrap()).to_be_bytes());
+            stream.extend(field.unwrap_or_default());
         }
-        stream.extend(i32::try_from(word.len()).unwrap().to_be_bytes());
-        stream.extend(word);
-        if stream.len() >= BLOCK_BYTES {
+        if stream.len() >= BLOCKS * BLOCK_BYTES {
             break;
         }
     }
-    stream.truncate(BLOCK_BYTES);
+    stream.truncate(BLOCKS * BLOCK_BYTES);
     stream
 }
 
@@ -49,13 +104,13 @@ fn header() -> ManifestHeader {
     ManifestHeader::new(source, ArchiveContents::Data)
 }
 
-fn relation() -> Relation {
+fn relation(format: CopyFormat) -> Relation {
     Relation {
         oid: 16_384,
         name: QualifiedName::new("public", "bench"),
         kind: RelationKind::Table,
         columns: Vec::new(),
-        format: CopyFormat::Binary,
+        format,
         text_reason: None,
         heap_bytes: 0,
         toast_bytes: 0,
@@ -67,13 +122,14 @@ fn relation() -> Relation {
     }
 }
 
-/// An archive with one segment of [`BLOCKS`] blocks.
-fn write(path: &Path, block: &[u8], zstd_level: i32) -> ArchiveWriter {
+/// An archive with one segment. Said to be text, its rows are not taken apart: what that costs is what it cost before
+/// there were columns.
+fn write(path: &Path, stream: &[u8], format: CopyFormat, zstd_level: i32) -> ArchiveWriter {
     let writer = ArchiveWriter::create(path, header()).unwrap();
-    writer.record_relation(&relation()).unwrap();
+    writer.record_relation(&relation(format)).unwrap();
     let chunk = Chunk { id: ChunkId { relation: 16_384, index: 0 }, range: CtidRange::ALL, estimated_bytes: 0 };
-    let mut segment = writer.segment(SegmentSpec { chunk, format: CopyFormat::Binary, zstd_level }).unwrap();
-    for _ in 0..BLOCKS {
+    let mut segment = writer.segment(SegmentSpec { chunk, format, zstd_level }).unwrap();
+    for block in stream.chunks(BLOCK_BYTES) {
         segment.write(block).unwrap();
     }
     segment.finish(1, None).unwrap();
@@ -81,30 +137,39 @@ fn write(path: &Path, block: &[u8], zstd_level: i32) -> ArchiveWriter {
 }
 
 fn segment(criterion: &mut Criterion) {
-    let block = rows();
     let mut group = criterion.benchmark_group("segment");
     group.throughput(Throughput::Bytes((BLOCKS * BLOCK_BYTES) as u64)).sample_size(20);
     let directory = tempfile::tempdir().unwrap();
-    for level in [1, 3] {
-        group.bench_with_input(BenchmarkId::new("write", level), &level, |bencher, &level| {
-            bencher.iter(|| write(&directory.path().join("written"), &block, level).abandon().unwrap());
-        });
-    }
-    let path = directory.path().join("read");
-    let writer = write(&path, &block, 1);
-    let totals = writer.totals();
-    writer.seal(totals).unwrap();
-    let archive = Archive::open(&path).unwrap();
-    group.bench_function("read", |bencher| {
-        let mut raw = Vec::new();
-        bencher.iter(|| {
-            let mut reader = archive.segment_reader(&archive.segments()[0]).unwrap();
-            while reader.next_block(&mut raw).unwrap() {
-                black_box(&raw);
-                raw.clear();
+    let formats = [("rows", CopyFormat::Text), ("columns", CopyFormat::Binary)];
+    let shapes: [(_, Shape); 2] = [("narrow", narrow), ("wide", wide)];
+    for (shape, fields) in shapes {
+        let stream = stream(fields);
+        for (name, format) in formats {
+            let id = format!("{shape} as {name}");
+            for level in [1, 3] {
+                group.bench_with_input(BenchmarkId::new(format!("write {id}"), level), &level, |bencher, &level| {
+                    let path = directory.path().join("written");
+                    bencher.iter(|| write(&path, &stream, format, level).abandon().unwrap());
+                });
             }
-        });
-    });
+            let path = directory.path().join(&id);
+            let writer = write(&path, &stream, format, 1);
+            let totals = writer.totals();
+            writer.seal(totals).unwrap();
+            println!("{id}: {} bytes stored in {}", totals.raw_bytes, totals.stored_bytes);
+            let archive = Archive::open(&path).unwrap();
+            group.bench_function(format!("read {id}"), |bencher| {
+                let mut raw = Vec::new();
+                bencher.iter(|| {
+                    let mut reader = archive.segment_reader(&archive.segments()[0]).unwrap();
+                    while reader.next_block(&mut raw).unwrap() {
+                        black_box(&raw);
+                        raw.clear();
+                    }
+                });
+            });
+        }
+    }
     group.finish();
 }
 

@@ -292,7 +292,7 @@ fn small_form() -> (Vec<u8>, usize) {
     form.extend([2, 0, 1, 3, 2, 2, 2]);
     form.extend(b"abbcde");
     form.extend([3_u16, 9, 0, 11, 3, 3, 3].into_iter().flat_map(u16::to_le_bytes));
-    form.extend((0..26_u8).map(|i| i));
+    form.extend(0..26_u8);
     form.extend((0..28_u8).map(|i| i * 9));
     form.extend([3_u32, 3, 0, 3, 3, 3, 3].into_iter().flat_map(u32::to_le_bytes));
     form.extend((0..12_u8).map(|i| i + 100));
