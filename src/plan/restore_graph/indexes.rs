@@ -1,7 +1,9 @@
 //! Indexes, and the constraints that are indexes.
 
+use std::collections::HashSet;
+
 use crate::event::JobKind;
-use crate::model::{ConstraintFact, ConstraintKind, IndexFact, Oid, QualifiedName, quote_ident};
+use crate::model::{ConstraintFact, ConstraintKind, IndexFact, Oid, QualifiedName, quote_ident, quote_literal};
 use crate::plan::locks::LockMode;
 use crate::schema::{TocEntry, entry_sql, with_storage};
 
@@ -80,6 +82,10 @@ impl Builder<'_> {
     pub(super) fn constraint(&mut self, entry: &TocEntry) {
         let fact = self.constraints.get(&entry.catalog.1).copied();
         match fact {
+            Some(fact) if self.is_exclusion_of_partition(fact) => {}
+            Some(fact) if fact.kind == ConstraintKind::Exclusion && self.is_partitioned(fact.table_oid) => {
+                self.exclusion_of_partitioned(entry, fact);
+            }
             Some(fact) if self.attaches(fact) => match attach(fact) {
                 Some(attach) => self.key(entry, fact, attach),
                 None => self.constraint_as_written(entry, Some(fact)),
@@ -138,6 +144,41 @@ impl Builder<'_> {
         id
     }
 
+    /// An exclusion constraint that the one of a partitioned table makes.
+    fn is_exclusion_of_partition(&self, fact: &ConstraintFact) -> bool {
+        fact.kind == ConstraintKind::Exclusion
+            && fact.parent_oid.is_some_and(|oid| self.constraints.contains_key(&oid))
+    }
+
+    /// An exclusion constraint of a partitioned table and all of its partitions', in one job.
+    ///
+    /// pg_dump has them apart, with ALTER INDEX … ATTACH PARTITION for each, which servers refuse: they do not compare
+    /// exclusion operators (`CompareIndexInfo` in `index.c`). So the root's is added without ONLY, which makes those of
+    /// the partitions; where one has another name at the source, it is renamed.
+    fn exclusion_of_partitioned(&mut self, entry: &TocEntry, fact: &ConstraintFact) {
+        self.constraint_as_written(entry, Some(fact));
+        let Some(&id) = self.entry_job.get(&entry.dump_id) else { return };
+        let below = self.constraints_below(fact);
+        let job = &mut self.graph.jobs[id as usize];
+        for statement in &mut job.statements {
+            if let Some(rest) = statement.strip_prefix("ALTER TABLE ONLY ").filter(|rest| rest.contains("EXCLUDE")) {
+                *statement = format!("ALTER TABLE {rest}");
+            }
+        }
+        job.statements.extend(below.iter().map(|c| rename_made_constraint(fact, c)));
+        let oids: HashSet<Oid> = below.iter().map(|c| c.oid).collect();
+        let toc = self.input.toc;
+        for made in toc.entries.iter().filter(|e| e.desc == "CONSTRAINT" && oids.contains(&e.catalog.1)) {
+            self.complete(made, id);
+        }
+        let indexes: HashSet<Oid> = below.iter().filter_map(|c| c.index_oid).collect();
+        for attach in toc.entries.iter().filter(|e| e.desc == "INDEX ATTACH") {
+            if self.attached_index(attach).is_some_and(|index| indexes.contains(&index.oid)) {
+                self.complete(attach, id);
+            }
+        }
+    }
+
     fn constraint_as_written(&mut self, entry: &TocEntry, fact: Option<&ConstraintFact>) {
         let table = fact.map(|f| f.table_oid).or_else(|| self.tables_of(entry).first().copied());
         let index = self.index_of(entry);
@@ -161,11 +202,10 @@ impl Builder<'_> {
     /// It locks both indexes against everybody. A query on the tables, such as that of a foreign key, locks all their
     /// indexes one by one when it is planned and can meet it in a deadlock, so the tables count as locked.
     pub(super) fn index_attach(&mut self, entry: &TocEntry) {
-        let child = entry
-            .namespace
-            .as_ref()
-            .and_then(|schema| self.indexes_by_name.get(&QualifiedName::new(schema, &entry.tag)))
-            .copied();
+        if self.entry_job.contains_key(&entry.dump_id) {
+            return;
+        }
+        let child = self.attached_index(entry);
         let parent = child.and_then(|c| c.parent_oid).and_then(|oid| self.indexes.get(&oid)).copied();
         let tables = child.iter().chain(&parent).map(|i| i.table_oid);
         let made_by: Vec<_> =
@@ -195,6 +235,50 @@ impl Builder<'_> {
         let named = named.or_else(|| self.matviews.get(&table).map(|m| &m.name));
         named.map_or_else(|| format!("relation {table}"), ToString::to_string)
     }
+}
+
+impl<'a> Builder<'a> {
+    fn constraints_below(&self, root: &ConstraintFact) -> Vec<&'a ConstraintFact> {
+        let mut found: Vec<&'a ConstraintFact> = Vec::new();
+        let mut open = vec![root.oid];
+        while let Some(parent) = open.pop() {
+            for constraint in self.input.facts.constraints.iter().filter(|c| c.parent_oid == Some(parent)) {
+                found.push(constraint);
+                open.push(constraint.oid);
+            }
+        }
+        found
+    }
+
+    /// The partition's index that an INDEX ATTACH entry names.
+    fn attached_index(&self, entry: &TocEntry) -> Option<&'a IndexFact> {
+        let schema = entry.namespace.as_ref()?;
+        self.indexes_by_name.get(&QualifiedName::new(schema, &entry.tag)).copied()
+    }
+}
+
+/// Gives the constraint that a partitioned table's one has made for a partition the name that it has at the source.
+fn rename_made_constraint(root: &ConstraintFact, partition: &ConstraintFact) -> String {
+    let (root_table, table) = (quote_literal(&root.table.to_sql()), quote_literal(&partition.table.to_sql()));
+    let body = format!(
+        "DECLARE made pg_catalog.name;
+         BEGIN
+             WITH RECURSIVE below AS (
+                 SELECT c.oid, c.conrelid, c.conname FROM pg_catalog.pg_constraint c
+                 WHERE c.conrelid = {root_table}::pg_catalog.regclass AND c.conname = {root_name}
+                 UNION ALL
+                 SELECT c.oid, c.conrelid, c.conname FROM pg_catalog.pg_constraint c JOIN below b ON c.conparentid = b.oid
+             )
+             SELECT b.conname INTO STRICT made FROM below b WHERE b.conrelid = {table}::pg_catalog.regclass;
+             IF made <> {name} THEN
+                 EXECUTE pg_catalog.format({rename}, made, {name});
+             END IF;
+         END",
+        root_name = quote_literal(&root.name),
+        name = quote_literal(&partition.name),
+        rename = quote_literal(&format!("ALTER TABLE {} RENAME CONSTRAINT %I TO %I", partition.table.to_sql().replace('%', "%%"))),
+    );
+    format!("DO {}", quote_literal(&body))
 }
 
 struct IndexJob<'a> {

@@ -1,0 +1,12 @@
+//! Every kind of table and object, from version to version: nothing is lost that PostgreSQL's own tools keep.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[allow(dead_code, reason = "shared with other test programs")]
+#[path = "../it/compare.rs"]
+mod compare;
+mod everything;
+mod facts;
+mod moves;
+#[path = "../support/mod.rs"]
+mod support;
