@@ -188,6 +188,8 @@ fn target_options(args: TargetArgs) -> TargetOptions {
             ToastMethod::Lz4 => ToastCompression::Lz4,
             ToastMethod::Pglz => ToastCompression::Pglz,
         },
+        create: args.create,
+        roles: args.roles,
     }
 }
 

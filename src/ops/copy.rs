@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::create::{self, Target};
 use super::data_only;
 use super::error::{Error, Result};
 use super::inventory::Inventory;
@@ -13,6 +14,7 @@ use super::lanes::{CopyLane, Shared, SourcePort, TargetPort};
 use super::options::{Contents, CopyOptions, Run};
 use super::preflight::{self, Findings};
 use super::recorder::{Closing, PhaseTimer, Recorder};
+use super::roles;
 use super::rows::{Cancellers, Moved, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::source_plan::{SourcePlan, check_still_frozen};
@@ -32,15 +34,21 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
     let (recorder, run) = Recorder::start(Operation::Copy, outer);
     let phase = PhaseTimer::start(Phase::Preflight, &run);
     let source = Server::connect(Side::Source, &options.source.server, &run).await?;
-    let target = Server::connect(Side::Target, &options.target.server, &run).await?;
+    let mut target = create::connect_target(&options.target, &run).await?;
     let lanes = lanes_that_fit(options.jobs, budget::COPY_BLOCK_BYTES, &[&source, &target], &run);
     let servers = vec![source.info(), target.info()];
     run.events.send(Event::RunStarted { operation: Operation::Copy, servers, archive: None, jobs: lanes.count });
     let mut findings = Findings::default();
     preflight::check_source(&source, &options.source, Some(target.version()), &mut findings).await?;
-    let needs = preflight::Needs::of_source(&source, &options.source.filters, options.contents).await?;
-    preflight::check_target(&target, &options.target, options.contents, &mut findings).await?;
+    let mut needs = preflight::Needs::of_source(&source, &options.source.filters, options.contents).await?;
+    let database = (source.conninfo.dbname(), source.facts.encoding.as_str());
+    create::check_target(&mut target, database, &options.target, options.contents, &mut findings).await?;
     preflight::check_pair(&source, &target, &mut findings).await?;
+    if options.target.roles {
+        let wanted = source.catalog().cluster_roles().await?;
+        roles::check(&wanted, &target, &mut findings).await?;
+        needs = needs.without_roles(&wanted);
+    }
     preflight::check_needs(&needs, &target, &options.target, &mut findings).await?;
     findings.into_result(&run)?;
     phase.finish();
@@ -50,16 +58,27 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
     let mut plan = SourcePlan::make(&source, &options.source, options.contents, target_version, &run).await?;
     phase.finish();
 
-    let mut load_settings = data_only::settings(&target, &plan.inventory, options.contents).await?;
-    let toast = toast::setting(&target, options.target.toast_compression).await?;
+    let mut left_out = Vec::new();
+    if options.target.roles {
+        let passwords = source.catalog().role_passwords().await?;
+        left_out = roles::create(&plan.inventory.cluster_roles, &passwords, &target, &run).await?;
+    }
+    let created = match options.target.create {
+        true => Target::Created(Box::new(create::create(target, &plan.inventory.toc, &options.target, &run).await?)),
+        false => Target::There(Box::new(target)),
+    };
+    let target = created.server();
+    let mut load_settings = data_only::settings(target, &plan.inventory, options.contents).await?;
+    let toast = toast::setting(target, options.target.toast_compression).await?;
     load_settings.extend(toast.statement);
-    let job = CopyJob { source: &source, target: &target, options, lanes, load_settings, run: &run };
-    let done = job.fill_target(&mut plan).await.map_err(|e| recorder.explain_target(e, &target, options.contents))?;
+    let job = CopyJob { source: &source, target, options, lanes, load_settings, run: &run };
+    let done = job.fill_target(&mut plan).await.map_err(|e| recorder.explain_target(e, target, options.contents))?;
+    created.finish(&run).await?;
     let closing = Closing {
         relations: done.relations.iter().map(AsRef::as_ref).collect(),
         meter: Some(&done.meter),
         checked: vec!["rows counted at the source equal rows loaded, chunk by chunk".into()],
-        skipped: done.skipped,
+        skipped: done.skipped.into_iter().chain(left_out).collect(),
         choices: toast.choice.into_iter().collect(),
         ..Closing::default()
     };

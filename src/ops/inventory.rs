@@ -9,7 +9,7 @@ use crate::archive::Archive;
 use crate::model::{
     CatalogFacts, Chunk, ChunkId, CopyFormat, CtidRange, QualifiedName, Relation, RelationKind, ServerVersion,
 };
-use crate::pg::catalog::{LargeObjectAccess, LargeObjectFacts, RolesInUse, SequenceState};
+use crate::pg::catalog::{ClusterRoles, LargeObjectAccess, LargeObjectFacts, RolesInUse, SequenceState};
 use crate::schema::Toc;
 
 pub(super) struct Inventory {
@@ -28,6 +28,8 @@ pub(super) struct Inventory {
     /// Name and version.
     pub extensions: Vec<(String, String)>,
     pub roles: RolesInUse,
+    /// Of the source's whole cluster.
+    pub cluster_roles: ClusterRoles,
     pub toc: Arc<Toc>,
 }
 
@@ -40,6 +42,8 @@ pub(super) struct StoredInventory {
     extensions: Vec<(String, String)>,
     #[serde(default)]
     roles: RolesInUse,
+    #[serde(default)]
+    cluster_roles: ClusterRoles,
 }
 
 /// Large objects that one chunk holds at most.
@@ -53,6 +57,7 @@ impl Inventory {
             large_object_access: self.large_object_access,
             extensions: self.extensions.clone(),
             roles: self.roles.clone(),
+            cluster_roles: self.cluster_roles.clone(),
         }
     }
 
@@ -83,6 +88,7 @@ impl Inventory {
             large_object_access: stored.large_object_access,
             extensions: stored.extensions,
             roles: stored.roles,
+            cluster_roles: stored.cluster_roles,
             toc: Arc::new(toc),
         })
     }

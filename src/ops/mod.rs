@@ -5,6 +5,7 @@
 mod bench;
 mod check;
 mod copy;
+mod create;
 mod data_only;
 mod demo;
 mod dump;
@@ -21,6 +22,7 @@ mod preflight;
 mod program;
 mod recorder;
 mod restore;
+mod roles;
 mod rows;
 mod server;
 mod source_plan;

@@ -102,6 +102,10 @@ pub struct TargetOptions {
     pub no_tablespaces: bool,
     pub statistics: Statistics,
     pub toast_compression: ToastCompression,
+    /// Make the database, with the source's name and settings; `server` is another database there.
+    pub create: bool,
+    /// Make the roles that the target lacks.
+    pub roles: bool,
 }
 
 /// With which method the target compresses the long values it is sent.

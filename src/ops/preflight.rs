@@ -12,6 +12,7 @@ use super::ledger;
 use super::options::{Contents, PreflightOptions, Run, SourceOptions, TargetOptions};
 use super::recorder::name_some;
 use super::server::Server;
+use super::{create, roles};
 use crate::model::RelationKind;
 use crate::model::{ServerVersion, Side, counted, format_bytes};
 use crate::pg::catalog::{CatalogRelation, TableFilter};
@@ -29,16 +30,16 @@ const DUMP_SHARE_PERCENT: u64 = 70;
 pub(super) struct Findings(Vec<PreflightFinding>);
 
 impl Findings {
-    fn ok(&mut self, side: Option<Side>, message: impl Into<String>) {
+    pub(super) fn ok(&mut self, side: Option<Side>, message: impl Into<String>) {
         self.0.push(PreflightFinding { level: FindingLevel::Ok, side, message: message.into(), hint: None });
     }
 
-    fn warn(&mut self, side: Option<Side>, message: impl Into<String>, hint: &str) {
+    pub(super) fn warn(&mut self, side: Option<Side>, message: impl Into<String>, hint: &str) {
         let hint = Some(hint.into());
         self.0.push(PreflightFinding { level: FindingLevel::Warning, side, message: message.into(), hint });
     }
 
-    fn refuse(&mut self, side: Option<Side>, message: impl Into<String>, hint: &str) {
+    pub(super) fn refuse(&mut self, side: Option<Side>, message: impl Into<String>, hint: &str) {
         let hint = Some(hint.into());
         self.0.push(PreflightFinding { level: FindingLevel::Refusal, side, message: message.into(), hint });
     }
@@ -81,20 +82,31 @@ pub async fn preflight(options: &PreflightOptions, run: &Run) -> Result<Prefligh
         Some(o) => Some(Server::connect(Side::Source, &o.server, run).await?),
         None => None,
     };
-    let target = match &options.target {
-        Some(o) => Some(Server::connect(Side::Target, &o.server, run).await?),
+    let mut target = match &options.target {
+        Some(o) => Some(create::connect_target(o, run).await?),
         None => None,
     };
     if let (Some(server), Some(o)) = (&source, &options.source) {
         check_source(server, o, target.as_ref().map(Server::version), &mut findings).await?;
     }
-    if let (Some(server), Some(o)) = (&target, &options.target) {
-        check_target(server, o, options.contents, &mut findings).await?;
+    if let (Some(server), Some(o)) = (&mut target, &options.target) {
+        match &source {
+            Some(source) => {
+                let database = (source.conninfo.dbname(), source.facts.encoding.as_str());
+                create::check_target(server, database, o, options.contents, &mut findings).await?;
+            }
+            None => check_target(server, o, options.contents, &mut findings).await?,
+        }
     }
     if let (Some(source), Some(target)) = (&source, &target) {
         check_pair(source, target, &mut findings).await?;
         if let (Some(from), Some(to)) = (&options.source, &options.target) {
-            let needs = Needs::of_source(source, &from.filters, options.contents).await?;
+            let mut needs = Needs::of_source(source, &from.filters, options.contents).await?;
+            if to.roles {
+                let wanted = source.catalog().cluster_roles().await?;
+                roles::check(&wanted, target, &mut findings).await?;
+                needs = needs.without_roles(&wanted);
+            }
             check_needs(&needs, target, to, &mut findings).await?;
         }
     }

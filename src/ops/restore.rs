@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::copy::{Filled, first_cause};
+use super::create::{self, Target};
 use super::data_only;
 use super::error::{Cause, Error, Result};
 use super::inventory::{Inventory, LARGE_OBJECTS_OID};
@@ -15,6 +16,7 @@ use super::lanes::{ArchivePort, RestoreLane, Shared, TargetPort};
 use super::options::{Contents, RestoreOptions, Run};
 use super::preflight::{self, Findings};
 use super::recorder::{Closing, PhaseTimer, Recorder};
+use super::roles;
 use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::target::{JobRunner, Preparation, PreparedTarget, check_columns, complete, share};
@@ -36,7 +38,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     let phase = PhaseTimer::start(Phase::Preflight, &run);
     let archive = open(options).await?;
     let mut inventory = Inventory::of_archive(&archive).await?;
-    let target = Server::connect(Side::Target, &options.target.server, &run).await?;
+    let mut target = create::connect_target(&options.target, &run).await?;
     let lanes = lanes_that_fit(options.jobs, budget::SEGMENT_BLOCK_BYTES, &[&target], &run);
     let name = Some(options.archive.display().to_string());
     run.events.send(Event::RunStarted {
@@ -47,22 +49,37 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     });
     let contents = contents_of(&archive, options.contents)?;
     let mut findings = Findings::default();
-    preflight::check_target(&target, &options.target, contents, &mut findings).await?;
+    let database = (inventory.toc.dbname.as_str(), inventory.encoding.as_str());
+    create::check_target(&mut target, database, &options.target, contents, &mut findings).await?;
     preflight::check_versions(inventory.source_version, &target, &mut findings);
     preflight::check_encoding(&inventory.encoding, &target, &mut findings);
     preflight::check_extensions(&inventory.extensions, &target, &mut findings).await?;
-    let needs = preflight::Needs::of_archive(&inventory, contents);
+    let mut needs = preflight::Needs::of_archive(&inventory, contents);
+    if options.target.roles {
+        roles::check(&inventory.cluster_roles, &target, &mut findings).await?;
+        needs = needs.without_roles(&inventory.cluster_roles);
+    }
     preflight::check_needs(&needs, &target, &options.target, &mut findings).await?;
     findings.into_result(&run)?;
     phase.finish();
 
     let totals = archive.totals();
-    let mut load_settings = data_only::settings(&target, &inventory, contents).await?;
-    let toast = toast::setting(&target, options.target.toast_compression).await?;
+    let mut left_out = Vec::new();
+    if options.target.roles {
+        left_out = roles::create(&inventory.cluster_roles, &None, &target, &run).await?;
+    }
+    let created = match options.target.create {
+        true => Target::Created(Box::new(create::create(target, &inventory.toc, &options.target, &run).await?)),
+        false => Target::There(Box::new(target)),
+    };
+    let target = created.server();
+    let mut load_settings = data_only::settings(target, &inventory, contents).await?;
+    let toast = toast::setting(target, options.target.toast_compression).await?;
     load_settings.extend(toast.statement);
-    let job = RestoreJob { target: &target, options, contents, lanes, load_settings, run: &run };
+    let job = RestoreJob { target, options, contents, lanes, load_settings, run: &run };
     let done =
-        job.fill_target(&mut inventory, archive).await.map_err(|e| recorder.explain_target(e, &target, contents))?;
+        job.fill_target(&mut inventory, archive).await.map_err(|e| recorder.explain_target(e, target, contents))?;
+    created.finish(&run).await?;
     let closing = Closing {
         relations: done.relations.iter().map(AsRef::as_ref).collect(),
         archive: name.map(|path| ArchiveSummary {
@@ -76,7 +93,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
             "every block's checksum".into(),
             "rows counted at the source equal rows loaded, chunk by chunk".into(),
         ],
-        skipped: done.skipped,
+        skipped: done.skipped.into_iter().chain(left_out).collect(),
         choices: toast.choice.into_iter().collect(),
     };
     Ok(recorder.finish(closing, &run))

@@ -1,5 +1,6 @@
 //! One server of an operation: how it was found, the control connection, what its catalogs say of the database.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
@@ -12,7 +13,7 @@ use crate::event::ServerInfo;
 use crate::flow::budget;
 use crate::model::{ServerVersion, Side, counted, format_bytes};
 use crate::pg::catalog::{Catalog, DatabaseFacts};
-use crate::pg::conninfo::{ConnInfo, ProcessEnv};
+use crate::pg::conninfo::{ConnInfo, Env, ProcessEnv};
 use crate::pg::control::{self, Control};
 
 pub(super) struct Server {
@@ -53,6 +54,23 @@ impl Drop for Stopper {
     }
 }
 
+/// The environment of this process, with `postgres` as the database that is named where none is.
+struct MaintenanceEnv;
+
+impl Env for MaintenanceEnv {
+    fn var(&self, name: &str) -> Option<String> {
+        ProcessEnv.var(name).or_else(|| (name == "PGDATABASE").then(|| "postgres".to_owned()))
+    }
+
+    fn home(&self) -> Option<PathBuf> {
+        ProcessEnv.home()
+    }
+
+    fn user_name(&self) -> Option<String> {
+        ProcessEnv.user_name()
+    }
+}
+
 impl Server {
     /// Connects as libpq would, and looks at the database.
     pub(super) async fn connect(side: Side, args: &ServerArgs, run: &Run) -> Result<Self> {
@@ -60,6 +78,20 @@ impl Server {
         for warning in &conninfo.warnings {
             run.events.warn(format!("{side}: {warning}"));
         }
+        Self::connect_to(conninfo, run).await
+    }
+
+    /// As [`Self::connect`], but to the database `postgres` where none is named: not to the user's own.
+    pub(super) async fn connect_for_maintenance(side: Side, args: &ServerArgs, run: &Run) -> Result<Self> {
+        let conninfo = ConnInfo::resolve(side, args.conninfo.as_deref(), &MaintenanceEnv)?;
+        for warning in &conninfo.warnings {
+            run.events.warn(format!("{side}: {warning}"));
+        }
+        Self::connect_to(conninfo, run).await
+    }
+
+    pub(super) async fn connect_to(conninfo: ConnInfo, run: &Run) -> Result<Self> {
+        let side = conninfo.side();
         let control = tokio::select! {
             control = control::connect(&conninfo) => control?,
             () = run.cancel.cancelled() => return Err(Error::new(Cause::Cancelled)),

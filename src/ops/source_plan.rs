@@ -14,7 +14,7 @@ use super::preflight::table_filter;
 use super::server::{Lanes, Server};
 use crate::model::{CatalogFacts, Chunk, KeyBounds, Oid, Relation, RelationKind, ServerVersion, Side};
 use crate::pg::catalog::{
-    Catalog, CatalogRelation, ExtensionFacts, FormatRules, LargeObjectAccess, LargeObjectFacts, RolesInUse,
+    Catalog, CatalogRelation, ClusterRoles, ExtensionFacts, FormatRules, LargeObjectAccess, LargeObjectFacts, RolesInUse,
     SequenceState, TableFilter, TypeMap, choose_format, lock_list_sql, read_lock_list,
 };
 use crate::pg::copy_sql::ReadRules;
@@ -67,6 +67,7 @@ impl SourcePlan {
             large_object_access: read.access,
             extensions: read.extensions.into_iter().map(|e| (e.name, e.version)).collect(),
             roles: read.roles,
+            cluster_roles: read.cluster_roles,
             toc: Arc::new(toc),
         };
         let rules = ReadRules {
@@ -241,6 +242,7 @@ struct CatalogRead {
     access: LargeObjectAccess,
     extensions: Vec<ExtensionFacts>,
     roles: RolesInUse,
+    cluster_roles: ClusterRoles,
 }
 
 /// Independent queries are sent without waiting for each other's answers.
@@ -252,7 +254,7 @@ async fn read_catalogs(catalog: Catalog<'_>, wanted: Wanted<'_>) -> Result<Catal
         let access = if objects.is_empty() { LargeObjectAccess::Pages } else { catalog.large_object_access().await? };
         Ok((objects, access))
     };
-    let (facts, relations, types, sequences, (large_objects, access), extensions, roles) = tokio::try_join!(
+    let (facts, relations, types, sequences, (large_objects, access), extensions, roles, cluster_roles) = tokio::try_join!(
         crate::pg::read_catalog_facts(catalog.client, catalog.version),
         catalog.relations(filter),
         catalog.type_flags(),
@@ -260,8 +262,9 @@ async fn read_catalogs(catalog: Catalog<'_>, wanted: Wanted<'_>) -> Result<Catal
         large_objects,
         catalog.extensions(),
         catalog.roles_in_use(),
+        catalog.cluster_roles(),
     )?;
-    Ok(CatalogRead { relations, types, facts, sequences, large_objects, access, extensions, roles })
+    Ok(CatalogRead { relations, types, facts, sequences, large_objects, access, extensions, roles, cluster_roles })
 }
 
 /// The relations whose rows move, each with its COPY format, and those whose rows are left out.

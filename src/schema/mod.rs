@@ -3,6 +3,7 @@
 //! DDL is pg_dump's: nothing in here writes a definition by hand. What `pg_restore` adds around the definitions
 //! (owners, tablespaces, session settings) is added here in the same way, and what a target would refuse is repaired.
 
+mod database;
 mod drops;
 mod entry_sql;
 mod error;
@@ -12,6 +13,7 @@ mod session;
 pub mod statements;
 mod toc;
 
+pub use database::{DatabaseSql, database_sql};
 pub use drops::{DropStatement, drop_statements, nothing_to_drop};
 pub(crate) use entry_sql::with_storage;
 pub use entry_sql::{EntryOptions, EntrySql, Skip, entry_sql, skipped};

@@ -34,7 +34,7 @@ pub async fn facts_of(db: &TestDb, other: Major) -> Vec<String> {
         format!(
             "SELECT 'column', a.attrelid::regclass, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
                     a.atthasdef, a.attislocal, a.attinhcount, coalesce(nullif(a.attstattarget, -1)::text, ''),
-                    a.attstorage, a.attoptions, a.attfdwoptions, (SELECT collname FROM pg_collation WHERE oid = a.attcollation),
+                    a.attstorage, a.attoptions, a.attfdwoptions, (SELECT collname FROM pg_collation WHERE oid = a.attcollation AND a.atttypid <> 'name'::regtype),
                     {}, {}, {}
              FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
              WHERE {user} AND c.relkind IN ('r', 'p', 'f', 'm', 'v', 'c') AND a.attnum > 0 AND NOT a.attisdropped",
@@ -71,14 +71,10 @@ pub async fn facts_of(db: &TestDb, other: Major) -> Vec<String> {
     }
     let mut facts = Vec::new();
     for sql in queries {
-        let sql = format!("SET search_path = ''; {}", with_schema(&sql));
+        // Then names come out whole.
+        let sql = format!("SET search_path = ''; {sql}");
         facts.extend(db.query(&sql).await.into_iter().map(|row| row.join(" | ")));
     }
     facts.sort();
     facts
-}
-
-/// Names come out whole while `search_path` is empty, and `pg_catalog` is always searched.
-fn with_schema(sql: &str) -> String {
-    sql.to_owned()
 }

@@ -5,8 +5,11 @@
 #[allow(dead_code, reason = "shared with other test programs")]
 #[path = "../it/compare.rs"]
 mod compare;
+mod create;
 mod everything;
+mod extensions;
 mod facts;
+mod many;
 mod moves;
 #[path = "../support/mod.rs"]
 mod support;

@@ -33,6 +33,19 @@ pub struct TargetArgs {
     /// Drop what stands in the way at the target; never done by default
     #[arg(long, help_heading = "Target")]
     pub drop_target_objects: bool,
+    /// Create the database first, with the source's name, encoding, locale and settings
+    ///
+    /// --target then names another database of that server to connect to meanwhile; without one it is `postgres`. Owner,
+    /// comment, settings, grants and connection limit come too. A database of that name must not exist.
+    #[arg(short = 'C', long, conflicts_with_all = ["drop_target_objects", "data_only"], help_heading = "Target")]
+    pub create: bool,
+    /// Create the roles that the target lacks, with their settings and memberships
+    ///
+    /// Roles that exist are left as they are, and named where they differ. Passwords come along (hashed) with `copy`,
+    /// where the source lets this role read them; they are never written into an archive. What a target's role
+    /// may not give is named in the report. Tablespaces are not made.
+    #[arg(long, conflicts_with = "data_only", help_heading = "Target")]
+    pub roles: bool,
     /// Leave every object to the role that connects
     #[arg(short = 'O', long, help_heading = "Target")]
     pub no_owner: bool,

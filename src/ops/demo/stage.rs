@@ -69,6 +69,8 @@ impl Stage<'_> {
             no_tablespaces: false,
             statistics: Statistics::default(),
             toast_compression: ToastCompression::default(),
+            create: false,
+            roles: false,
         }
     }
 

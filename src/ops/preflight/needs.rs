@@ -8,7 +8,8 @@ use crate::ops::error::Result;
 use crate::ops::inventory::Inventory;
 use crate::ops::options::{Contents, Filters, TargetOptions};
 use crate::ops::server::Server;
-use crate::pg::catalog::RolesInUse;
+use crate::ops::roles;
+use crate::pg::catalog::{ClusterRoles, RolesInUse};
 use crate::schema::TocSection;
 
 /// What must be there, or allowed, at a target.
@@ -60,6 +61,13 @@ impl Needs {
             .any(|e| e.section == TocSection::PreData && e.namespace.as_deref() == Some("public"));
         Self { roles: inventory.roles.clone(), tablespaces, temporary_tables, public_schema: made_in_public }
     }
+
+    /// Those that `--roles` makes are not needed before.
+    #[must_use]
+    pub(in crate::ops) fn without_roles(mut self, made: &ClusterRoles) -> Self {
+        self.roles = roles::still_needed(&self.roles, made);
+        self
+    }
 }
 
 pub(in crate::ops) async fn check_needs(
@@ -71,6 +79,10 @@ pub(in crate::ops) async fn check_needs(
     check_roles(&needs.roles, target, options, findings).await?;
     if !options.no_tablespaces {
         check_tablespaces(&needs.tablespaces, target, findings).await?;
+    }
+    if options.create {
+        // The role that makes a database may do in it what it likes.
+        return Ok(());
     }
     let side = Some(Side::Target);
     let (role, database) = (&target.facts.role, &target.facts.database);
@@ -138,7 +150,7 @@ async fn check_roles(
             findings.refuse(
                 Some(Side::Target),
                 format!("the target lacks roles {what}: {}", names.join(", ")),
-                &format!("create them (pg_dumpall --roles-only writes how), or add {option}"),
+                &format!("add --roles to have them made, or make them (pg_dumpall --roles-only writes how), or add {option}"),
             );
         }
     }

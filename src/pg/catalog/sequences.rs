@@ -16,14 +16,16 @@ pub struct SequenceState {
 const BATCH: usize = 200;
 
 impl Catalog<'_> {
-    /// The state of every sequence that is the user's. A sequence is not an MVCC object: its value is that of now.
+    /// The state of every sequence that is the user's; of those of extensions, of the ones they keep the user's values in
+    /// (`pg_extension.extconfig`). A sequence is not an MVCC object: its value is that of now.
     pub async fn sequences(&self, filter: &str) -> Result<Vec<SequenceState>> {
         let sql = format!(
             "SELECT n.nspname::text, c.relname::text
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-               AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass
-                   AND d.objid = c.oid AND d.deptype = 'e')
+               AND (NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass
+                        AND d.objid = c.oid AND d.deptype = 'e')
+                    OR EXISTS (SELECT 1 FROM pg_catalog.pg_extension e WHERE c.oid = ANY (e.extconfig)))
                AND ({filter})
              ORDER BY 1, 2"
         );

@@ -194,6 +194,12 @@ impl ConnInfo {
         }
     }
 
+    /// The same settings for another database of the same server.
+    #[must_use]
+    pub fn with_dbname(&self, dbname: &str) -> Self {
+        Self { dbname: dbname.to_owned(), ..self.clone() }
+    }
+
     /// The same settings for one endpoint: the one that the first connection of a run has chosen.
     #[must_use]
     pub fn pinned(&self, endpoint: &Endpoint) -> Self {

@@ -24,6 +24,7 @@ pub(super) fn build(input: &GraphInput<'_>) -> Result<RestoreGraph> {
 fn build_with(input: &GraphInput<'_>, keys: Keys) -> Result<RestoreGraph> {
     let mut builder = Builder::new(input, keys);
     builder.pre_data();
+    builder.name_invalid_indexes();
     let entries: Vec<&TocEntry> = input.toc.entries.iter().filter(|e| builder.is_pending(e)).collect();
     for entry in entries.into_iter().filter(|e| e.desc != "STATISTICS DATA") {
         builder.entry(entry);
@@ -75,6 +76,8 @@ pub(super) struct Builder<'a> {
     pub(super) entry_job: HashMap<DumpId, JobId>,
     /// The entry that makes an index: INDEX, or CONSTRAINT for the index of a key.
     pub(super) index_entry: HashMap<Oid, DumpId>,
+    /// The constraints that have an entry of their own.
+    pub(super) dumped_constraints: HashSet<Oid>,
     /// Index builds by table.
     pub(super) index_jobs: HashMap<Oid, Vec<JobId>>,
     /// The job that attaches keys, by table.
@@ -105,6 +108,8 @@ impl<'a> Builder<'a> {
             };
             index_entry.extend(index.map(|oid| (oid, entry.dump_id)));
         }
+        let constraint_entries = input.toc.entries.iter().filter(|e| e.desc == "CONSTRAINT");
+        let dumped_constraints = constraint_entries.map(|e| e.catalog.1).collect();
         Self {
             keys,
             input,
@@ -119,6 +124,7 @@ impl<'a> Builder<'a> {
             wants: Vec::new(),
             entry_job: HashMap::new(),
             index_entry,
+            dumped_constraints,
             index_jobs: HashMap::new(),
             attach_job: HashMap::new(),
             foreign_key_jobs: HashMap::new(),
@@ -152,6 +158,19 @@ impl<'a> Builder<'a> {
                     self.graph.pre_data.push(step);
                 }
             }
+        }
+    }
+
+    /// pg_dump leaves out what a failed CREATE INDEX CONCURRENTLY left behind. Said of tables that are dumped.
+    fn name_invalid_indexes(&mut self) {
+        let dumped: HashSet<Oid> =
+            self.input.toc.entries.iter().filter(|e| e.catalog.0 == PG_CLASS).map(|e| e.catalog.1).collect();
+        let facts = self.input.facts;
+        let lost = facts.indexes.iter().filter(|i| !i.is_valid && !i.is_partitioned && !dumped.contains(&i.oid));
+        for index in lost.filter(|i| dumped.contains(&i.table_oid)) {
+            let warning =
+                format!("index {} is invalid at the source and is not made; REINDEX or drop it there", index.name);
+            self.graph.warnings.push(warning);
         }
     }
 

@@ -147,7 +147,7 @@ impl Builder<'_> {
     /// An exclusion constraint that the one of a partitioned table makes.
     fn is_exclusion_of_partition(&self, fact: &ConstraintFact) -> bool {
         fact.kind == ConstraintKind::Exclusion
-            && fact.parent_oid.is_some_and(|oid| self.constraints.contains_key(&oid))
+            && fact.parent_oid.is_some_and(|oid| self.dumped_constraints.contains(&oid))
     }
 
     /// An exclusion constraint of a partitioned table and all of its partitions', in one job.
@@ -242,7 +242,8 @@ impl<'a> Builder<'a> {
         let mut found: Vec<&'a ConstraintFact> = Vec::new();
         let mut open = vec![root.oid];
         while let Some(parent) = open.pop() {
-            for constraint in self.input.facts.constraints.iter().filter(|c| c.parent_oid == Some(parent)) {
+            let dumped = self.input.facts.constraints.iter().filter(|c| self.dumped_constraints.contains(&c.oid));
+            for constraint in dumped.filter(|c| c.parent_oid == Some(parent)) {
                 found.push(constraint);
                 open.push(constraint.oid);
             }

@@ -1,0 +1,128 @@
+//! Roles of the source's cluster, made at the target: `--roles`.
+
+use std::collections::{HashMap, HashSet};
+
+use super::error::{Error, Result};
+use super::options::Run;
+use super::preflight::Findings;
+use super::server::Server;
+use crate::model::Side;
+use crate::pg::catalog::{ClusterRoles, Membership, RoleFacts, RolesInUse};
+use crate::pg::conninfo::Secret;
+
+/// Stored passwords by role, where they can be had.
+pub(super) type Passwords = Option<Vec<(String, Secret)>>;
+
+/// Says before the start what is made, what is left as it is, and what cannot be had.
+///
+/// # Errors
+/// The target cannot be asked. That roles cannot be made at all is a finding.
+pub(super) async fn check(wanted: &ClusterRoles, target: &Server, findings: &mut Findings) -> Result<()> {
+    let side = Some(Side::Target);
+    let there = target.catalog().cluster_roles().await?;
+    let by_name: HashMap<&str, &RoleFacts> = there.roles.iter().map(|r| (r.name.as_str(), r)).collect();
+    for role in &wanted.roles {
+        let differences = by_name.get(role.name.as_str()).map(|other| role.differences(other)).unwrap_or_default();
+        if !differences.is_empty() {
+            findings.warn(
+                side,
+                format!("role {} is there already, with other {}", role.name, differences.join(", ")),
+                "it is left as it is",
+            );
+        }
+    }
+    let missing: Vec<&RoleFacts> = missing(wanted, &there);
+    let may_create: bool = target
+        .catalog()
+        .scalar("SELECT rolsuper OR rolcreaterole FROM pg_catalog.pg_roles WHERE rolname = current_user")
+        .await?;
+    if !missing.is_empty() && !may_create {
+        let names: Vec<&str> = missing.iter().map(|r| r.name.as_str()).collect();
+        findings.refuse(
+            side,
+            format!("role {} may not make roles, and these are missing: {}", target.facts.role, names.join(", ")),
+            "connect as a role with CREATEROLE, or leave --roles out and make them by other means",
+        );
+    } else {
+        findings
+            .ok(side, format!("{} roles are made, {} are there", missing.len(), wanted.roles.len() - missing.len()));
+    }
+    Ok(())
+}
+
+/// The roles that a database needs and that `--roles` will not make.
+pub(super) fn still_needed(in_use: &RolesInUse, made: &ClusterRoles) -> RolesInUse {
+    let made: HashSet<&str> = made.roles.iter().map(|r| r.name.as_str()).collect();
+    let rest = |names: &[String]| names.iter().filter(|n| !made.contains(n.as_str())).cloned().collect();
+    RolesInUse { owners: rest(&in_use.owners), grantees: rest(&in_use.grantees) }
+}
+
+fn missing<'w>(wanted: &'w ClusterRoles, there: &ClusterRoles) -> Vec<&'w RoleFacts> {
+    let names: HashSet<&str> = there.roles.iter().map(|r| r.name.as_str()).collect();
+    wanted.roles.iter().filter(|r| !names.contains(r.name.as_str())).collect()
+}
+
+/// Makes the roles that the target lacks, with attributes, settings, memberships and, where they could be read,
+/// passwords. Returns what could not be had, in words, for the report. Roles that are there are left as they are.
+///
+/// # Errors
+/// A role cannot be made; or, as a superuser, a membership cannot be granted.
+pub(super) async fn create(
+    wanted: &ClusterRoles,
+    passwords: &Passwords,
+    target: &Server,
+    run: &Run,
+) -> Result<Vec<String>> {
+    let catalog = target.catalog();
+    let there = catalog.cluster_roles().await?;
+    let made = missing(wanted, &there);
+    let may_all = target.facts.is_superuser;
+    let mut left_out = Vec::new();
+    for role in &made {
+        for statement in role.create_statements(may_all) {
+            let done = catalog.execute(&statement).await;
+            done.map_err(|e| Error::from(e).doing(format!("creating role {}", role.name)))?;
+        }
+        if !may_all && !role.privileged.is_empty() {
+            let words = role.privileged.join(", ");
+            left_out.push(format!("role {}: {words}, which only a superuser can give", role.name));
+        }
+        for statement in role.setting_statements() {
+            if let Err(error) = catalog.execute(&statement).await {
+                run.events.warn(format!("skipped a setting of role {}: {error}", role.name));
+                left_out.push(format!("role {}: {statement}", role.name));
+            }
+        }
+    }
+    let names: HashSet<&str> = made.iter().map(|r| r.name.as_str()).collect();
+    left_out.extend(set_passwords(&made, passwords, target).await?);
+    let is_ours = |m: &&Membership| names.contains(m.role.as_str()) || names.contains(m.member.as_str());
+    for membership in wanted.memberships.iter().filter(is_ours) {
+        if let Err(error) = catalog.execute(&membership.grant_statement(target.version())).await {
+            let what = format!("membership of {} in {}", membership.member, membership.role);
+            if may_all {
+                return Err(Error::from(error).doing(format!("granting {what}")));
+            }
+            left_out.push(format!("{what}: {error}"));
+        }
+    }
+    let here: HashSet<&str> = there.tablespaces.iter().map(String::as_str).collect();
+    let lacks = wanted.tablespaces.iter().filter(|t| !here.contains(t.as_str()));
+    left_out.extend(lacks.map(|t| format!("tablespace {t}: it is not made, a directory of the server belongs to it")));
+    Ok(left_out)
+}
+
+async fn set_passwords(made: &[&RoleFacts], passwords: &Passwords, target: &Server) -> Result<Vec<String>> {
+    let can_log_in = made.iter().filter(|r| r.attributes.iter().any(|a| a == "LOGIN")).count();
+    let Some(passwords) = passwords else {
+        let why = "passwords of roles: they cannot be read at the source; set them anew";
+        return Ok(if can_log_in == 0 { Vec::new() } else { vec![why.to_owned()] });
+    };
+    for role in made {
+        if let Some((_, password)) = passwords.iter().find(|(name, _)| *name == role.name) {
+            let done = target.catalog().set_role_password(&role.name, password).await;
+            done.map_err(|e| Error::from(e).doing(format!("setting the password of role {}", role.name)))?;
+        }
+    }
+    Ok(Vec::new())
+}

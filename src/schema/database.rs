@@ -1,0 +1,168 @@
+//! The database itself: what `pg_restore --create` makes of its entries.
+
+use crate::model::{ServerVersion, quote_ident};
+
+use super::{EntryOptions, Toc, TocEntry, statements};
+
+/// What makes a database like the source's, apart from what is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatabaseSql {
+    /// As at the source.
+    pub name: String,
+    /// `CREATE DATABASE`, and its owner: run where another database of the server is open.
+    pub create: Vec<String>,
+    /// Settings that a session takes on when it connects: `ALTER DATABASE … SET`, `ALTER ROLE … IN DATABASE … SET`.
+    /// They come before the rows, as what is computed at the target (matviews, defaults of storage) can depend on them.
+    pub settings: Vec<String>,
+    /// What would stand in our own way: limits, read-only, grants. And comment and labels.
+    pub last: Vec<String>,
+}
+
+/// The entries about the database, as statements; `None` where pg_dump did not write them.
+///
+/// pg_dump before 11 leaves the settings and grants to pg_dumpall.
+#[must_use]
+pub fn database_sql(toc: &Toc, options: &EntryOptions) -> Option<DatabaseSql> {
+    let entry = toc.entries.iter().find(|e| e.desc == "DATABASE")?;
+    let split = |entry: &TocEntry| -> Vec<String> {
+        let text = statements::split_with(&entry.definition, toc.standard_conforming_strings);
+        text.into_iter().map(str::to_owned).collect()
+    };
+    let mut sql = DatabaseSql { name: entry.tag.clone(), create: Vec::new(), settings: Vec::new(), last: Vec::new() };
+    for statement in split(entry) {
+        // Old pg_dumps wrote settings here too.
+        if statement.starts_with("CREATE DATABASE ") {
+            sql.create.push(for_target(&statement, options));
+        } else {
+            sql.sort_in(statement);
+        }
+    }
+    if let (Some(owner), false) = (&entry.owner, options.no_owner) {
+        sql.create.push(format!("ALTER DATABASE {} OWNER TO {}", quote_ident(&sql.name), quote_ident(owner)));
+    }
+    for entry in &toc.entries {
+        match entry.desc.as_str() {
+            "DATABASE PROPERTIES" => split(entry).into_iter().for_each(|statement| sql.sort_in(statement)),
+            "ACL" if entry.tag_is("DATABASE") && options.no_privileges => {}
+            "ACL" | "COMMENT" | "SECURITY LABEL" if entry.tag_is("DATABASE") => sql.last.extend(split(entry)),
+            _ => {}
+        }
+    }
+    Some(sql)
+}
+
+impl DatabaseSql {
+    fn sort_in(&mut self, statement: String) {
+        let sets = statement.starts_with("ALTER DATABASE ") || statement.starts_with("ALTER ROLE ");
+        // They bind our own sessions until the end: nothing could be loaded.
+        let in_our_way =
+            [" CONNECTION LIMIT ", " IS_TEMPLATE ", " ALLOW_CONNECTIONS ", "default_transaction_read_only"];
+        if sets && statement.contains(" SET ") && !in_our_way.iter().any(|words| statement.contains(words)) {
+            self.settings.push(statement);
+        } else {
+            self.last.push(statement);
+        }
+    }
+}
+
+/// Options that servers before 15 and 13 do not know, and that say there what is so anyway.
+fn for_target(create: &str, options: &EntryOptions) -> String {
+    let mut create = create.to_owned();
+    if options.target_version < ServerVersion::V15 {
+        create = create.replace(" LOCALE_PROVIDER = libc", "");
+    }
+    if options.target_version < ServerVersion::V13
+        && let Some((before, rest)) = create.split_once(" LOCALE = ")
+    {
+        let (locale, after) = rest.split_once(' ').map_or((rest, String::new()), |(l, after)| (l, format!(" {after}")));
+        create = format!("{before} LC_COLLATE = {locale} LC_CTYPE = {locale}{after}");
+    }
+    if options.no_tablespaces
+        && let Some((before, _)) = create.split_once(" TABLESPACE = ")
+    {
+        create = before.to_owned();
+    }
+    create
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::TocSection;
+
+    fn entry(dump_id: i32, desc: &str, tag: &str, definition: &str) -> TocEntry {
+        TocEntry {
+            dump_id,
+            catalog: (1262, 5),
+            desc: desc.into(),
+            tag: tag.into(),
+            namespace: None,
+            owner: Some("o\"w".into()),
+            section: TocSection::PreData,
+            definition: definition.into(),
+            drop_statement: String::new(),
+            tablespace: None,
+            table_access_method: None,
+            relkind: None,
+            dependencies: vec![],
+        }
+    }
+
+    fn toc() -> Toc {
+        let create = "CREATE DATABASE \"a;b\" WITH TEMPLATE = template0 ENCODING = 'UTF8' LOCALE_PROVIDER = libc \
+                      LOCALE = 'C.UTF-8' TABLESPACE = fast;\n";
+        let properties = "ALTER DATABASE \"a;b\" CONNECTION LIMIT = 5;\nALTER DATABASE \"a;b\" SET work_mem TO '5MB';\n\
+                          ALTER DATABASE \"a;b\" SET default_transaction_read_only TO 'on';\n\
+                          ALTER ROLE x IN DATABASE \"a;b\" SET \"DateStyle\" TO 'SQL; DMY';\n";
+        Toc::from_entries(
+            vec![
+                entry(1, "DATABASE", "a;b", create),
+                entry(2, "DATABASE PROPERTIES", "a;b", properties),
+                entry(3, "COMMENT", "DATABASE \"a;b\"", "COMMENT ON DATABASE \"a;b\" IS 'x';\n"),
+                entry(4, "ACL", "DATABASE \"a;b\"", "REVOKE ALL ON DATABASE \"a;b\" FROM PUBLIC;\n"),
+                entry(5, "COMMENT", "SCHEMA public", "COMMENT ON SCHEMA public IS 'y';\n"),
+            ],
+            "15.0",
+            "18.0",
+        )
+    }
+
+    fn options(target_version: ServerVersion, leave_out: bool) -> EntryOptions {
+        EntryOptions { target_version, no_owner: leave_out, no_privileges: leave_out, no_tablespaces: leave_out }
+    }
+
+    #[test]
+    fn what_would_stop_our_own_sessions_comes_last() {
+        let sql = database_sql(&toc(), &options(ServerVersion::V18, false)).unwrap();
+        assert_eq!(sql.name, "a;b");
+        assert_eq!(sql.create[1], "ALTER DATABASE \"a;b\" OWNER TO \"o\"\"w\"");
+        assert_eq!(
+            sql.settings,
+            [
+                "ALTER DATABASE \"a;b\" SET work_mem TO '5MB'",
+                "ALTER ROLE x IN DATABASE \"a;b\" SET \"DateStyle\" TO 'SQL; DMY'"
+            ]
+        );
+        assert_eq!(
+            sql.last,
+            [
+                "ALTER DATABASE \"a;b\" CONNECTION LIMIT = 5",
+                "ALTER DATABASE \"a;b\" SET default_transaction_read_only TO 'on'",
+                "COMMENT ON DATABASE \"a;b\" IS 'x'",
+                "REVOKE ALL ON DATABASE \"a;b\" FROM PUBLIC"
+            ]
+        );
+    }
+
+    #[test]
+    fn old_targets_are_told_in_their_own_words() {
+        let sql = database_sql(&toc(), &options(ServerVersion::V12, true)).unwrap();
+        assert_eq!(
+            sql.create,
+            ["CREATE DATABASE \"a;b\" WITH TEMPLATE = template0 ENCODING = 'UTF8' LC_COLLATE = 'C.UTF-8' LC_CTYPE = \
+              'C.UTF-8'"]
+        );
+        assert!(!sql.last.iter().any(|s| s.starts_with("REVOKE")));
+        assert_eq!(database_sql(&Toc::from_entries(vec![], "15", "15"), &options(ServerVersion::V12, true)), None);
+    }
+}
