@@ -91,6 +91,8 @@ impl Target {
 /// A database that was made, and what is left to do when it is filled.
 pub(super) struct Created {
     pub server: Server,
+    /// In the new database, whose encoding can be another, its own name may not be what it is here.
+    maintenance: Server,
     sql: DatabaseSql,
 }
 
@@ -117,7 +119,7 @@ pub(super) async fn create(maintenance: Server, toc: &Toc, options: &TargetOptio
     run_settings(&maintenance, &sql.settings, run).await;
     let conninfo = maintenance.conninfo.with_dbname(&sql.name);
     let server = Server::connect_to(conninfo, run).await?;
-    Ok(Created { server, sql })
+    Ok(Created { server, maintenance, sql })
 }
 
 impl Created {
@@ -129,10 +131,10 @@ impl Created {
         let (settings, others): (Vec<String>, Vec<String>) =
             self.sql.last.iter().cloned().partition(|statement| statement.starts_with("ALTER "));
         for statement in &others {
-            let done = self.server.catalog().execute(statement).await;
+            let done = self.maintenance.catalog().execute(statement).await;
             done.map_err(|e| Error::from(e).doing(format!("settling database {}", self.sql.name)))?;
         }
-        run_settings(&self.server, &settings, run).await;
+        run_settings(&self.maintenance, &settings, run).await;
         Ok(())
     }
 }

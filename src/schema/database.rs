@@ -20,15 +20,22 @@ pub struct DatabaseSql {
 
 /// The entries about the database, as statements; `None` where pg_dump did not write them.
 ///
+/// The name is the one that pg_dump connected with. Names of databases have no encoding of their own: in a LATIN1 database
+/// the catalogs show the two bytes of a UTF-8 `ü` as two characters, and pg_dump writes them so.
+///
 /// pg_dump before 11 leaves the settings and grants to pg_dumpall.
 #[must_use]
 pub fn database_sql(toc: &Toc, options: &EntryOptions) -> Option<DatabaseSql> {
     let entry = toc.entries.iter().find(|e| e.desc == "DATABASE")?;
+    let name = if toc.dbname.is_empty() { &entry.tag } else { &toc.dbname };
+    let (written, meant) = (quote_ident(&entry.tag), quote_ident(name));
     let split = |entry: &TocEntry| -> Vec<String> {
         let text = statements::split_with(&entry.definition, toc.standard_conforming_strings);
-        text.into_iter().map(str::to_owned).collect()
+        text.into_iter()
+            .map(|sql| if written == meant { sql.to_owned() } else { sql.replace(&written, &meant) })
+            .collect()
     };
-    let mut sql = DatabaseSql { name: entry.tag.clone(), create: Vec::new(), settings: Vec::new(), last: Vec::new() };
+    let mut sql = DatabaseSql { name: name.clone(), create: Vec::new(), settings: Vec::new(), last: Vec::new() };
     for statement in split(entry) {
         // Old pg_dumps wrote settings here too.
         if statement.starts_with("CREATE DATABASE ") {
@@ -151,6 +158,21 @@ mod tests {
                 "COMMENT ON DATABASE \"a;b\" IS 'x'",
                 "REVOKE ALL ON DATABASE \"a;b\" FROM PUBLIC"
             ]
+        );
+    }
+
+    #[test]
+    fn the_name_is_the_one_that_was_connected_with() {
+        let toc = Toc { dbname: "a;ü".into(), ..toc() };
+        let sql = database_sql(&toc, &options(ServerVersion::V18, false)).unwrap();
+        assert_eq!(sql.name, "a;ü");
+        assert!(sql.create[0].starts_with("CREATE DATABASE \"a;ü\" WITH "));
+        assert!(
+            sql.create
+                .iter()
+                .chain(&sql.settings)
+                .chain(&sql.last)
+                .all(|s| s.contains("\"a;ü\"") && !s.contains("a;b"))
         );
     }
 

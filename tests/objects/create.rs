@@ -21,7 +21,7 @@ async fn database_facts(cluster: &Cluster, name: &str) -> Vec<Vec<String>> {
                 pg_get_userbyid(datdba), shobj_description(oid, 'pg_database'),
                 (SELECT array_agg(pg_get_userbyid(grantee) || ' ' || privilege_type || ' ' || is_grantable
                                   ORDER BY pg_get_userbyid(grantee), privilege_type) FROM aclexplode(datacl)),
-                (SELECT array_agg(setrole <> 0 || ' ' || setconfig::text ORDER BY setrole <> 0) FROM pg_db_role_setting
+                (SELECT array_agg((setrole <> 0)::text || ' ' || setconfig::text ORDER BY setrole <> 0) FROM pg_db_role_setting
                  WHERE setdatabase = d.oid)
          FROM pg_database d WHERE datname = '{name}'"
     );
