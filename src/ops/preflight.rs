@@ -325,6 +325,18 @@ pub(super) async fn check_pair(source: &Server, target: &Server, findings: &mut 
     let wanted = source.catalog().extensions().await?;
     let wanted: Vec<(String, String)> = wanted.into_iter().map(|e| (e.name, e.version)).collect();
     check_extensions(&wanted, target, findings).await?;
+    let lost = source.catalog().generated_below_plain(target.version()).await?;
+    if !lost.is_empty() {
+        findings.refuse(
+            Some(Side::Target),
+            format!(
+                "version {} makes no generated column below an inherited one that is not: {}",
+                target.version(),
+                lost.join(", ")
+            ),
+            "drop the expression at the source (ALTER COLUMN … DROP EXPRESSION), or exclude those tables",
+        );
+    }
     if source.facts.identity == target.facts.identity {
         findings.refuse(
             Some(Side::Target),

@@ -29,6 +29,9 @@ use crate::schema::{self, EntryOptions, Skip, TocEntry};
 /// SQLSTATE of a statement on something that is not there.
 const UNDEFINED: [&str; 4] = ["42P01", "42704", "42883", "3F000"];
 
+/// SQLSTATE of what a server was built without.
+const FEATURE_NOT_SUPPORTED: &str = "0A000";
+
 /// A target whose schema is there and whose rows are awaited.
 pub(super) struct PreparedTarget {
     pub graph: RestoreGraph,
@@ -170,6 +173,10 @@ impl Preparation<'_> {
         }
         for statement in &step.statements {
             if let Err(error) = catalog.execute(statement).await {
+                if error.sqlstate() == Some(FEATURE_NOT_SUPPORTED) && schema::is_compression(statement) {
+                    run.events.warn(format!("{}: new values get the default compression: {error}", step.object));
+                    continue;
+                }
                 if step.optional {
                     run.events.warn(format!("skipped {}: {error}", step.object));
                     break;

@@ -21,6 +21,6 @@ pub use error::{Error, Result};
 pub use pg_dump::{
     PG_DUMP_VARIABLE, PgDump, PgDumpCall, PgDumpFilters, PgDumpInfo, PgDumpSearch, choose, find_pg_dump, run_pg_dump,
 };
-pub use repairs::{is_optional, repair};
+pub use repairs::{is_compression, is_optional, repair};
 pub use session::session_prologue;
 pub use toc::{DumpId, Toc, TocEntry, TocSection};

@@ -48,6 +48,13 @@ pub fn is_optional(entry: &TocEntry) -> bool {
     }
 }
 
+/// Whether a statement only says how values of a column are compressed: a server can be built without lz4.
+#[must_use]
+pub fn is_compression(statement: &str) -> bool {
+    statement.starts_with("ALTER ")
+        && ["pglz", "lz4"].iter().any(|method| statement.ends_with(&format!(" SET COMPRESSION {method}")))
+}
+
 fn create_if_not_exists(statement: &str) -> String {
     match statement.strip_prefix("CREATE SCHEMA ") {
         Some(rest) if !rest.starts_with("IF NOT EXISTS ") => format!("CREATE SCHEMA IF NOT EXISTS {rest}"),
@@ -74,6 +81,13 @@ fn without_option(statement: &str, option: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_compression_is_compression() {
+        assert!(is_compression("ALTER TABLE ONLY s.t ALTER COLUMN c SET COMPRESSION lz4"));
+        assert!(!is_compression("ALTER TABLE ONLY s.t ALTER COLUMN c SET STORAGE EXTERNAL"));
+        assert!(!is_compression("CREATE TABLE s.\" SET COMPRESSION lz4\" ()"));
+    }
 
     #[test]
     fn one_option_goes_and_the_others_stay() {
