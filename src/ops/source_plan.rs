@@ -14,8 +14,8 @@ use super::preflight::table_filter;
 use super::server::{Lanes, Server};
 use crate::model::{CatalogFacts, Chunk, KeyBounds, Oid, Relation, RelationKind, ServerVersion, Side};
 use crate::pg::catalog::{
-    Catalog, CatalogRelation, ClusterRoles, ExtensionFacts, FormatRules, LargeObjectAccess, LargeObjectFacts, RolesInUse,
-    SequenceState, TableFilter, TypeMap, choose_format, lock_list_sql, read_lock_list,
+    Catalog, CatalogRelation, ClusterRoles, ExtensionFacts, FormatRules, LargeObjectAccess, LargeObjectFacts,
+    RolesInUse, SequenceState, TableFilter, TypeMap, choose_format, lock_list_sql, read_lock_list,
 };
 use crate::pg::copy_sql::ReadRules;
 use crate::pg::session;

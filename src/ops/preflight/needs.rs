@@ -7,8 +7,8 @@ use crate::model::{Side, quote_ident};
 use crate::ops::error::Result;
 use crate::ops::inventory::Inventory;
 use crate::ops::options::{Contents, Filters, TargetOptions};
-use crate::ops::server::Server;
 use crate::ops::roles;
+use crate::ops::server::Server;
 use crate::pg::catalog::{ClusterRoles, RolesInUse};
 use crate::schema::TocSection;
 
@@ -150,7 +150,9 @@ async fn check_roles(
             findings.refuse(
                 Some(Side::Target),
                 format!("the target lacks roles {what}: {}", names.join(", ")),
-                &format!("add --roles to have them made, or make them (pg_dumpall --roles-only writes how), or add {option}"),
+                &format!(
+                    "add --roles to have them made, or make them (pg_dumpall --roles-only writes how), or add {option}"
+                ),
             );
         }
     }
