@@ -163,7 +163,8 @@ mod tests {
 
     #[test]
     fn the_name_is_the_one_that_was_connected_with() {
-        let toc = Toc { dbname: "a;ü".into(), ..toc() };
+        let mut toc = toc();
+        toc.dbname = "a;ü".into();
         let sql = database_sql(&toc, &options(ServerVersion::V18, false)).unwrap();
         assert_eq!(sql.name, "a;ü");
         assert!(sql.create[0].starts_with("CREATE DATABASE \"a;ü\" WITH "));

@@ -32,7 +32,6 @@ async fn furnished(cluster: &Arc<Cluster>, locale: &str) -> TestDb {
     let db = empty(cluster, "unused").await;
     let name = format!("Made; \"{}\" ü", db.name);
     let quoted = format!("\"{}\"", name.replace('"', "\"\""));
-    let owner = "\"ev's; \"\"odd\"\" rôle\"";
     let create = format!("CREATE DATABASE {quoted} TEMPLATE template0 OWNER ev_owner {locale}");
     cluster.execute("postgres", &create).await.unwrap();
     let source = TestDb { cluster: Arc::clone(cluster), name };
@@ -49,7 +48,7 @@ async fn furnished(cluster: &Arc<Cluster>, locale: &str) -> TestDb {
         format!("ALTER DATABASE {quoted} SET default_transaction_read_only = on"),
         format!("ALTER ROLE ev_reader IN DATABASE {quoted} SET \"DateStyle\" = 'SQL, DMY'"),
         format!("REVOKE ALL ON DATABASE {quoted} FROM PUBLIC"),
-        format!("GRANT CONNECT, TEMPORARY ON DATABASE {quoted} TO {owner} WITH GRANT OPTION"),
+        format!("GRANT CONNECT, TEMPORARY ON DATABASE {quoted} TO ev_reader WITH GRANT OPTION"),
         format!("ALTER DATABASE {quoted} CONNECTION LIMIT 77"),
     ] {
         cluster.execute("postgres", &sql).await.unwrap();

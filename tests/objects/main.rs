@@ -11,5 +11,6 @@ mod extensions;
 mod facts;
 mod many;
 mod moves;
+mod refused;
 #[path = "../support/mod.rs"]
 mod support;

@@ -27,7 +27,7 @@ fn is_known_error(error: &str, to: Major) -> bool {
     // pg_dump 18 sets what servers before 17 do not know.
     let setting = to < Major::V17 && error.contains("\"transaction_timeout\"");
     // Servers do not compare the operators of exclusion constraints (`CompareIndexInfo`).
-    let exclusion = error.starts_with("cannot attach index \"exclusion_partitioned");
+    let exclusion = error.starts_with("cannot attach index") && error.contains("of index \"exclusion_partitioned");
     setting || exclusion
 }
 

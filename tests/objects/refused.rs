@@ -1,0 +1,64 @@
+//! What a target cannot hold: refused by name before the start, or left out where nothing is lost by it.
+
+use std::sync::Arc;
+
+use pgconvoy::lab::{Cluster, Major};
+
+use crate::everything::{empty, pgconvoy};
+use crate::support::clusters;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn generated_columns_below_plain_ones_are_refused_where_no_server_makes_them() {
+    let clusters = clusters().await;
+    let to = clusters.last().unwrap();
+    for from in clusters.iter().filter(|c| (Major::V12..Major::V16).contains(&c.major())) {
+        if to.major() < Major::V16 {
+            continue;
+        }
+        let (source, target) = (empty(from, "below").await, empty(to, "below").await);
+        source
+            .execute(
+                "CREATE TABLE plain (a int, b int);
+                 CREATE TABLE below (a int, b int GENERATED ALWAYS AS (a * 2) STORED) INHERITS (plain)",
+            )
+            .await;
+        let args = ["copy", "--source", &source.uri(), "--target", &target.uri()];
+        let ran = pgconvoy(&args).await.expect_code(4);
+        assert!(ran.stderr.contains("public.below.b"), "{}", ran.stderr);
+        assert_eq!(target.one("SELECT count(*) FROM pg_class WHERE relname IN ('plain', 'run')").await, "0");
+        source.execute("ALTER TABLE below ALTER b DROP EXPRESSION").await;
+        let _ = pgconvoy(&args).await.expect_success();
+    }
+}
+
+async fn has_lz4(cluster: &Cluster) -> bool {
+    let sql = "SELECT count(*) FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)";
+    cluster.query_one("postgres", sql).await.unwrap() == "1"
+}
+
+/// Only where a server with lz4 and a newer one without it can be had.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compression_that_the_target_lacks_is_left_out_and_named() {
+    let mut with: Option<Arc<Cluster>> = None;
+    for cluster in clusters().await {
+        match &with {
+            None if has_lz4(&cluster).await => with = Some(cluster),
+            Some(from) if !has_lz4(&cluster).await => {
+                let (source, target) = (empty(from, "lz4").await, empty(&cluster, "lz4").await);
+                source
+                    .execute(
+                        "CREATE TABLE squeezed (t text COMPRESSION lz4, u text);
+                         INSERT INTO squeezed SELECT repeat('x', 9000), 'u' FROM generate_series(1, 10);
+                         CREATE TABLE other (i int)",
+                    )
+                    .await;
+                let ran =
+                    pgconvoy(&["copy", "--source", &source.uri(), "--target", &target.uri()]).await.expect_success();
+                assert!(ran.stderr.contains("TABLE public.squeezed: new values get the default"), "{}", ran.stderr);
+                let _ =
+                    pgconvoy(&["verify", "--source", &source.uri(), "--target", &target.uri()]).await.expect_success();
+            }
+            _ => {}
+        }
+    }
+}
