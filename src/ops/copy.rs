@@ -63,10 +63,7 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
         let passwords = source.catalog().role_passwords().await?;
         left_out = roles::create(&plan.inventory.cluster_roles, &passwords, &target, &run).await?;
     }
-    let created = match options.target.create {
-        true => Target::Created(Box::new(create::create(target, &plan.inventory.toc, &options.target, &run).await?)),
-        false => Target::There(Box::new(target)),
-    };
+    let created = Target::prepare(target, &plan.inventory.toc, &options.target, &run).await?;
     let target = created.server();
     let mut load_settings = data_only::settings(target, &plan.inventory, options.contents).await?;
     let toast = toast::setting(target, options.target.toast_compression).await?;

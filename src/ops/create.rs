@@ -72,6 +72,18 @@ pub(super) enum Target {
 }
 
 impl Target {
+    /// The server that is connected to, or, with `--create`, the database made there as `toc` describes it.
+    ///
+    /// # Errors
+    /// Those of [`create`].
+    pub(super) async fn prepare(server: Server, toc: &Toc, options: &TargetOptions, run: &Run) -> Result<Self> {
+        if options.create {
+            Ok(Self::Created(Box::new(create(server, toc, options, run).await?)))
+        } else {
+            Ok(Self::There(Box::new(server)))
+        }
+    }
+
     pub(super) fn server(&self) -> &Server {
         match self {
             Self::There(server) => server,
@@ -101,7 +113,7 @@ pub(super) struct Created {
 /// # Errors
 /// The dump does not describe the database, or the target refuses a statement: a locale that it lacks, for one. A
 /// setting that the target does not know is left out with a warning.
-pub(super) async fn create(maintenance: Server, toc: &Toc, options: &TargetOptions, run: &Run) -> Result<Created> {
+async fn create(maintenance: Server, toc: &Toc, options: &TargetOptions, run: &Run) -> Result<Created> {
     let entry_options = EntryOptions {
         target_version: maintenance.version(),
         no_owner: options.no_owner,

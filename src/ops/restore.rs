@@ -68,10 +68,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     if options.target.roles {
         left_out = roles::create(&inventory.cluster_roles, &None, &target, &run).await?;
     }
-    let created = match options.target.create {
-        true => Target::Created(Box::new(create::create(target, &inventory.toc, &options.target, &run).await?)),
-        false => Target::There(Box::new(target)),
-    };
+    let created = Target::prepare(target, &inventory.toc, &options.target, &run).await?;
     let target = created.server();
     let mut load_settings = data_only::settings(target, &inventory, contents).await?;
     let toast = toast::setting(target, options.target.toast_compression).await?;

@@ -1,5 +1,6 @@
 //! Extensions with tables of their own, of which the user's rows move.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -34,7 +35,6 @@ async fn rows_of_configuration_tables_move_and_the_extensions_own_do_not() {
     if !wanted_versions().contains(&Major::V18) {
         return;
     }
-    use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     write_extension(directory.path(), "ev_first", "relocatable = true", FIRST);
