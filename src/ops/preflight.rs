@@ -157,6 +157,9 @@ pub(super) async fn check_source(
             "PostgreSQL 12 and later have none; if something uses it, copy it into an ordinary column first",
         );
     }
+    if let Some(target_version) = target_version {
+        check_generated(source, &filter, target_version, findings).await?;
+    }
     check_readable(source, &relations, findings);
     if !options.filters.exclude_table_data.is_empty() {
         let without_data = TableFilter::any_table_sql(&options.filters.exclude_table_data)
@@ -191,6 +194,27 @@ async fn check_pg_dump(
             findings.refuse(Some(Side::Source), error.to_string(), &hint);
         }
     }
+}
+
+/// Generated columns that the target's version does not make.
+async fn check_generated(
+    source: &Server,
+    filter: &str,
+    target_version: ServerVersion,
+    findings: &mut Findings,
+) -> Result<()> {
+    let lost = source.catalog().generated_below_plain(filter, target_version).await?;
+    if !lost.is_empty() {
+        findings.refuse(
+            Some(Side::Target),
+            format!(
+                "version {target_version} makes no generated column below an inherited one that is not: {}",
+                lost.join(", ")
+            ),
+            "take those tables out of their inheritance at the source (ALTER TABLE … NO INHERIT), or exclude them",
+        );
+    }
+    Ok(())
 }
 
 fn check_connections(server: &Server, findings: &mut Findings) {
@@ -325,18 +349,6 @@ pub(super) async fn check_pair(source: &Server, target: &Server, findings: &mut 
     let wanted = source.catalog().extensions().await?;
     let wanted: Vec<(String, String)> = wanted.into_iter().map(|e| (e.name, e.version)).collect();
     check_extensions(&wanted, target, findings).await?;
-    let lost = source.catalog().generated_below_plain(target.version()).await?;
-    if !lost.is_empty() {
-        findings.refuse(
-            Some(Side::Target),
-            format!(
-                "version {} makes no generated column below an inherited one that is not: {}",
-                target.version(),
-                lost.join(", ")
-            ),
-            "drop the expression at the source (ALTER COLUMN … DROP EXPRESSION), or exclude those tables",
-        );
-    }
     if source.facts.identity == target.facts.identity {
         findings.refuse(
             Some(Side::Target),

@@ -133,17 +133,20 @@ impl Catalog<'_> {
 
     /// Generated columns of tables that inherit a plain column of the same name: servers before 16 made them, newer ones
     /// refuse to (`MergeAttributes` in `tablecmds.c`). Named for people.
-    pub async fn generated_below_plain(&self, target: ServerVersion) -> Result<Vec<String>> {
+    pub async fn generated_below_plain(&self, filter: &str, target: ServerVersion) -> Result<Vec<String>> {
         if self.version < ServerVersion::V12 || self.version >= ServerVersion::V16 || target < ServerVersion::V16 {
             return Ok(Vec::new());
         }
-        let sql = "SELECT n.nspname || '.' || c.relname || '.' || a.attname
+        let sql = format!(
+            "SELECT n.nspname || '.' || c.relname || '.' || a.attname
              FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_inherits i ON i.inhrelid = a.attrelid
              JOIN pg_catalog.pg_attribute p ON p.attrelid = i.inhparent AND p.attname = a.attname
              JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              WHERE a.attgenerated <> '' AND p.attgenerated = '' AND a.attnum > 0 AND p.attnum > 0
-               AND NOT a.attisdropped AND NOT p.attisdropped AND c.relkind IN ('r', 'p', 'f') ORDER BY 1";
-        self.rows(sql).await?.iter().map(|row| self.get(row, 0)).collect()
+               AND NOT a.attisdropped AND NOT p.attisdropped AND c.relkind IN ('r', 'p', 'f')
+               AND {USER_RELATIONS} AND ({filter}) ORDER BY 1"
+        );
+        self.rows(&sql).await?.iter().map(|row| self.get(row, 0)).collect()
     }
 
     async fn columns(&self, filter: &str) -> Result<HashMap<Oid, Vec<(Column, Oid)>>> {
