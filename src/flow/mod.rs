@@ -13,12 +13,14 @@
 pub mod budget;
 mod chain;
 mod lanes;
+mod oid_patcher;
 mod pump;
 mod queue;
 mod row_hash;
 
 pub use chain::SegmentChain;
 pub use lanes::{Lane, LaneOutcome, LaneReport, run_lanes};
+pub use oid_patcher::Patched;
 pub use pump::{Error, Meter, Result, Sink, Source, pump};
 pub use queue::{ChunkQueue, ChunkTask};
 pub use row_hash::{HashSink, RowHash, RowHasher};

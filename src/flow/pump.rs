@@ -62,6 +62,20 @@ pub trait Sink {
     fn write(&mut self, block: &mut Block) -> Result<()>;
 }
 
+impl<S: Source> Source for &mut S {
+    fn next_block(&mut self, block: &mut Block) -> Result<bool> {
+        S::next_block(self, block)
+    }
+
+    fn rows_so_far(&self) -> u64 {
+        S::rows_so_far(self)
+    }
+
+    fn outcome(&self) -> Option<CopyOutcome> {
+        S::outcome(self)
+    }
+}
+
 impl Source for CopyOut<'_> {
     fn next_block(&mut self, block: &mut Block) -> Result<bool> {
         Ok(Self::next_block(self, block)?)

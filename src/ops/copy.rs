@@ -11,7 +11,9 @@ use super::error::{Error, Result};
 use super::inventory::Inventory;
 use super::keys;
 use super::lanes::{CopyLane, Shared, SourcePort, TargetPort};
+use super::lost;
 use super::options::{Contents, CopyOptions, Run};
+use super::own_types::OidPatches;
 use super::preflight::{self, Findings};
 use super::recorder::{Closing, PhaseTimer, Recorder};
 use super::roles;
@@ -50,6 +52,10 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
         needs = needs.without_roles(&wanted);
     }
     preflight::check_needs(&needs, &target, &options.target, &mut findings).await?;
+    lost::check_rows(&source, &options.source, options.contents, &mut findings).await?;
+    if options.contents != Contents::DataOnly {
+        lost::check_types(&source, &target, &options.source, &mut findings).await?;
+    }
     findings.into_result(&run)?;
     phase.finish();
 
@@ -114,6 +120,7 @@ struct CopyJob<'a> {
 impl CopyJob<'_> {
     /// From the first statement that changes the target to the last.
     async fn fill_target(&self, plan: &mut SourcePlan) -> Result<Filled> {
+        let mut patches = OidPatches::default();
         let contents = self.options.contents;
         let preparation = Preparation {
             inventory: &plan.inventory,
@@ -125,8 +132,13 @@ impl CopyJob<'_> {
         if contents != Contents::SchemaOnly {
             let differing = check_columns(self.target, &plan.inventory).await?;
             fall_back_to_text(&mut plan.inventory, differing);
+            let inventory = &mut plan.inventory;
+            let compared = inventory.own_types.compare(self.target, inventory.relations.iter()).await?;
+            patches = compared.patches_to_load(self.target.version());
+            let to_text = compared.to_text(&inventory.relations)?;
+            fall_back_to_text(inventory, to_text);
         }
-        let (relations, meter) = self.rows_and_jobs(plan, &prepared).await?;
+        let (relations, meter) = self.rows_and_jobs(plan, &prepared, patches).await?;
         keys::prove(self.target, &relations, contents, self.run).await?;
         complete(self.target, &prepared, &plan.inventory.sequences, contents, self.run).await?;
         Ok(Filled { relations, meter, skipped: prepared.skipped(&plan.inventory) })
@@ -137,6 +149,7 @@ impl CopyJob<'_> {
         &self,
         plan: &mut SourcePlan,
         prepared: &PreparedTarget,
+        patches: OidPatches,
     ) -> Result<(Vec<Arc<Relation>>, Arc<Meter>)> {
         let stop = self.run.cancel.child_token();
         let (loaded, loaded_reports) = mpsc::unbounded_channel();
@@ -162,7 +175,7 @@ impl CopyJob<'_> {
         let rows = RowsPlan::new(&shared_relations, chunks, self.lanes).loading(self.target.version());
         rows.announce(self.run);
         let meter = Arc::new(Meter::default());
-        let rows_done = self.move_rows(plan, rows, (&meter, stop.clone()), move |oid| {
+        let rows_done = self.move_rows(plan, (rows, patches), (&meter, stop.clone()), move |oid| {
             let _ = loaded.send(oid);
         });
         let (moved, jobs) = tokio::join!(rows_done, runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports));
@@ -173,7 +186,7 @@ impl CopyJob<'_> {
     async fn move_rows(
         &self,
         plan: &mut SourcePlan,
-        rows: RowsPlan,
+        (rows, oid_patches): (RowsPlan, OidPatches),
         (meter, stop): (&Arc<Meter>, CancellationToken),
         relation_done: impl FnMut(Oid),
     ) -> Result<Moved> {
@@ -192,6 +205,7 @@ impl CopyJob<'_> {
             encoding: plan.inventory.encoding.clone(),
             extra_settings: self.load_settings.clone(),
             fresh_tables: self.options.contents == Contents::Everything,
+            oid_patches,
         };
         let cancellers = shared.cancellers.clone();
         let make = move |index| CopyLane::open(index, &port, &target, &shared);

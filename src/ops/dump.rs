@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
 use super::lanes::{DumpLane, Shared};
+use super::lost;
 use super::options::{Contents, DumpOptions, Run};
 use super::preflight::{self, Findings};
 use super::recorder::{Closing, PhaseTimer, Recorder};
@@ -36,6 +37,7 @@ pub async fn dump(options: &DumpOptions, outer: &Run) -> Result<TransferReport> 
     });
     let mut findings = Findings::default();
     preflight::check_source(&source, &options.source, None, &mut findings).await?;
+    lost::check_rows(&source, &options.source, options.contents, &mut findings).await?;
     preflight::check_disk(&options.archive, source.facts.database_bytes, &mut findings);
     findings.into_result(&run)?;
     phase.finish();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Cause, Error, Result};
+use super::own_types::OwnTypes;
 use crate::archive::Archive;
 use crate::model::{
     CatalogFacts, Chunk, ChunkId, CopyFormat, CtidRange, QualifiedName, Relation, RelationKind, ServerVersion,
@@ -30,6 +31,7 @@ pub(super) struct Inventory {
     pub roles: RolesInUse,
     /// Of the source's whole cluster.
     pub cluster_roles: ClusterRoles,
+    pub own_types: OwnTypes,
     pub toc: Arc<Toc>,
 }
 
@@ -44,6 +46,8 @@ pub(super) struct StoredInventory {
     roles: RolesInUse,
     #[serde(default)]
     cluster_roles: ClusterRoles,
+    #[serde(default)]
+    own_types: OwnTypes,
 }
 
 /// Large objects that one chunk holds at most.
@@ -58,6 +62,7 @@ impl Inventory {
             extensions: self.extensions.clone(),
             roles: self.roles.clone(),
             cluster_roles: self.cluster_roles.clone(),
+            own_types: self.own_types.clone(),
         }
     }
 
@@ -89,6 +94,7 @@ impl Inventory {
             extensions: stored.extensions,
             roles: stored.roles,
             cluster_roles: stored.cluster_roles,
+            own_types: stored.own_types,
             toc: Arc::new(toc),
         })
     }

@@ -7,15 +7,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::ledger;
+use super::own_types::OidPatches;
 use super::rows::Cancellers;
 use crate::archive::{Archive, ArchiveWriter, SegmentRecord, SegmentSpec};
 use crate::event::ProgressBoard;
 use crate::flow::{
-    ChunkTask, Error, HashSink, Lane, LaneOutcome, Meter, Result, RowHash, RowHasher, SegmentChain, Source, pump,
+    ChunkTask, Error, HashSink, Lane, LaneOutcome, Meter, Patched, Result, RowHash, RowHasher, SegmentChain, Source,
+    pump,
 };
-use crate::model::{Oid, RelationKind, Side};
+use crate::model::{CopyFormat, Oid, RelationKind, Side};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::copy_sql::{self, ReadRules};
+use crate::pg::oid_patch::RowPatch;
 use crate::pg::session;
 use crate::pg::snapshot::{Snapshot, SnapshotHolder, lock_nowait};
 use crate::pg::wire::{Block, CopyOutcome, DataConnection};
@@ -134,6 +137,8 @@ pub(super) struct TargetPort {
     pub extra_settings: Vec<String>,
     /// Tables were made by this run and are empty: one that a single transaction loads may be frozen.
     pub fresh_tables: bool,
+    /// Relations in whose rows type OIDs are rewritten.
+    pub oid_patches: OidPatches,
 }
 
 /// A connection that loads one chunk per transaction.
@@ -142,6 +147,7 @@ pub(super) struct Writer {
     /// Of the rows.
     encoding: String,
     fresh_tables: bool,
+    oid_patches: OidPatches,
 }
 
 impl TargetPort {
@@ -152,13 +158,29 @@ impl TargetPort {
             connection.execute(setting)?;
         }
         shared.cancellers.add(connection.canceller());
-        Ok(Writer { connection, encoding: self.encoding.clone(), fresh_tables: self.fresh_tables })
+        let (encoding, oid_patches) = (self.encoding.clone(), Arc::clone(&self.oid_patches));
+        Ok(Writer { connection, encoding, fresh_tables: self.fresh_tables, oid_patches })
     }
 }
 
 impl Writer {
-    /// Loads one chunk: what the source has counted must be what the target has loaded, or nothing is.
+    /// Loads one chunk; where the target insists on its own type OIDs, with those.
     fn load(
+        &mut self,
+        task: &ChunkTask,
+        shared: &Shared,
+        source: &mut impl Source,
+        block: &mut Block,
+    ) -> Result<CopyOutcome> {
+        let patches = Arc::clone(&self.oid_patches);
+        match patch_of(&patches, task) {
+            None => self.load_stream(task, shared, source, block),
+            Some(patch) => self.load_stream(task, shared, &mut Patched::new(source, patch), block),
+        }
+    }
+
+    /// Loads one chunk: what the source has counted must be what the target has loaded, or nothing is.
+    fn load_stream(
         &mut self,
         task: &ChunkTask,
         shared: &Shared,
@@ -200,6 +222,11 @@ impl Writer {
         self.connection.execute(&format!("{}; COMMIT", ledger::record_chunk(task, outcome)))?;
         Ok(outcome)
     }
+}
+
+/// What is rewritten in the rows of a chunk, which are in binary then.
+fn patch_of<'p>(patches: &'p OidPatches, task: &ChunkTask) -> Option<&'p RowPatch> {
+    patches.get(&task.relation.oid).filter(|_| task.relation.format == CopyFormat::Binary)
 }
 
 /// Server to server.
@@ -345,25 +372,41 @@ pub(super) enum HashSource {
 /// Anything to a hash.
 pub(super) struct HashLane {
     pub source: HashSource,
+    /// What makes its rows those of the other side.
+    pub oid_patches: OidPatches,
     pub hashes: Hashes,
     pub block: Block,
     pub shared: Shared,
 }
 
+fn hash_stream(
+    shared: &Shared,
+    task: &ChunkTask,
+    (mut source, patch): (impl Source, Option<&RowPatch>),
+    sink: &mut HashSink,
+    block: &mut Block,
+) -> Result<CopyOutcome> {
+    match patch {
+        None => shared.pump(task, &mut source, sink, block),
+        Some(patch) => shared.pump(task, &mut Patched::new(source, patch), sink, block),
+    }
+}
+
 impl Lane for HashLane {
     fn run(&mut self, task: &ChunkTask) -> Result<LaneOutcome> {
         let mut sink = HashSink(RowHasher::new(task.relation.format));
+        let patch = patch_of(&self.oid_patches, task);
         let outcome = match &mut self.source {
             HashSource::Server(reader) => {
                 if !reader.lock(task)? {
                     return Ok(LaneOutcome::HolderOnly);
                 }
-                let mut source = reader.copy_out(task)?;
-                self.shared.pump(task, &mut source, &mut sink, &mut self.block)?
+                let source = reader.copy_out(task)?;
+                hash_stream(&self.shared, task, (source, patch), &mut sink, &mut self.block)?
             }
             HashSource::Archive(port) => {
-                let mut source = port.open(task)?;
-                self.shared.pump(task, &mut source, &mut sink, &mut self.block)?
+                let source = port.open(task)?;
+                hash_stream(&self.shared, task, (source, patch), &mut sink, &mut self.block)?
             }
         };
         let hash = sink.0.finish()?;

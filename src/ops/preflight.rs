@@ -9,6 +9,7 @@ pub(super) use needs::{Needs, check_needs};
 
 use super::error::{Cause, Error, Result};
 use super::ledger;
+use super::lost;
 use super::options::{Contents, PreflightOptions, Run, SourceOptions, TargetOptions};
 use super::recorder::name_some;
 use super::server::Server;
@@ -88,6 +89,7 @@ pub async fn preflight(options: &PreflightOptions, run: &Run) -> Result<Prefligh
     };
     if let (Some(server), Some(o)) = (&source, &options.source) {
         check_source(server, o, target.as_ref().map(Server::version), &mut findings).await?;
+        lost::check_rows(server, o, options.contents, &mut findings).await?;
     }
     if let (Some(server), Some(o)) = (&mut target, &options.target) {
         match &source {
@@ -100,6 +102,9 @@ pub async fn preflight(options: &PreflightOptions, run: &Run) -> Result<Prefligh
     }
     if let (Some(source), Some(target)) = (&source, &target) {
         check_pair(source, target, &mut findings).await?;
+        if let Some(o) = options.source.as_ref().filter(|_| options.contents != Contents::DataOnly) {
+            lost::check_types(source, target, o, &mut findings).await?;
+        }
         if let (Some(from), Some(to)) = (&options.source, &options.target) {
             let mut needs = Needs::of_source(source, &from.filters, options.contents).await?;
             if to.roles {

@@ -13,7 +13,9 @@ use super::error::{Cause, Error, Result};
 use super::inventory::{Inventory, LARGE_OBJECTS_OID};
 use super::keys;
 use super::lanes::{ArchivePort, RestoreLane, Shared, TargetPort};
+use super::lost;
 use super::options::{Contents, RestoreOptions, Run};
+use super::own_types::OidPatches;
 use super::preflight::{self, Findings};
 use super::recorder::{Closing, PhaseTimer, Recorder};
 use super::roles;
@@ -54,6 +56,9 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     preflight::check_versions(inventory.source_version, &target, &mut findings);
     preflight::check_encoding(&inventory.encoding, &target, &mut findings);
     preflight::check_extensions(&inventory.extensions, &target, &mut findings).await?;
+    if contents != Contents::DataOnly {
+        lost::check_archive_types(&inventory, &target, &mut findings).await?;
+    }
     let mut needs = preflight::Needs::of_archive(&inventory, contents);
     if options.target.roles {
         roles::check(&inventory.cluster_roles, &target, &mut findings).await?;
@@ -167,14 +172,18 @@ struct RestoreJob<'a> {
 impl RestoreJob<'_> {
     /// From the first statement that changes the target to the last.
     async fn fill_target(&self, inventory: &mut Inventory, archive: Archive) -> Result<Filled> {
+        let mut patches = OidPatches::default();
         let contents = self.contents;
         let origin = format!("archive {}", self.options.archive.display());
         let preparation = Preparation { inventory, options: &self.options.target, contents, origin };
         let prepared = preparation.run(self.target, self.run).await?;
         if contents != Contents::SchemaOnly {
             refuse_other_columns(inventory, check_columns(self.target, inventory).await?)?;
+            let compared = inventory.own_types.compare(self.target, inventory.relations.iter()).await?;
+            patches = compared.patches_to_load(self.target.version());
+            refuse_other_columns(inventory, compared.to_text(&inventory.relations)?)?;
         }
-        let (relations, meter) = self.rows_and_jobs(inventory, archive, &prepared).await?;
+        let (relations, meter) = self.rows_and_jobs(inventory, (archive, patches), &prepared).await?;
         keys::prove(self.target, &relations, contents, self.run).await?;
         complete(self.target, &prepared, &inventory.sequences, contents, self.run).await?;
         Ok(Filled { relations, meter, skipped: prepared.skipped(inventory) })
@@ -183,7 +192,7 @@ impl RestoreJob<'_> {
     async fn rows_and_jobs(
         &self,
         inventory: &mut Inventory,
-        archive: Archive,
+        (archive, oid_patches): (Archive, OidPatches),
         prepared: &PreparedTarget,
     ) -> Result<(Vec<Arc<Relation>>, Arc<Meter>)> {
         let stop = self.run.cancel.child_token();
@@ -220,6 +229,7 @@ impl RestoreJob<'_> {
             encoding: inventory.encoding.clone(),
             extra_settings: self.load_settings.clone(),
             fresh_tables: self.contents == Contents::Everything,
+            oid_patches,
         };
         let port = Arc::new(ArchivePort::new(archive));
         let cancellers = shared.cancellers.clone();

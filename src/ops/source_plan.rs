@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
 use super::options::{Contents, Run, SourceOptions};
+use super::own_types::OwnTypes;
 use super::preflight::table_filter;
 use super::server::{Lanes, Server};
 use crate::model::{CatalogFacts, Chunk, KeyBounds, Oid, Relation, RelationKind, ServerVersion, Side};
@@ -55,7 +56,8 @@ impl SourcePlan {
             let read = tokio::task::spawn_blocking(move || Toc::read_file(&file, Path::new("pg_dump's output"))).await;
             read.map_err(|e| Error::new(Cause::Internal(e.to_string())))??
         };
-        let (relations, excluded) = choose_formats(&read, source, &holder.sizes, target_version);
+        let (relations, excluded) = choose_formats(&read, source, &holder.sizes);
+        let own_types = read_own_types(source.catalog(), &read, relations.iter().chain(&excluded)).await?;
         let inventory = Inventory {
             source_version: source.version(),
             encoding: source.facts.encoding.clone(),
@@ -68,6 +70,7 @@ impl SourcePlan {
             extensions: read.extensions.into_iter().map(|e| (e.name, e.version)).collect(),
             roles: read.roles,
             cluster_roles: read.cluster_roles,
+            own_types,
             toc: Arc::new(toc),
         };
         let rules = ReadRules {
@@ -267,17 +270,24 @@ async fn read_catalogs(catalog: Catalog<'_>, wanted: Wanted<'_>) -> Result<Catal
     Ok(CatalogRead { relations, types, facts, sequences, large_objects, access, extensions, roles, cluster_roles })
 }
 
+async fn read_own_types(
+    catalog: Catalog<'_>,
+    read: &CatalogRead,
+    relations: impl Iterator<Item = &Relation>,
+) -> Result<OwnTypes> {
+    let columns: HashMap<Oid, _> = read.relations.iter().map(|r| (r.oid, r.columns.as_slice())).collect();
+    OwnTypes::read(catalog, relations.filter_map(|r| Some((r, *columns.get(&r.oid)?)))).await
+}
+
 /// The relations whose rows move, each with its COPY format, and those whose rows are left out.
 fn choose_formats(
     read: &CatalogRead,
     source: &Server,
     sizes: &HashMap<Oid, (u64, u64)>,
-    target_version: Option<ServerVersion>,
 ) -> (Vec<Relation>, Vec<Relation>) {
     let rules = FormatRules {
         integer_datetimes: source.facts.integer_datetimes,
         source_is_utf8: source.facts.encoding == "UTF8",
-        target_version,
     };
     let tables = read.relations.iter().filter(|r| r.kind == RelationKind::Table);
     tables

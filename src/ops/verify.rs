@@ -15,6 +15,7 @@ use super::error::{Cause, Error, Result};
 use super::inventory::{Inventory, large_object_chunks};
 use super::lanes::{ArchivePort, HashLane, HashSource, Hashes, Shared, SourcePort};
 use super::options::{Filters, Run, ServerArgs, VerifyAgainst, VerifyOptions};
+use super::own_types::{OidPatches, OwnTypes};
 use super::preflight::table_filter;
 use super::recorder::{PhaseTimer, ms, name_some};
 use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
@@ -125,6 +126,8 @@ struct HashedSide<'s> {
     reader: ReaderKind,
     /// A server, and the moment at which it is read.
     moment: Option<(&'s Server, Snapshot)>,
+    /// What makes its rows those of the other side.
+    oid_patches: OidPatches,
 }
 
 enum ReaderKind {
@@ -149,16 +152,37 @@ impl VerifyJob<'_> {
             compared.large_objects(&objects[0], &objects[1], "source");
         }
         let access = self.common_access(&source).await?;
-        let formats = Formats::choose(&pairs, &source, self.target).await?;
+        let mut formats = Formats::choose(&pairs, &source, self.target).await?;
+        let oid_patches = self.same_types(&source, &pairs, &mut formats).await?;
         let same_encoding = source.facts.encoding == self.target.facts.encoding;
         let encoding = if same_encoding { source.facts.encoding.clone() } else { "UTF8".into() };
         let settings = self.same_floats(&source, &formats.floats_as_text(&pairs));
         let how = SideRules { encoding, access, settings };
-        let reference = self.server_side(&source, formats.apply(pairs.iter().map(|(r, _)| r)), &how).await?;
+        let mut reference = self.server_side(&source, formats.apply(pairs.iter().map(|(r, _)| r)), &how).await?;
+        reference.oid_patches = oid_patches;
         let target = self.server_side(self.target, formats.apply(pairs.iter().map(|(_, t)| t)), &how).await?;
         let servers = vec![source.info(), self.target.info()];
         let context = Context { compared, servers, archive: None, counted_only: HashSet::new() };
         self.compare(reference, target, context).await
+    }
+
+    /// What makes the source's rows in binary the target's, where both differ in their own types' OIDs. Where they differ
+    /// in more, text it is.
+    async fn same_types(
+        &self,
+        source: &Server,
+        pairs: &[(CatalogRelation, CatalogRelation)],
+        formats: &mut Formats,
+    ) -> Result<OidPatches> {
+        let relations = formats.apply(pairs.iter().map(|(r, _)| r));
+        let columns = pairs.iter().map(|(r, _)| r.columns.as_slice());
+        let own_types = OwnTypes::read(source.catalog(), relations.iter().map(AsRef::as_ref).zip(columns)).await?;
+        let compared = own_types.compare(self.target, relations.iter().map(AsRef::as_ref)).await?;
+        for (oid, _) in &compared.differing {
+            let differing = relations.iter().filter(|r| r.oid == *oid);
+            formats.of.extend(differing.map(|r| (r.name.clone(), CopyFormat::Text)));
+        }
+        Ok(compared.patches)
     }
 
     async fn against_archive(&self, path: &Path) -> Result<VerifyReport> {
@@ -223,8 +247,14 @@ impl VerifyJob<'_> {
         } else {
             HashSet::new()
         };
+        let types = inventory.own_types.compare(self.target, reference.iter().map(AsRef::as_ref)).await?;
+        for (oid, why) in &types.differing {
+            let name = reference.iter().find(|r| r.oid == *oid).map(|r| r.name.to_string()).unwrap_or_default();
+            compared.different(ComparedKind::Table, format!("values of {name} cannot be compared: {why}"));
+        }
         let reader = ReaderKind::Archive(Arc::new(ArchivePort::new(archive)));
-        let reference = HashedSide { relations: reference, chunks, reader, moment: None };
+        let oid_patches = types.patches;
+        let reference = HashedSide { relations: reference, chunks, reader, moment: None, oid_patches };
         let encoding = inventory.encoding;
         let how = SideRules { encoding, access: inventory.large_object_access, settings: Vec::new() };
         let target = self.server_side(self.target, target, &how).await?;
@@ -327,7 +357,8 @@ impl VerifyJob<'_> {
             holder: Mutex::new(Some(holder)),
         };
         let moment = Some((server, port.snapshot.clone()));
-        Ok(HashedSide { relations, chunks, reader: ReaderKind::Server(Box::new(port)), moment })
+        let (reader, oid_patches) = (ReaderKind::Server(Box::new(port)), OidPatches::default());
+        Ok(HashedSide { relations, chunks, reader, moment, oid_patches })
     }
 
     /// Hashes both sides at the same time.
@@ -382,14 +413,15 @@ impl VerifyJob<'_> {
         };
         let hashes: Hashes = Arc::default();
         let cancellers = shared.cancellers.clone();
-        let (reader, collected) = (side.reader, Arc::clone(&hashes));
+        let (reader, collected, oid_patches) = (side.reader, Arc::clone(&hashes), side.oid_patches);
         let make = move |index| {
             let source = match &reader {
                 ReaderKind::Server(port) => HashSource::Server(Box::new(port.open(index, &shared)?)),
                 ReaderKind::Archive(port) => HashSource::Archive(Arc::clone(port)),
             };
             let block = Block::new(shared.block_bytes);
-            Ok(HashLane { source, hashes: Arc::clone(&collected), block, shared: shared.clone() })
+            let (oid_patches, hashes) = (Arc::clone(&oid_patches), Arc::clone(&collected));
+            Ok(HashLane { source, oid_patches, hashes, block, shared: shared.clone() })
         };
         move_rows(plan, make, Watch { run: &run, cancellers, stop: stop.clone() }, |_| {}).await?;
         Ok(std::mem::take(&mut *hashes.lock().unwrap_or_else(PoisonError::into_inner)))
@@ -414,11 +446,9 @@ impl Formats {
     async fn choose(pairs: &[(CatalogRelation, CatalogRelation)], source: &Server, target: &Server) -> Result<Self> {
         let source_types = source.catalog().type_flags().await?;
         let target_types = target.catalog().type_flags().await?;
-        // A type's OID in the stream differs between servers, so no target version excuses it here.
         let rules = |server: &Server| FormatRules {
             integer_datetimes: server.facts.integer_datetimes,
             source_is_utf8: server.facts.encoding == "UTF8",
-            target_version: None,
         };
         let choose = |(s, t): &(CatalogRelation, CatalogRelation)| {
             let (left, _) = choose_format(&s.columns, &source_types, rules(source));

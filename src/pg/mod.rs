@@ -11,6 +11,7 @@ pub mod control;
 pub mod copy_sql;
 mod error;
 mod facts;
+pub mod oid_patch;
 pub mod session;
 pub mod snapshot;
 mod tls;

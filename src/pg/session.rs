@@ -3,9 +3,11 @@
 use crate::model::{ServerVersion, quote_literal};
 
 /// Settings that make text values mean the same on both sides.
-const SAME_TEXT: [&str; 5] = [
+const SAME_TEXT: [&str; 6] = [
     "SET extra_float_digits = 3",
     "SET DateStyle = 'ISO, MDY'",
+    // Also for values that would be out of range in another zone. GMT needs no files (`pg_tzset`).
+    "SET TimeZone = 'GMT'",
     "SET IntervalStyle = 'postgres'",
     "SET bytea_output = 'hex'",
     "SET lc_monetary = 'C'",

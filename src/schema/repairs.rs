@@ -8,6 +8,7 @@ use super::TocEntry;
 ///   empty schemas of their own into new databases.
 /// - `FUNCTION =` of `CREATE OPERATOR` becomes `PROCEDURE =`, which every version understands; the new word came with 11.
 /// - `EXECUTE FUNCTION` of `CREATE EVENT TRIGGER` becomes `EXECUTE PROCEDURE`, for the same reason.
+/// - `provider = libc` of `CREATE COLLATION` goes: it is the default, and servers before 10 do not know the word.
 /// - The column option `pg_attver` is taken out. It is the bookkeeping of servers that store it and says nothing about
 ///   the column; a server that does not know it refuses the statement, one that does sets it anew by itself. Which
 ///   minors know it cannot be told from a version number, so it always goes.
@@ -18,6 +19,9 @@ pub fn repair(entry: &TocEntry, statement: &str) -> Option<String> {
     }
     if entry.desc == "OPERATOR" {
         return Some(statement.replacen("(\n    FUNCTION = ", "(\n    PROCEDURE = ", 1));
+    }
+    if entry.desc == "COLLATION" {
+        return Some(statement.replacen(" (provider = libc, ", " (", 1));
     }
     if entry.desc == "EVENT TRIGGER"
         && let Some((before, function)) = statement.rsplit_once(" EXECUTE FUNCTION ")

@@ -26,7 +26,7 @@ impl Compared {
         self.differences.push(ObjectDifference { kind, one_side_only: true, message });
     }
 
-    fn different(&mut self, kind: ComparedKind, message: String) {
+    pub(super) fn different(&mut self, kind: ComparedKind, message: String) {
         self.differences.push(ObjectDifference { kind, one_side_only: false, message });
     }
 

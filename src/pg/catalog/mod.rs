@@ -8,6 +8,8 @@ mod roles;
 mod sequences;
 mod server;
 mod storage;
+mod type_graph;
+mod type_uses;
 mod types;
 
 use postgres_types::FromSql;
@@ -22,6 +24,8 @@ pub use relations::{CatalogRelation, lock_list_sql, read_lock_list};
 pub use roles::{ClusterRoles, Membership, RoleFacts};
 pub use sequences::SequenceState;
 pub use server::{DatabaseFacts, ExtensionFacts, RolesInUse, TargetSettings};
+pub use type_graph::{FIRST_OWN_OID, TypeAttribute, TypeGraph, TypeNode, TypeParts};
+pub use type_uses::{TypeUse, UsedBy};
 pub use types::{FormatRules, TypeFlags, TypeMap, choose_format};
 
 /// A window on one server's catalogs; on the source, inside the shared snapshot.

@@ -229,7 +229,7 @@ impl Catalog<'_> {
                           pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypid
                    FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
                    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                   WHERE c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
+                   WHERE c.relkind IN ('r', 'p', 'm') AND a.attnum > 0 AND NOT a.attisdropped
                      AND n.nspname NOT IN ('pg_catalog', 'information_schema')
                      AND n.nspname OPERATOR(pg_catalog.!~) '^pg_(toast|temp)'";
         let mut columns = Vec::new();

@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 
 use super::Catalog;
-use crate::model::{Column, CopyFormat, Oid, ServerVersion, TextReason};
+use super::type_graph::{COLUMN_TYPES, FIRST_OWN_OID, IS_ARRAY, edges};
+use crate::model::{Column, CopyFormat, Oid, TextReason};
 use crate::pg::error::Result;
 
 /// What a type's tree (elements, attributes, base types, subtypes) holds.
@@ -16,8 +17,6 @@ pub struct TypeFlags {
     pub no_binary_io: bool,
     /// `regclass` and its kin: OIDs of this server's objects. Only text moves the name.
     pub oid_alias: bool,
-    /// An array or composite that carries the OID of a type made by a user; servers before 14 check it.
-    pub user_oid_in_stream: bool,
     /// `tsquery`, `int2vector`, `oidvector`: an empty value does not load in binary.
     pub empty_value_bug: bool,
     /// Times, which a server built without integer datetimes sends as floats.
@@ -25,7 +24,8 @@ pub struct TypeFlags {
     pub xml: bool,
     /// A base type of an extension that is not known to keep its binary format.
     pub unvetted_extension: bool,
-    /// `real` or `double precision`, which servers before 12 print otherwise than later ones.
+    /// Floating-point numbers, also those of points and the like, which servers before 12 print otherwise than later
+    /// ones.
     pub float: bool,
 }
 
@@ -34,8 +34,6 @@ pub struct TypeFlags {
 pub struct FormatRules {
     pub integer_datetimes: bool,
     pub source_is_utf8: bool,
-    /// `None`: not known yet, as for a dump.
-    pub target_version: Option<ServerVersion>,
 }
 
 /// The flags of types by their OID.
@@ -60,11 +58,9 @@ pub fn choose_format(
 }
 
 fn reason_for_text(flags: TypeFlags, rules: FormatRules) -> Option<&'static str> {
-    let oid_checked = rules.target_version.is_none_or(|v| v < ServerVersion::V14);
     [
         (flags.no_binary_io, "its type has no binary input or output"),
         (flags.oid_alias, "its values are OIDs of the source's own objects; text carries their names"),
-        (flags.user_oid_in_stream && oid_checked, "it carries a type's OID, which servers before 14 insist on"),
         (flags.empty_value_bug, "an empty value of this type does not load in binary"),
         (flags.time && !rules.integer_datetimes, "the source sends times as floating-point numbers"),
         (flags.xml && !rules.source_is_utf8, "binary xml would gain an encoding declaration"),
@@ -80,45 +76,25 @@ const VETTED_EXTENSION_TYPES: &str = "'citext', 'hstore', 'ltree', 'lquery', 'lt
 impl Catalog<'_> {
     /// The flags of every type that a user's table or materialized view has a column of, by the type's OID.
     pub async fn type_flags(&self) -> Result<TypeMap> {
-        let range = if self.version >= ServerVersion::V9_2 {
-            "UNION ALL SELECT rngtypid, rngsubtype, false FROM pg_catalog.pg_range"
-        } else {
-            ""
-        };
-        let multirange = if self.version >= ServerVersion::V14 {
-            "UNION ALL SELECT rngmultitypid, rngtypid, false FROM pg_catalog.pg_range"
-        } else {
-            ""
-        };
         let sql = format!(
-            "WITH RECURSIVE edge(typ, child, embeds_oid) AS (
-                SELECT oid, typelem, true FROM pg_catalog.pg_type WHERE typelem <> 0 AND typlen = -1
-                UNION ALL SELECT oid, typbasetype, false FROM pg_catalog.pg_type WHERE typtype = 'd'
-                UNION ALL SELECT t.oid, a.atttypid, true FROM pg_catalog.pg_type t
-                    JOIN pg_catalog.pg_attribute a ON a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
-                    WHERE t.typtype = 'c'
-                {range} {multirange}
-            ), walk(root, typ, oid_embedded) AS (
-                SELECT DISTINCT a.atttypid, a.atttypid, false FROM pg_catalog.pg_attribute a
-                JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
-                WHERE c.relkind IN ('r', 'p', 'm') AND a.attnum > 0 AND NOT a.attisdropped
-                  AND c.relnamespace NOT IN (SELECT oid FROM pg_catalog.pg_namespace
-                      WHERE nspname IN ('pg_catalog', 'information_schema', 'pg_toast'))
-                UNION SELECT w.root, e.child, e.embeds_oid FROM walk w JOIN edge e ON e.typ = w.typ
+            "WITH RECURSIVE {edges}, walk(root, typ) AS (
+                SELECT DISTINCT a.atttypid, a.atttypid {COLUMN_TYPES}
+                UNION SELECT w.root, e.child FROM walk w JOIN edge e ON e.typ = w.typ
             )
             SELECT w.root,
                 bool_or(t.typsend = 0 OR t.typreceive = 0),
                 bool_or(t.typnamespace = 11 AND t.typname IN ('regproc', 'regprocedure', 'regoper', 'regoperator',
                     'regclass', 'regtype', 'regrole', 'regnamespace', 'regconfig', 'regdictionary', 'regcollation',
                     'regdatabase')),
-                bool_or(w.oid_embedded AND w.typ >= 10000),
                 bool_or(t.typnamespace = 11 AND t.typname IN ('tsquery', 'int2vector', 'oidvector')),
                 bool_or(t.typnamespace = 11 AND t.typname IN ('time', 'timetz', 'timestamp', 'timestamptz', 'interval')),
                 bool_or(t.typnamespace = 11 AND t.typname = 'xml'),
-                bool_or(t.typtype = 'b' AND t.oid >= 10000 AND NOT (t.typelem <> 0 AND t.typlen = -1)
+                bool_or(t.typtype = 'b' AND t.oid >= {FIRST_OWN_OID} AND NOT {IS_ARRAY}
                     AND t.typname NOT IN ({VETTED_EXTENSION_TYPES})),
-                bool_or(t.typnamespace = 11 AND t.typname IN ('float4', 'float8'))
-            FROM walk w JOIN pg_catalog.pg_type t ON t.oid = w.typ GROUP BY 1"
+                bool_or(t.typname IN ('float4', 'float8', 'point', 'line', 'lseg', 'box', 'path', 'polygon', 'circle', 'cube',
+                    'vector'))
+            FROM walk w JOIN pg_catalog.pg_type t ON t.oid = w.typ GROUP BY 1",
+            edges = edges(self.version),
         );
         let mut flags = HashMap::new();
         for row in &self.rows(&sql).await? {
@@ -127,12 +103,11 @@ impl Catalog<'_> {
                 TypeFlags {
                     no_binary_io: self.get(row, 1)?,
                     oid_alias: self.get(row, 2)?,
-                    user_oid_in_stream: self.get(row, 3)?,
-                    empty_value_bug: self.get(row, 4)?,
-                    time: self.get(row, 5)?,
-                    xml: self.get(row, 6)?,
-                    unvetted_extension: self.get(row, 7)?,
-                    float: self.get(row, 8)?,
+                    empty_value_bug: self.get(row, 3)?,
+                    time: self.get(row, 4)?,
+                    xml: self.get(row, 5)?,
+                    unvetted_extension: self.get(row, 6)?,
+                    float: self.get(row, 7)?,
                 },
             );
         }
@@ -149,8 +124,7 @@ mod tests {
         choose_format(&[(column, 7)], &HashMap::from([(7, flags)]), rules).0
     }
 
-    const RULES: FormatRules =
-        FormatRules { integer_datetimes: true, source_is_utf8: true, target_version: Some(ServerVersion::V18) };
+    const RULES: FormatRules = FormatRules { integer_datetimes: true, source_is_utf8: true };
 
     #[test]
     fn plain_types_go_in_binary_and_unknown_ones_never() {
@@ -158,14 +132,6 @@ mod tests {
         let column = Column { name: "c".into(), type_name: "t".into() };
         assert_eq!(choose_format(&[(column, 8)], &HashMap::new(), RULES).0, CopyFormat::Text);
         assert_eq!(choose_format(&[], &HashMap::new(), RULES).0, CopyFormat::Binary);
-    }
-
-    #[test]
-    fn embedded_oids_depend_on_the_target() {
-        let flags = TypeFlags { user_oid_in_stream: true, ..TypeFlags::default() };
-        assert_eq!(choose(flags, RULES), CopyFormat::Binary);
-        assert_eq!(choose(flags, FormatRules { target_version: Some(ServerVersion::V13), ..RULES }), CopyFormat::Text);
-        assert_eq!(choose(flags, FormatRules { target_version: None, ..RULES }), CopyFormat::Text);
     }
 
     #[test]
