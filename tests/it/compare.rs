@@ -86,7 +86,7 @@ pub fn assert_same(what: &str, source: &[&str], target: &[&str]) {
 
 /// The schema of a database as PostgreSQL's own tools move it: what another version makes of the same definitions, and
 /// what pg_dump cannot say (the order of inherited columns).
-async fn moved_by_pg_dump(source: &TestDb, to: &std::sync::Arc<pgconvoy::lab::Cluster>) -> TestDb {
+pub async fn moved_by_pg_dump(source: &TestDb, to: &std::sync::Arc<pgconvoy::lab::Cluster>) -> TestDb {
     let moved = TestDb::new(to, "reference").await;
     let dump = Command::new(&clients().pg_dump).args(["--schema-only", "--dbname", &source.uri()]).output().unwrap();
     assert!(dump.status.success());

@@ -18,5 +18,7 @@ mod round_trips;
 mod statistics;
 #[path = "../support/mod.rs"]
 mod support;
+mod types;
 mod verify;
+mod versions;
 mod writers;

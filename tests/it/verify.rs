@@ -76,7 +76,7 @@ async fn floating_point_values_are_compared_wherever_they_are() {
             "CREATE DOMAIN share AS float8; CREATE TYPE point3 AS (x float8, y real, label text);
              CREATE TYPE shares AS (s share);
              CREATE TABLE exact (a float8, b real[], c share, d point3, e float8[]);
-             CREATE TABLE rounded (f point3[], g shares);
+             CREATE TABLE rounded (f point3[], g shares, makes_it_text regclass);
              INSERT INTO exact SELECT i / 3.0, ARRAY[i / 7.0]::real[], i / 9.0, ROW(i / 11.0, i / 13.0, 'p')::point3,
                  ARRAY[i / 17.0, 'NaN', '-0', 1e-300] FROM generate_series(1, 200) i;
              INSERT INTO rounded SELECT ARRAY[ROW(i / 11.0, i / 13.0, 'p')::point3], ROW(i / 3.0)::shares
