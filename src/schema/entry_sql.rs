@@ -2,7 +2,7 @@
 
 use crate::model::{ServerVersion, quote_ident};
 
-use super::repairs::{is_optional, repair};
+use super::repairs::{is_optional, named_like_a_view, repair};
 use super::{Toc, TocEntry, statements};
 
 /// How entries are run on a target.
@@ -79,6 +79,9 @@ pub fn skipped(entry: &TocEntry, options: &EntryOptions) -> Option<Skip> {
 pub fn entry_sql(toc: &Toc, entry: &TocEntry, options: &EntryOptions) -> EntrySql {
     let split = statements::split_with(&entry.definition, toc.standard_conforming_strings);
     let mut sql: Vec<String> = split.into_iter().filter_map(|statement| repair(entry, statement)).collect();
+    if entry.desc == "RULE" {
+        sql = sql.into_iter().flat_map(|statement| named_like_a_view(entry, statement)).collect();
+    }
     if options.no_owner && entry.desc == "SCHEMA" && !sql.is_empty() {
         // Old pg_dumps wrote AUTHORIZATION into it.
         sql = vec![format!("CREATE SCHEMA IF NOT EXISTS {}", quote_ident(&entry.tag))];

@@ -1,5 +1,7 @@
 //! Statements that are right at the source and that a target would refuse.
 
+use crate::model::quote_ident;
+
 use super::TocEntry;
 
 /// Rewrites one statement of an entry's definition, or leaves it out (`None`).
@@ -57,6 +59,21 @@ pub fn is_optional(entry: &TocEntry) -> bool {
 pub fn is_compression(statement: &str) -> bool {
     statement.starts_with("ALTER ")
         && ["pglz", "lz4"].iter().any(|method| statement.ends_with(&format!(" SET COMPRESSION {method}")))
+}
+
+/// `CREATE RULE "_RETURN"` on a table, which the server refuses, though it lets a rule be given that name later
+/// (`ALTER RULE … RENAME`, rewriteDefine.c). `pg_dump | pg_restore` loses such a rule.
+#[must_use]
+pub fn named_like_a_view(entry: &TocEntry, statement: String) -> Vec<String> {
+    let definition = statement.strip_prefix("CREATE RULE \"_RETURN\" AS");
+    let (Some(definition), Some(table)) = (definition, entry.tag.strip_suffix(" _RETURN")) else {
+        return vec![statement];
+    };
+    let schema = entry.namespace.as_deref().map(|schema| quote_ident(schema) + ".").unwrap_or_default();
+    vec![
+        format!("CREATE RULE \"pgconvoy _RETURN\" AS{definition}"),
+        format!("ALTER RULE \"pgconvoy _RETURN\" ON {schema}{} RENAME TO \"_RETURN\"", quote_ident(table)),
+    ]
 }
 
 fn create_if_not_exists(statement: &str) -> String {

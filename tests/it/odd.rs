@@ -118,3 +118,18 @@ async fn hundreds_of_small_tables() {
     let _ = pgconvoy(&["verify", "--source", &source.uri(), "--target", &target.uri()]).await.expect_success();
     assert_eq!(target.one("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND reltuples = 1 AND relkind = 'r'").await, "600");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_of_a_table_may_be_named_like_one_of_a_view() {
+    let (source, target) = (small().await, empty(&newest().await).await);
+    source
+        .execute(
+            "CREATE RULE r AS ON UPDATE TO b DO ALSO NOTHING; ALTER RULE r ON b RENAME TO \"_RETURN\";
+             ALTER TABLE b DISABLE RULE \"_RETURN\"; COMMENT ON RULE \"_RETURN\" ON b IS 'odd'",
+        )
+        .await;
+    let _ = copy(&source, &target, &[]).await.expect_success();
+    assert_eq!(crate::compare::schema_of(&source), crate::compare::schema_of(&target));
+    let rule = "SELECT rulename || ev_enabled || obj_description(oid) FROM pg_rewrite WHERE ev_class = 'b'::regclass";
+    assert_eq!(target.one(rule).await, "_RETURNDodd");
+}
