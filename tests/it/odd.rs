@@ -130,6 +130,7 @@ async fn a_rule_of_a_table_may_be_named_like_one_of_a_view() {
         .await;
     let _ = copy(&source, &target, &[]).await.expect_success();
     assert_eq!(crate::compare::schema_of(&source), crate::compare::schema_of(&target));
-    let rule = "SELECT rulename || ev_enabled || obj_description(oid) FROM pg_rewrite WHERE ev_class = 'b'::regclass";
+    let rule =
+        "SELECT concat(rulename, ev_enabled, obj_description(oid)) FROM pg_rewrite WHERE ev_class = 'b'::regclass";
     assert_eq!(target.one(rule).await, "_RETURNDodd");
 }
