@@ -294,12 +294,7 @@ fn strange_dependencies(schema: &mut Schema, shape: &Shape) {
 
 fn graph(schema: &Schema, version: u32, rows_of: &HashSet<Oid>) -> Result<RestoreGraph, Error> {
     let toc = Toc::from_entries(schema.entries.clone(), "15.0", "15.0");
-    let options = EntryOptions {
-        target_version: ServerVersion(version),
-        no_owner: false,
-        no_privileges: false,
-        no_tablespaces: false,
-    };
+    let options = EntryOptions::new(ServerVersion(version));
     RestoreGraph::build(&GraphInput {
         toc: &toc,
         facts: &schema.facts,

@@ -28,7 +28,7 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 fn options(cluster: &Cluster) -> EntryOptions {
-    EntryOptions { target_version: cluster.version, no_owner: false, no_privileges: false, no_tablespaces: false }
+    EntryOptions::new(cluster.version)
 }
 
 struct Dumped {

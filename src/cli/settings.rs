@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use pgconvoy::ops::{
-    BenchOptions, CheckOptions, Contents, CopyOptions, DemoOptions, DumpOptions, Filters, PreflightOptions,
-    RestoreOptions, Rivals, ServerArgs, SourceOptions, Statistics, TargetOptions, ToastCompression, VerifyAgainst,
-    VerifyOptions,
+    BenchOptions, CheckOptions, Contents, CopyOptions, DemoOptions, DumpOptions, Filters, PreflightOptions, Provider,
+    RestoreOptions, Rivals, RowCondition, ServerArgs, SourceOptions, Statistics, TargetOptions, ToastCompression,
+    VerifyAgainst, VerifyOptions,
 };
 
 use super::args::{
-    BenchArgs, Cli, Command, Conninfo, ContentsArgs, DemoArgs, FilterArgs, GeneralArgs, ProgressArgs, ProgressMode,
-    SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
+    BenchArgs, Cli, Command, Conninfo, ContentsArgs, DemoArgs, FilterArgs, FilterRule, GeneralArgs, ProgressArgs,
+    ProgressMode, ProviderName, SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
 };
 use super::environment::Environment;
 use super::redact::has_password;
@@ -103,8 +103,8 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<ProgressAr
             (Task::Restore(RestoreOptions { archive, target, jobs: args.jobs.jobs, contents }), Some(args.progress))
         }
         Command::Verify(args) => {
-            let reference =
-                args.archive.map_or_else(|| VerifyAgainst::Server(server(args.source)), VerifyAgainst::Archive);
+            let source = ServerArgs { encoding: args.source_encoding, ..server(args.source) };
+            let reference = args.archive.map_or(VerifyAgainst::Server(source), VerifyAgainst::Archive);
             let (target, filters) = (server(args.target), filters(args.filters));
             (Task::Verify(VerifyOptions { reference, target, jobs: args.jobs.jobs, filters }), Some(args.progress))
         }
@@ -148,14 +148,14 @@ fn bench(args: BenchArgs) -> (Task, Option<ProgressArgs>) {
 }
 
 fn server(conninfo: Option<Conninfo>) -> ServerArgs {
-    ServerArgs { conninfo: conninfo.map(|conninfo| conninfo.0) }
+    ServerArgs { conninfo: conninfo.map(|conninfo| conninfo.0), encoding: None }
 }
 
 /// `statistics`: whether the dump of the schema shall hold them.
 fn source_options(args: SourceArgs, filter_args: FilterArgs, statistics: bool) -> SourceOptions {
     SourceOptions {
         statistics,
-        server: server(args.source),
+        server: ServerArgs { encoding: args.source_encoding, ..server(args.source) },
         frozen_source: args.frozen_source,
         chunk_bytes: args.chunk_size,
         filters: filters(filter_args),
@@ -182,6 +182,16 @@ fn target_options(args: TargetArgs) -> TargetOptions {
         no_owner: args.no_owner,
         no_privileges: args.no_privileges,
         no_tablespaces: args.no_tablespaces,
+        no_comments: args.no_comments,
+        provider: args.provider.map(|name| match name {
+            ProviderName::Heroku => Provider::Heroku,
+            ProviderName::Rds => Provider::Rds,
+            ProviderName::CloudSql => Provider::CloudSql,
+            ProviderName::Azure => Provider::Azure,
+            ProviderName::Supabase => Provider::Supabase,
+            ProviderName::Neon => Provider::Neon,
+            ProviderName::Generic => Provider::Generic,
+        }),
         toast_compression: match args.toast_compression {
             ToastMethod::Auto => ToastCompression::Auto,
             ToastMethod::Server => ToastCompression::Server,
@@ -191,16 +201,39 @@ fn target_options(args: TargetArgs) -> TargetOptions {
         create: args.create,
         roles: args.roles,
     }
+    .with_provider()
 }
 
 fn filters(args: FilterArgs) -> Filters {
-    Filters {
+    let mut filters = Filters {
         include_schemas: args.include_schema,
         exclude_schemas: args.exclude_schema,
         include_tables: args.include_table,
         exclude_tables: args.exclude_table,
         exclude_table_data: args.exclude_table_data,
+        exclude_indexes: args.exclude_index,
+        include_extensions: args.extension,
+        exclude_extensions: args.exclude_extension,
+        conditions: args
+            .conditions
+            .into_iter()
+            .map(|c| RowCondition { table_pattern: c.table, condition: c.condition })
+            .collect(),
+    };
+    for (rule, pattern) in args.filter_files.into_iter().flat_map(|file| file.0) {
+        let list = match rule {
+            FilterRule::IncludeSchema => &mut filters.include_schemas,
+            FilterRule::ExcludeSchema => &mut filters.exclude_schemas,
+            FilterRule::IncludeTable => &mut filters.include_tables,
+            FilterRule::ExcludeTable => &mut filters.exclude_tables,
+            FilterRule::ExcludeTableData => &mut filters.exclude_table_data,
+            FilterRule::ExcludeIndex => &mut filters.exclude_indexes,
+            FilterRule::IncludeExtension => &mut filters.include_extensions,
+            FilterRule::ExcludeExtension => &mut filters.exclude_extensions,
+        };
+        list.push(pattern);
     }
+    filters
 }
 
 fn contents(args: &ContentsArgs) -> Contents {

@@ -164,6 +164,7 @@ pub(super) mod tests {
             keep_order: false,
             has_ctid: true,
             filter: None,
+            of_extension: false,
         };
         let chunk = Chunk { id: ChunkId { relation: oid, index }, range: CtidRange::ALL, estimated_bytes: 0 };
         ChunkTask { chunk, relation: Arc::new(relation), board_index: 0, is_whole: false }

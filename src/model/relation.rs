@@ -85,8 +85,12 @@ pub struct Relation {
     pub keep_order: bool,
     /// Its rows have a ctid: an ordinary heap, as opposed to another table access method or a foreign table.
     pub has_ctid: bool,
-    /// A condition on the rows: those of an extension's configuration table that are the user's.
+    /// A condition on the rows: those of an extension's configuration table that are the user's, those that are asked
+    /// for.
     pub filter: Option<String>,
+    /// An extension's configuration table: `CREATE EXTENSION` makes it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub of_extension: bool,
 }
 
 impl Relation {

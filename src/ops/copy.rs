@@ -45,7 +45,7 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
     let mut needs = preflight::Needs::of_source(&source, &options.source.filters, options.contents).await?;
     let database = (source.conninfo.dbname(), source.facts.encoding.as_str());
     create::check_target(&mut target, database, &options.target, options.contents, &mut findings).await?;
-    preflight::check_pair(&source, &target, &mut findings).await?;
+    preflight::check_pair(&source, &target, &options.source.filters, &mut findings).await?;
     if options.target.roles {
         let wanted = source.catalog().cluster_roles().await?;
         roles::check(&wanted, &target, &mut findings).await?;

@@ -115,10 +115,10 @@ pub(super) struct Created {
 /// setting that the target does not know is left out with a warning.
 async fn create(maintenance: Server, toc: &Toc, options: &TargetOptions, run: &Run) -> Result<Created> {
     let entry_options = EntryOptions {
-        target_version: maintenance.version(),
         no_owner: options.no_owner,
         no_privileges: options.no_privileges,
         no_tablespaces: options.no_tablespaces,
+        ..EntryOptions::new(maintenance.version())
     };
     let sql = database_sql(toc, &entry_options).ok_or_else(|| {
         let message = "the dump does not say how its database is made: --create is not possible".to_owned();

@@ -44,6 +44,9 @@ pub async fn dump(options: &DumpOptions, outer: &Run) -> Result<TransferReport> 
 
     let phase = PhaseTimer::start(Phase::Plan, &run);
     let mut plan = SourcePlan::make(&source, &options.source, options.contents, None, &run).await?;
+    let mut findings = Findings::default();
+    preflight::warn_of_lacks(&plan.inventory.lacks, &mut findings);
+    findings.into_result(&run)?;
     let writer = ArchiveWriter::create(&options.archive, header(&source, options, &plan))?;
     phase.finish();
 
@@ -87,7 +90,7 @@ fn header(source: &Server, options: &DumpOptions, plan: &SourcePlan) -> Manifest
         version: source.version(),
         address: source.conninfo.address(),
         database: facts.database.clone(),
-        encoding: facts.encoding.clone(),
+        encoding: plan.inventory.encoding.clone(),
         collate: facts.collate.clone(),
         ctype: facts.ctype.clone(),
         locale_provider: None,

@@ -1,5 +1,6 @@
 //! What a database consists of, from a server or from an archive: all that is needed to put it together again.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -8,10 +9,10 @@ use super::error::{Cause, Error, Result};
 use super::own_types::OwnTypes;
 use crate::archive::Archive;
 use crate::model::{
-    CatalogFacts, Chunk, ChunkId, CopyFormat, CtidRange, QualifiedName, Relation, RelationKind, ServerVersion,
+    CatalogFacts, Chunk, ChunkId, CopyFormat, CtidRange, Oid, QualifiedName, Relation, RelationKind, ServerVersion,
 };
-use crate::pg::catalog::{ClusterRoles, LargeObjectAccess, LargeObjectFacts, RolesInUse, SequenceState};
-use crate::schema::Toc;
+use crate::pg::catalog::{ClusterRoles, Lack, LargeObjectAccess, LargeObjectFacts, RolesInUse, SequenceState};
+use crate::schema::{Cuts, Toc};
 
 pub(super) struct Inventory {
     pub source_version: ServerVersion,
@@ -33,6 +34,12 @@ pub(super) struct Inventory {
     pub cluster_roles: ClusterRoles,
     pub own_types: OwnTypes,
     pub toc: Arc<Toc>,
+    /// What filters leave out of the schema.
+    pub cuts: Cuts,
+    /// What is needed and left out.
+    pub lacks: Vec<Lack>,
+    /// Tables of which a condition says which rows move.
+    pub conditions: HashSet<Oid>,
 }
 
 /// What an archive keeps of an inventory besides relations, sequences and schema, in its `catalog` record.
@@ -48,6 +55,10 @@ pub(super) struct StoredInventory {
     cluster_roles: ClusterRoles,
     #[serde(default)]
     own_types: OwnTypes,
+    #[serde(default)]
+    cuts: Cuts,
+    #[serde(default)]
+    lacks: Vec<Lack>,
 }
 
 /// Large objects that one chunk holds at most.
@@ -63,6 +74,8 @@ impl Inventory {
             roles: self.roles.clone(),
             cluster_roles: self.cluster_roles.clone(),
             own_types: self.own_types.clone(),
+            cuts: self.cuts.clone(),
+            lacks: self.lacks.clone(),
         }
     }
 
@@ -95,6 +108,9 @@ impl Inventory {
             roles: stored.roles,
             cluster_roles: stored.cluster_roles,
             own_types: stored.own_types,
+            conditions: stored.cuts.partial_tables.clone(),
+            cuts: stored.cuts,
+            lacks: stored.lacks,
             toc: Arc::new(toc),
         })
     }
@@ -127,6 +143,7 @@ pub(super) fn large_object_chunks(objects: &[LargeObjectFacts]) -> Option<(Relat
         keep_order: false,
         has_ctid: false,
         filter: None,
+        of_extension: false,
     };
     let firsts: Vec<u32> = objects.iter().step_by(LARGE_OBJECTS_PER_CHUNK).map(|o| o.oid).collect();
     let chunks = (0..firsts.len()).map(|at| Chunk {

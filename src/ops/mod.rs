@@ -29,6 +29,7 @@ mod rows;
 mod server;
 mod source_plan;
 mod steps;
+mod subset;
 mod target;
 mod toast;
 mod verify;
@@ -40,8 +41,9 @@ pub use demo::{DemoOptions, KeptServers, demo};
 pub use dump::dump;
 pub use error::{Cause, Error, Result};
 pub use options::{
-    CheckOptions, Contents, CopyOptions, DumpOptions, Filters, PreflightOptions, RestoreOptions, Run, ServerArgs,
-    SourceOptions, Statistics, TargetOptions, ToastCompression, VerifyAgainst, VerifyOptions,
+    CheckOptions, Contents, CopyOptions, DumpOptions, Filters, PreflightOptions, Provider, RestoreOptions,
+    RowCondition, Run, ServerArgs, SourceOptions, Statistics, TargetOptions, ToastCompression, VerifyAgainst,
+    VerifyOptions,
 };
 pub use preflight::preflight;
 pub use restore::restore;

@@ -16,6 +16,8 @@ pub struct Run {
 pub struct ServerArgs {
     /// A URI or a keyword/value string. `None`: PGCONVOY_SOURCE or PGCONVOY_TARGET, then the PG* variables.
     pub conninfo: Option<String>,
+    /// What the bytes of a `SQL_ASCII` database are; such a database does not know.
+    pub encoding: Option<String>,
 }
 
 /// Which objects take part: patterns as in pg_dump. Empty means everything.
@@ -26,6 +28,19 @@ pub struct Filters {
     pub include_tables: Vec<String>,
     pub exclude_tables: Vec<String>,
     pub exclude_table_data: Vec<String>,
+    pub exclude_indexes: Vec<String>,
+    pub include_extensions: Vec<String>,
+    pub exclude_extensions: Vec<String>,
+    /// Tables of which a condition says which rows move.
+    pub conditions: Vec<RowCondition>,
+}
+
+/// One `--where`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowCondition {
+    pub table_pattern: String,
+    /// An SQL expression on the table's columns.
+    pub condition: String,
 }
 
 impl Filters {
@@ -34,11 +49,22 @@ impl Filters {
         self.include_schemas.is_empty() && self.include_tables.is_empty()
     }
 
+    /// Whether every table and every row takes part.
     pub fn is_empty(&self) -> bool {
-        let Self { include_schemas, exclude_schemas, include_tables, exclude_tables, exclude_table_data } = self;
-        [include_schemas, exclude_schemas, include_tables, exclude_tables, exclude_table_data]
-            .iter()
-            .all(|patterns| patterns.is_empty())
+        let Self { include_schemas, exclude_schemas, include_tables, exclude_tables, exclude_table_data, .. } = self;
+        let patterns = [include_schemas, exclude_schemas, include_tables, exclude_tables, exclude_table_data];
+        patterns.iter().all(|patterns| patterns.is_empty()) && self.conditions.is_empty()
+    }
+
+    /// Whether something could need what is left out.
+    pub fn cut_definitions(&self) -> bool {
+        let Self { include_schemas, exclude_schemas, include_tables, exclude_tables, .. } = self;
+        let patterns = [include_schemas, exclude_schemas, include_tables, exclude_tables];
+        patterns.iter().any(|patterns| !patterns.is_empty()) || self.cut_extensions()
+    }
+
+    pub fn cut_extensions(&self) -> bool {
+        !self.include_extensions.is_empty() || !self.exclude_extensions.is_empty()
     }
 }
 
@@ -100,12 +126,82 @@ pub struct TargetOptions {
     pub no_privileges: bool,
     /// Everything goes into the target database's default tablespace.
     pub no_tablespaces: bool,
+    pub no_comments: bool,
+    /// Who runs the server, where the role is no superuser. Its skips are added to those asked for.
+    pub provider: Option<Provider>,
     pub statistics: Statistics,
     pub toast_compression: ToastCompression,
     /// Make the database, with the source's name and settings; `server` is another database there.
     pub create: bool,
     /// Make the roles that the target lacks.
     pub roles: bool,
+}
+
+/// Managed PostgreSQL: what its administrator's role is known not to be allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provider {
+    Heroku,
+    Rds,
+    CloudSql,
+    Azure,
+    Supabase,
+    Neon,
+    /// Any other server on which the role is not a superuser.
+    Generic,
+}
+
+impl Provider {
+    /// Objects belong to the role that connects. `ALTER … OWNER` needs membership in the new owner everywhere.
+    #[must_use]
+    pub fn no_owner(self) -> bool {
+        true
+    }
+
+    /// Heroku has one role per database (others are made by its own API), and Supabase grants to roles of its own.
+    /// Elsewhere roles can be made, and be granted something.
+    #[must_use]
+    pub fn no_privileges(self) -> bool {
+        matches!(self, Self::Heroku | Self::Supabase | Self::Generic)
+    }
+
+    /// Schemas that a new database has from the provider.
+    #[must_use]
+    pub fn schemas(self) -> &'static [&'static str] {
+        match self {
+            Self::Heroku => &["_heroku", "heroku_ext"],
+            Self::Supabase => &[
+                "auth",
+                "extensions",
+                "graphql",
+                "graphql_public",
+                "net",
+                "pgbouncer",
+                "pgsodium",
+                "realtime",
+                "storage",
+                "supabase_functions",
+                "supabase_migrations",
+                "vault",
+            ],
+            Self::Neon => &["neon", "neon_migration"],
+            Self::CloudSql => &["google_vacuum_mgmt"],
+            Self::Azure => &["cron", "pgms_stats"],
+            Self::Rds | Self::Generic => &[],
+        }
+    }
+}
+
+impl TargetOptions {
+    /// With what the provider does not allow.
+    #[must_use]
+    pub fn with_provider(mut self) -> Self {
+        if let Some(provider) = self.provider {
+            self.no_owner |= provider.no_owner();
+            self.no_privileges |= provider.no_privileges();
+            self.no_tablespaces = true;
+        }
+        self
+    }
 }
 
 /// With which method the target compresses the long values it is sent.

@@ -5,7 +5,7 @@ mod needs;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-pub(super) use needs::{Needs, check_needs};
+pub(super) use needs::{Needs, check_needs, warn_of_lacks};
 
 use super::error::{Cause, Error, Result};
 use super::ledger;
@@ -13,6 +13,7 @@ use super::lost;
 use super::options::{Contents, PreflightOptions, Run, SourceOptions, TargetOptions};
 use super::recorder::name_some;
 use super::server::Server;
+use super::subset;
 use super::{create, roles};
 use crate::model::RelationKind;
 use crate::model::{ServerVersion, Side, counted, format_bytes};
@@ -101,7 +102,8 @@ pub async fn preflight(options: &PreflightOptions, run: &Run) -> Result<Prefligh
         }
     }
     if let (Some(source), Some(target)) = (&source, &target) {
-        check_pair(source, target, &mut findings).await?;
+        let filters = options.source.as_ref().map(|o| o.filters.clone()).unwrap_or_default();
+        check_pair(source, target, &filters, &mut findings).await?;
         if let Some(o) = options.source.as_ref().filter(|_| options.contents != Contents::DataOnly) {
             lost::check_types(source, target, o, &mut findings).await?;
         }
@@ -121,13 +123,16 @@ pub async fn preflight(options: &PreflightOptions, run: &Run) -> Result<Prefligh
 
 /// The user's patterns as a condition on `n.nspname` and `c.relname`.
 pub(super) fn table_filter(filters: &super::options::Filters) -> Result<String> {
-    let filter = TableFilter {
+    relation_filter(filters).to_sql().map_err(|e| Error::new(Cause::Usage(e.to_string())))
+}
+
+pub(super) fn relation_filter(filters: &super::options::Filters) -> TableFilter {
+    TableFilter {
         include_schemas: filters.include_schemas.clone(),
         exclude_schemas: filters.exclude_schemas.clone(),
         include_tables: filters.include_tables.clone(),
         exclude_tables: filters.exclude_tables.clone(),
-    };
-    filter.to_sql().map_err(|e| Error::new(Cause::Usage(e.to_string())))
+    }
 }
 
 /// `target_version`: `None` when there is no target yet.
@@ -173,6 +178,34 @@ pub(super) async fn check_source(
         relations.retain(|r| r.kind == RelationKind::Table);
     }
     check_rows_are_there(source, &relations, findings);
+    subset::row_conditions(source, &options.filters).await?;
+    check_something_is_picked(source, &options.filters, findings).await
+}
+
+/// A pattern that picks nothing is more likely a slip than a wish (`--strict-names` of pg_dump).
+async fn check_something_is_picked(
+    source: &Server,
+    filters: &super::options::Filters,
+    findings: &mut Findings,
+) -> Result<()> {
+    let TableFilter { include_schemas, include_tables, .. } = relation_filter(filters);
+    for pattern in &include_tables {
+        let one = TableFilter { include_tables: vec![pattern.clone()], ..TableFilter::default() };
+        let condition = one.to_sql().map_err(|e| Error::new(Cause::Usage(e.to_string())))?;
+        if !source.catalog().has_relations(&condition).await? {
+            let hint =
+                "as with pg_dump, a name without a schema is looked for in the search_path only: say schema.table";
+            findings.refuse(Some(Side::Source), format!("no table, view or sequence matches {pattern}"), hint);
+        }
+    }
+    for pattern in &include_schemas {
+        let one = TableFilter { include_schemas: vec![pattern.clone()], ..TableFilter::default() };
+        let condition = one.to_sql().map_err(|e| Error::new(Cause::Usage(e.to_string())))?;
+        if !source.catalog().has_schemas(&condition).await? {
+            let hint = "unquoted names are folded to lower case: put double quotes around one to keep its case";
+            findings.refuse(Some(Side::Source), format!("no schema matches {pattern}"), hint);
+        }
+    }
     Ok(())
 }
 
@@ -302,7 +335,8 @@ pub(super) async fn check_target(
         }
         return Ok(());
     }
-    let objects = target.catalog().user_objects(4).await?;
+    let theirs = options.provider.map(super::options::Provider::schemas).unwrap_or_default();
+    let objects = target.catalog().user_objects(4, theirs).await?;
     if objects.is_empty() {
         findings.ok(side, format!("database {} is empty", target.facts.database));
     } else if options.drop_target_objects {
@@ -348,12 +382,22 @@ async fn check_rights(target: &Server, findings: &mut Findings) -> Result<()> {
 }
 
 /// What only shows when both servers are known.
-pub(super) async fn check_pair(source: &Server, target: &Server, findings: &mut Findings) -> Result<()> {
+pub(super) async fn check_pair(
+    source: &Server,
+    target: &Server,
+    filters: &super::options::Filters,
+    findings: &mut Findings,
+) -> Result<()> {
     check_versions(source.version(), target, findings);
     check_encoding(&source.facts.encoding, target, findings);
-    let wanted = source.catalog().extensions().await?;
+    let mut wanted = source.catalog().extensions().await?;
+    if filters.cut_definitions() {
+        let moved = subset::picked(source.catalog(), filters).await?.extensions;
+        wanted.retain(|e| moved.contains(&e.name));
+    }
     let wanted: Vec<(String, String)> = wanted.into_iter().map(|e| (e.name, e.version)).collect();
     check_extensions(&wanted, target, findings).await?;
+    check_order_of_text(source, target, findings).await?;
     if source.facts.identity == target.facts.identity {
         findings.refuse(
             Some(Side::Target),
@@ -361,6 +405,26 @@ pub(super) async fn check_pair(source: &Server, target: &Server, findings: &mut 
             "name two different databases",
         );
     }
+    Ok(())
+}
+
+/// Text that names no collation is ordered by the database's.
+async fn check_order_of_text(source: &Server, target: &Server, findings: &mut Findings) -> Result<()> {
+    let (ours, theirs) = (source.catalog().default_collation().await?, target.catalog().default_collation().await?);
+    if ours == theirs {
+        return Ok(());
+    }
+    let ranges = source.catalog().partitioned_by_default_order().await?;
+    let mut message = format!("text is ordered by {ours} at the source, by {theirs} at the target");
+    let mut hint =
+        "ORDER BY, comparisons, and CHECK constraints on text can give other results; CREATE DATABASE takes \
+                    the source's locale"
+            .to_owned();
+    if !ranges.is_empty() {
+        message = format!("{message}; partitioned by ranges of it: {}", name_some(ranges.iter()));
+        hint = format!("rows can be outside of their partition's bounds there, and are refused; {hint}");
+    }
+    findings.warn(Some(Side::Target), message, &hint);
     Ok(())
 }
 
@@ -384,6 +448,13 @@ pub(super) fn check_encoding(source_encoding: &str, target: &Server, findings: &
             Some(Side::Target),
             format!("text is converted from {source_encoding} to {encoding}"),
             "bytes that are not valid stop the run and are named",
+        );
+    } else if encoding == "UTF8" {
+        findings.warn(
+            Some(Side::Target),
+            "the source is SQL_ASCII, which says nothing of its bytes: they must be valid UTF8",
+            "if they are in another encoding, name it with --source-encoding; what is not valid stops the run, and its \
+             table is named",
         );
     } else if encoding == "SQL_ASCII" || source_encoding == "SQL_ASCII" {
         findings.warn(

@@ -82,6 +82,7 @@ impl Recorder {
             (state.relations_done, state.relations_planned)
         };
         let database = &target.facts.database;
+        let error = explain_bytes(error);
         let left = if all == 0 {
             format!("database {database} of the target holds a part of the schema and no rows")
         } else {
@@ -282,4 +283,23 @@ pub(super) fn name_some<'a>(names: impl ExactSizeIterator<Item = &'a QualifiedNa
     let count = names.len();
     let text = names.take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if count > SHOWN { format!("{text} and {} more", count - SHOWN) } else { text }
+}
+
+/// Where the bytes are that no character of the target's encoding is made of: the server says the line of its COPY.
+fn explain_bytes(error: Error) -> Error {
+    // character_not_in_repertoire, untranslatable_character
+    let super::Cause::Pg(pg) = &error.cause else { return error };
+    let crate::pg::ErrorKind::Server(said) = &*pg.kind else { return error };
+    if !matches!(said.sqlstate.as_str(), "22021" | "22P05") {
+        return error;
+    }
+    // What follows a colon is the value.
+    let context = said.context.as_deref().unwrap_or_default();
+    let place =
+        context.lines().next().and_then(|line| line.split(": \"").next()).and_then(|line| line.split_once(", line "));
+    let place = place.map(|(_, at)| format!("row {at} of this range")).unwrap_or_else(|| "a value".into());
+    error.hint(format!(
+        "{place} has bytes that are no text there: correct them at the source; where a SQL_ASCII source is in another \
+         encoding, name it with --source-encoding"
+    ))
 }

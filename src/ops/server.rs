@@ -78,7 +78,11 @@ impl Server {
         for warning in &conninfo.warnings {
             run.events.warn(format!("{side}: {warning}"));
         }
-        Self::connect_to(conninfo, run).await
+        let mut server = Self::connect_to(conninfo, run).await?;
+        if let Some(declared) = &args.encoding {
+            server.facts.encoding = declared_encoding(server.catalog(), &server.facts, declared).await?;
+        }
+        Ok(server)
     }
 
     /// As [`Self::connect`], but to the database `postgres` where none is named: not to the user's own.
@@ -98,7 +102,8 @@ impl Server {
         };
         let stopper = Stopper::watch(&control, run.cancel.clone());
         let conninfo = control.pinned().clone();
-        let facts = Catalog { side, client: &control.client, version: control.version }.database_facts().await?;
+        let catalog = Catalog { side, client: &control.client, version: control.version };
+        let facts = catalog.database_facts().await?;
         Ok(Self { side, conninfo, control, facts, _stopper: stopper })
     }
 
@@ -124,6 +129,21 @@ impl Server {
             in_recovery: self.facts.in_recovery,
         }
     }
+}
+
+/// The encoding that the user says the bytes are in, where the server cannot know it. Both sides then speak it: the
+/// one sends its bytes as they are, the other converts them.
+async fn declared_encoding(catalog: Catalog<'_>, facts: &DatabaseFacts, declared: &str) -> Result<String> {
+    if facts.encoding != "SQL_ASCII" {
+        let message = format!("--source-encoding {declared}: database {} is {}", facts.database, facts.encoding);
+        let error = Error::new(Cause::Refused { side: catalog.side, message });
+        return Err(error.hint("only SQL_ASCII says nothing of its bytes; leave the option out"));
+    }
+    let name = catalog.encoding_name(declared).await?;
+    name.ok_or_else(|| {
+        Error::new(Cause::Usage(format!("--source-encoding {declared}: the server knows no encoding of that name")))
+            .hint("names as in CREATE DATABASE … ENCODING: LATIN1, WIN1252, EUC_JP, UTF8")
+    })
 }
 
 /// Connections that an operation needs beside its lanes: control, pg_dump, index builders are counted by the caller.

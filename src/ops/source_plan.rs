@@ -13,17 +13,18 @@ use super::options::{Contents, Run, SourceOptions};
 use super::own_types::OwnTypes;
 use super::preflight::table_filter;
 use super::server::{Lanes, Server};
+use super::subset;
 use crate::model::{CatalogFacts, Chunk, KeyBounds, Oid, Relation, RelationKind, ServerVersion, Side};
 use crate::pg::catalog::{
     Catalog, CatalogRelation, ClusterRoles, ExtensionFacts, FormatRules, LargeObjectAccess, LargeObjectFacts,
     RolesInUse, SequenceState, TableFilter, TypeMap, choose_format, lock_list_sql, read_lock_list,
 };
-use crate::pg::copy_sql::ReadRules;
+use crate::pg::copy_sql::{ReadRules, both_conditions};
 use crate::pg::session;
 use crate::pg::snapshot::{Snapshot, SnapshotHolder, SnapshotMode};
 use crate::pg::wire::DataConnection;
 use crate::plan::chunking::{ChunkingRules, plan_chunks};
-use crate::schema::{self, PgDumpCall, PgDumpFilters, PgDumpSearch, Toc};
+use crate::schema::{self, Cuts, PgDumpCall, PgDumpFilters, PgDumpSearch, Toc};
 
 /// The source at one moment.
 pub(super) struct SourcePlan {
@@ -56,9 +57,10 @@ impl SourcePlan {
             let read = tokio::task::spawn_blocking(move || Toc::read_file(&file, Path::new("pg_dump's output"))).await;
             read.map_err(|e| Error::new(Cause::Internal(e.to_string())))??
         };
-        let (relations, excluded) = choose_formats(&read, source, &holder.sizes);
+        let conditions = subset::row_conditions(source, &options.filters).await?;
+        let (relations, excluded) = choose_formats(&read, source, (&holder.sizes, &conditions));
         let own_types = read_own_types(source.catalog(), &read, relations.iter().chain(&excluded)).await?;
-        let inventory = Inventory {
+        let mut inventory = Inventory {
             source_version: source.version(),
             encoding: source.facts.encoding.clone(),
             relations,
@@ -72,7 +74,11 @@ impl SourcePlan {
             cluster_roles: read.cluster_roles,
             own_types,
             toc: Arc::new(toc),
+            cuts: Cuts::default(),
+            lacks: Vec::new(),
+            conditions: conditions.into_keys().collect(),
         };
+        subset::cut(&mut inventory, source.catalog(), &options.filters).await?;
         let rules = ReadRules {
             version: source.version(),
             block_bytes: source.facts.block_bytes,
@@ -205,6 +211,12 @@ async fn dump_schema(source: &Server, wanted: Wanted<'_>, snapshot: &Snapshot, r
             exclude_schemas: options.filters.exclude_schemas.clone(),
             include_tables: options.filters.include_tables.clone(),
             exclude_tables: options.filters.exclude_tables.clone(),
+            // Without it, all of them are dumped, and cut afterwards: that asks for no particular pg_dump.
+            include_extensions: if options.filters.takes_large_objects() {
+                Vec::new()
+            } else {
+                options.filters.include_extensions.clone()
+            },
         },
         statistics,
     };
@@ -283,7 +295,7 @@ async fn read_own_types(
 fn choose_formats(
     read: &CatalogRead,
     source: &Server,
-    sizes: &HashMap<Oid, (u64, u64)>,
+    (sizes, conditions): (&HashMap<Oid, (u64, u64)>, &HashMap<Oid, String>),
 ) -> (Vec<Relation>, Vec<Relation>) {
     let rules = FormatRules {
         integer_datetimes: source.facts.integer_datetimes,
@@ -307,7 +319,8 @@ fn choose_formats(
                 load_via_root: r.load_via_root.clone(),
                 keep_order: r.keep_order,
                 has_ctid: r.has_ctid,
-                filter: r.extension_condition.clone(),
+                filter: both_conditions(r.extension_condition.as_deref(), conditions.get(&r.oid).map(String::as_str)),
+                of_extension: r.extension_condition.is_some(),
             }
         })
         .partition(|r| sizes.contains_key(&r.oid))

@@ -15,8 +15,9 @@ use super::ledger;
 use super::options::{Contents, Run, Statistics, TargetOptions};
 use super::recorder::{PhaseTimer, ms};
 use super::server::Server;
+use super::subset;
 use crate::event::{Event, JobKind, Phase};
-use crate::model::{Oid, RelationKind, ServerVersion, Side, quote_ident};
+use crate::model::{Oid, RelationKind, ServerVersion, Side, quote_ident, quote_literal};
 use crate::pg;
 use crate::pg::catalog::{Catalog, LargeObjectFacts, SequenceState};
 use crate::pg::conninfo::ConnInfo;
@@ -24,7 +25,7 @@ use crate::pg::control::{self, Control};
 use crate::plan::budget::{IndexBudget, TargetSettings};
 use crate::plan::job_queue::JobQueue;
 use crate::plan::restore_graph::{GraphInput, Job, JobId, PreDataStep, RestoreGraph, StatisticsInput};
-use crate::schema::{self, EntryOptions, Skip, TocEntry};
+use crate::schema::{self, Cuts, EntryOptions, Rights, Skip, TocEntry, TocSection};
 
 /// SQLSTATE of a statement on something that is not there.
 const UNDEFINED: [&str; 4] = ["42P01", "42704", "42883", "3F000"];
@@ -40,14 +41,29 @@ pub(super) struct PreparedTarget {
     /// For every connection that runs jobs.
     prologue: Vec<String>,
     large_objects: Vec<String>,
+    cuts: Cuts,
+    no_owner: bool,
 }
 
 impl PreparedTarget {
     /// What is left out, in words, for the report.
     pub(super) fn skipped(&self, inventory: &Inventory) -> Vec<String> {
         let name = |id| inventory.toc.get(id).map_or_else(|| format!("entry {id}"), TocEntry::object);
-        let worth_saying = self.graph.skipped.iter().filter(|(_, skip)| *skip == Skip::Unwanted);
-        worth_saying.map(|(id, skip)| format!("{}: {skip}", name(*id))).collect()
+        let skipped = self.graph.skipped.iter();
+        let worth_saying = skipped.filter(|(_, skip)| matches!(skip, Skip::Unwanted | Skip::Refused | Skip::Cut));
+        let mut said: Vec<String> = worth_saying
+            .map(|(id, skip)| match self.cuts.entries.get(id) {
+                Some(why) => format!("{}: {why}", name(*id)),
+                None => format!("{}: {skip}", name(*id)),
+            })
+            .collect();
+        let owners: HashSet<&str> = inventory.toc.entries.iter().filter_map(|e| e.owner.as_deref()).collect();
+        if self.no_owner && !owners.is_empty() {
+            let mut owners: Vec<_> = owners.into_iter().collect();
+            owners.sort_unstable();
+            said.push(format!("owners ({}): everything belongs to the role that connects", owners.join(", ")));
+        }
+        said
     }
 }
 
@@ -61,9 +77,11 @@ pub(super) struct Preparation<'a> {
 }
 
 impl Preparation<'_> {
-    fn entry_options(&self, target: &Server) -> EntryOptions {
+    fn entry_options(&self, target: &Server, cuts: Cuts) -> EntryOptions {
         EntryOptions {
             target_version: target.version(),
+            rights: Rights { no_comments: self.options.no_comments, managed: self.options.provider.is_some() },
+            cuts,
             no_owner: self.options.no_owner,
             no_privileges: self.options.no_privileges,
             no_tablespaces: self.options.no_tablespaces,
@@ -75,7 +93,8 @@ impl Preparation<'_> {
         let phase = PhaseTimer::start(Phase::PreData, run);
         let catalog = target.catalog();
         let toc = &self.inventory.toc;
-        let entry_options = self.entry_options(target);
+        let cuts = subset::cuts_for(self.inventory, catalog).await?;
+        let entry_options = self.entry_options(target, cuts);
         let mut prologue = schema::session_prologue(toc, target.version());
         if target.version() >= ServerVersion::V17 && target.facts.is_superuser {
             // Those of the target itself: a provider's, for one. Ours come last of all.
@@ -93,17 +112,54 @@ impl Preparation<'_> {
         for warning in &graph.warnings {
             run.events.warn(warning.clone());
         }
+        let mut graph = graph;
+        self.make_schemas(&mut graph, &entry_options, catalog).await?;
         ledger::create(catalog, &self.origin).await?;
         self.run_pre_data(&graph, catalog, run).await?;
         self.create_large_objects(catalog).await?;
         phase.finish();
-        Ok(PreparedTarget { graph, rows_of, prologue, large_objects: self.large_object_attributes() })
+        let (cuts, large_objects) = (entry_options.cuts, self.large_object_attributes());
+        Ok(PreparedTarget { graph, rows_of, prologue, large_objects, cuts, no_owner: self.options.no_owner })
+    }
+
+    /// Schemas that objects are in and that neither the dump nor the target has: with `-t`, pg_dump writes none.
+    async fn make_schemas(&self, graph: &mut RestoreGraph, options: &EntryOptions, catalog: Catalog<'_>) -> Result<()> {
+        if self.contents == Contents::DataOnly {
+            return Ok(());
+        }
+        let entries = self.inventory.toc.entries.iter().filter(|e| schema::skipped(e, options).is_none());
+        let pre_data = entries.filter(|e| e.section == TocSection::PreData);
+        let mut wanted: Vec<&str> = pre_data.filter_map(|e| e.namespace.as_deref()).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let made: HashSet<&str> =
+            self.inventory.toc.entries.iter().filter(|e| e.desc == "SCHEMA").map(|e| e.tag.as_str()).collect();
+        wanted.retain(|name| !made.contains(name));
+        for name in wanted.into_iter().rev() {
+            let exists = format!(
+                "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = {})",
+                quote_literal(name)
+            );
+            if !catalog.scalar::<bool>(&exists).await? {
+                let step = PreDataStep {
+                    dump_id: 0,
+                    object: format!("SCHEMA {name}"),
+                    statements: vec![format!("CREATE SCHEMA {}", quote_ident(name))],
+                    optional: false,
+                };
+                graph.pre_data.insert(0, step);
+            }
+        }
+        Ok(())
     }
 
     /// What is to be done, the jobs of small tables joined.
     fn graph(&self, target: &Server, entry_options: &EntryOptions, rows_of: &HashSet<Oid>) -> Result<RestoreGraph> {
         let Inventory { toc, facts, relations, .. } = self.inventory;
-        let whole = |r: &&crate::model::Relation| r.kind == RelationKind::Table && r.filter.is_none();
+        let partial = &entry_options.cuts.partial_tables;
+        let whole = |r: &&crate::model::Relation| {
+            r.kind == RelationKind::Table && (r.filter.is_none() || partial.contains(&r.oid))
+        };
         let tables: HashSet<Oid> = relations.iter().filter(whole).map(|r| r.oid).collect();
         let carry = self.carries(target)?;
         let wanted = self.contents != Contents::SchemaOnly && self.options.statistics != Statistics::None;
@@ -212,7 +268,7 @@ impl Preparation<'_> {
                 ))
                 .await?;
         }
-        let left = catalog.user_objects(4).await?;
+        let left = catalog.user_objects(4, &[]).await?;
         if left.is_empty() {
             return Ok(());
         }

@@ -21,6 +21,7 @@ use super::recorder::{PhaseTimer, ms, name_some};
 use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::source_plan::check_still_frozen;
+use super::subset;
 use crate::archive::{Archive, ArchiveContents};
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, RowHash, budget};
@@ -30,7 +31,7 @@ use crate::pg::catalog::{
     CatalogRelation, FormatRules, LargeObjectAccess, SequenceState, TypeMap, choose_format, lock_list_sql,
     read_lock_list,
 };
-use crate::pg::copy_sql::ReadRules;
+use crate::pg::copy_sql::{ReadRules, both_conditions};
 use crate::pg::session;
 use crate::pg::snapshot::{Snapshot, SnapshotHolder, SnapshotMode};
 use crate::pg::wire::{Block, DataConnection};
@@ -140,8 +141,10 @@ impl VerifyJob<'_> {
         let source = Server::connect(Side::Source, args, self.run).await?;
         self.announce(vec![source.info(), self.target.info()], None);
         let kinds = [RelationKind::Table, RelationKind::MaterializedView];
-        let reference = list(&source, &self.options.filters, &kinds).await?;
-        let target = list(self.target, &self.options.filters, &kinds).await?;
+        let mut reference = list(&source, &self.options.filters, &kinds).await?;
+        let mut target = list(self.target, &self.options.filters, &kinds).await?;
+        apply_conditions(&source, &mut reference, &self.options.filters).await?;
+        apply_conditions(self.target, &mut target, &self.options.filters).await?;
         let mut compared = Compared::default();
         let pairs = pair(reference, target, &mut compared);
         let filter = table_filter(&self.options.filters)?;
@@ -155,7 +158,8 @@ impl VerifyJob<'_> {
         let mut formats = Formats::choose(&pairs, &source, self.target).await?;
         let oid_patches = self.same_types(&source, &pairs, &mut formats).await?;
         let same_encoding = source.facts.encoding == self.target.facts.encoding;
-        let encoding = if same_encoding { source.facts.encoding.clone() } else { "UTF8".into() };
+        let declared = args.encoding.is_some();
+        let encoding = if same_encoding || declared { source.facts.encoding.clone() } else { "UTF8".into() };
         let settings = self.same_floats(&source, &formats.floats_as_text(&pairs));
         let how = SideRules { encoding, access, settings };
         let mut reference = self.server_side(&source, formats.apply(pairs.iter().map(|(r, _)| r)), &how).await?;
@@ -186,6 +190,10 @@ impl VerifyJob<'_> {
     }
 
     async fn against_archive(&self, path: &Path) -> Result<VerifyReport> {
+        if !self.options.filters.conditions.is_empty() {
+            let message = "--where cannot be applied to an archive: one that was made with it holds those rows only";
+            return Err(Error::new(Cause::Usage(message.into())));
+        }
         let owned = path.to_owned();
         let archive = tokio::task::spawn_blocking(move || Archive::open(&owned)).await;
         let archive = archive.map_err(|e| Error::new(Cause::Internal(e.to_string())))??;
@@ -436,6 +444,16 @@ async fn list(server: &Server, filters: &Filters, kinds: &[RelationKind]) -> Res
     Ok(tables)
 }
 
+/// Sees to it that only the rows of `--where` are read.
+async fn apply_conditions(server: &Server, tables: &mut [CatalogRelation], filters: &Filters) -> Result<()> {
+    let conditions = subset::row_conditions(server, filters).await?;
+    for table in tables {
+        let condition = conditions.get(&table.oid).map(String::as_str);
+        table.extension_condition = both_conditions(table.extension_condition.as_deref(), condition);
+    }
+    Ok(())
+}
+
 /// In which format each pair is read: binary where both sides send the same bytes for the same value.
 struct Formats {
     of: HashMap<QualifiedName, CopyFormat>,
@@ -507,6 +525,7 @@ fn plain(r: &CatalogRelation) -> Relation {
         keep_order: r.keep_order,
         has_ctid: r.has_ctid,
         filter: r.extension_condition.clone(),
+        of_extension: r.extension_condition.is_some(),
     }
 }
 

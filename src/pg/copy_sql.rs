@@ -47,9 +47,9 @@ pub fn copy_out(relation: &Relation, range: CtidRange, rules: &ReadRules) -> Str
         None => ctid_condition(range),
     };
     let condition = match (rows, filter) {
-        (Some(rows), Some(filter)) => format!(" WHERE {rows} AND ({})", strip_where(filter)),
+        (Some(rows), Some(filter)) => format!(" WHERE {rows} AND ({}\n)", strip_where(filter)),
         (Some(rows), None) => format!(" WHERE {rows}"),
-        (None, Some(filter)) => format!(" WHERE {}", strip_where(filter)),
+        (None, Some(filter)) => format!(" WHERE ({}\n)", strip_where(filter)),
         (None, None) => String::new(),
     };
     format!("COPY (SELECT {columns} FROM ONLY {table}{condition}) TO STDOUT{with}")
@@ -96,6 +96,16 @@ fn column_list(relation: &Relation) -> String {
 fn columns(relation: &Relation, prefix: &str) -> String {
     let names: Vec<String> = relation.columns.iter().map(|c| format!("{prefix}{}", quote_ident(&c.name))).collect();
     names.join(", ")
+}
+
+/// The conditions of an extension and of the user on the same rows, as one.
+#[must_use]
+pub fn both_conditions(extension: Option<&str>, user: Option<&str>) -> Option<String> {
+    let extension = extension.filter(|c| !c.trim().is_empty());
+    match (extension, user) {
+        (Some(extension), Some(user)) => Some(format!("({}\n) AND ({user}\n)", strip_where(extension))),
+        (one, other) => one.or(other).map(str::to_owned),
+    }
 }
 
 /// `pg_extension.extcondition` begins with WHERE.
@@ -151,13 +161,17 @@ fn by_pages(relation: &Relation, range: CtidRange, rules: &ReadRules) -> String 
     // MaxHeapTuplesPerPage (htup_details.h): a hard cap on the line pointers of a page.
     let tuples_per_page = (rules.block_bytes - 24) / 28;
     let tids: Vec<String> = (1..=tuples_per_page).map(|offset| format!("\"(B,{offset})\"")).collect();
+    // A condition may call the table by its name.
+    let filter = relation.filter.as_deref().filter(|f| !f.trim().is_empty());
+    let rows = if filter.is_some() { quote_ident(&relation.name.name) } else { "pgconvoy_rows".to_owned() };
+    let condition = filter.map(|filter| format!(" AND ({}\n)", strip_where(filter))).unwrap_or_default();
     format!(
         "SELECT {outer} FROM pg_catalog.generate_series({start}::pg_catalog.int8, {last}) pgconvoy_pages (no) \
-         CROSS JOIN LATERAL (SELECT {inner} FROM ONLY {table} pgconvoy_rows WHERE pgconvoy_rows.ctid = ANY \
-         (pg_catalog.replace('{{{tids}}}', 'B', pgconvoy_pages.no::pg_catalog.text)::pg_catalog.tid[]) OFFSET 0) \
+         CROSS JOIN LATERAL (SELECT {inner} FROM ONLY {table} {rows} WHERE {rows}.ctid = ANY \
+         (pg_catalog.replace('{{{tids}}}', 'B', pgconvoy_pages.no::pg_catalog.text)::pg_catalog.tid[]){condition} OFFSET 0) \
          pgconvoy_page",
         outer = columns(relation, "pgconvoy_page."),
-        inner = columns(relation, "pgconvoy_rows."),
+        inner = columns(relation, &format!("{rows}.")),
         start = range.start.unwrap_or(0),
         tids = tids.join(","),
     )
@@ -184,6 +198,7 @@ mod tests {
             keep_order: false,
             has_ctid: true,
             filter: None,
+            of_extension: false,
         }
     }
 
@@ -214,7 +229,12 @@ mod tests {
     fn extension_conditions_lose_their_where() {
         let mut r = relation();
         r.filter = Some("WHERE NOT standard".into());
-        assert!(copy_out(&r, CtidRange::ALL, &rules(ServerVersion::V18)).contains("WHERE  NOT standard)"));
+        assert!(copy_out(&r, CtidRange::ALL, &rules(ServerVersion::V18)).contains("WHERE ( NOT standard\n))"));
+        let sql = copy_out(&r, CtidRange { start: Some(5), end: None }, &rules(ServerVersion::V13));
+        assert!(sql.contains("FROM ONLY \"public\".\"Order\" \"Order\" WHERE \"Order\".ctid = ANY"), "{sql}");
+        assert!(sql.contains("AND ( NOT standard\n) OFFSET 0"), "{sql}");
+        assert_eq!(both_conditions(Some("WHERE a"), Some("b")).unwrap(), "( a\n) AND (b\n)");
+        assert_eq!(both_conditions(Some(""), Some("b")).unwrap(), "b");
     }
 
     #[test]

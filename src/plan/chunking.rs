@@ -138,6 +138,7 @@ mod tests {
             keep_order: false,
             has_ctid: true,
             filter: None,
+            of_extension: false,
         }
     }
 

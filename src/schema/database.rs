@@ -135,7 +135,12 @@ mod tests {
     }
 
     fn options(target_version: ServerVersion, leave_out: bool) -> EntryOptions {
-        EntryOptions { target_version, no_owner: leave_out, no_privileges: leave_out, no_tablespaces: leave_out }
+        EntryOptions {
+            no_owner: leave_out,
+            no_privileges: leave_out,
+            no_tablespaces: leave_out,
+            ..EntryOptions::new(target_version)
+        }
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use crate::model::{ServerVersion, quote_ident};
 
+use super::cuts::Cuts;
 use super::repairs::{is_optional, named_like_a_view, repair};
+use super::rights::Rights;
 use super::{Toc, TocEntry, statements};
 
 /// How entries are run on a target.
@@ -15,6 +17,25 @@ pub struct EntryOptions {
     pub no_privileges: bool,
     /// Everything goes into the database's default tablespace.
     pub no_tablespaces: bool,
+    /// What the target does not let the role do.
+    pub rights: Rights,
+    /// What filters leave out besides what pg_dump left out.
+    pub cuts: Cuts,
+}
+
+impl EntryOptions {
+    /// Everything, as it was.
+    #[must_use]
+    pub fn new(target_version: ServerVersion) -> Self {
+        Self {
+            target_version,
+            no_owner: false,
+            no_privileges: false,
+            no_tablespaces: false,
+            rights: Rights::default(),
+            cuts: Cuts::default(),
+        }
+    }
 }
 
 /// What is to be run for an entry, one statement each, in order, without semicolons.
@@ -36,6 +57,10 @@ pub enum Skip {
     Data,
     /// Left out by the options.
     Unwanted,
+    /// A filter leaves it out, or what it needs: [`Cuts`] knows why.
+    Cut,
+    /// The provider is known to refuse it.
+    Refused,
     /// Planner statistics of rows that are not there, or that are gathered anew.
     Statistics,
 }
@@ -47,6 +72,8 @@ impl std::fmt::Display for Skip {
             Self::Database => "the database itself is not made",
             Self::Data => "moved as data",
             Self::Unwanted => "left out on request",
+            Self::Cut => "left out by a filter",
+            Self::Refused => "the target's provider refuses it",
             Self::Statistics => "statistics are not carried over",
         })
     }
@@ -55,6 +82,9 @@ impl std::fmt::Display for Skip {
 /// Whether and why an entry is left out.
 #[must_use]
 pub fn skipped(entry: &TocEntry, options: &EntryOptions) -> Option<Skip> {
+    if options.cuts.entries.contains_key(&entry.dump_id) {
+        return Some(Skip::Cut);
+    }
     match entry.desc.as_str() {
         "ENCODING" | "STDSTRINGS" | "SEARCHPATH" => Some(Skip::Setting),
         "DATABASE" | "DATABASE PROPERTIES" => Some(Skip::Database),
@@ -70,6 +100,8 @@ pub fn skipped(entry: &TocEntry, options: &EntryOptions) -> Option<Skip> {
             Some(Skip::Data)
         }
         "ACL" | "DEFAULT ACL" | "ACL LANGUAGE" if options.no_privileges => Some(Skip::Unwanted),
+        "COMMENT" if options.rights.no_comments => Some(Skip::Unwanted),
+        _ if options.rights.refuses(entry) => Some(Skip::Refused),
         _ => None,
     }
 }
@@ -95,7 +127,10 @@ pub fn entry_sql(toc: &Toc, entry: &TocEntry, options: &EntryOptions) -> EntrySq
         let table = qualified(entry);
         sql.push(format!("ALTER TABLE {table} SET ACCESS METHOD {}", quote_ident(method)));
     }
-    EntrySql { statements: with_storage(toc, entry, options, sql), optional: is_optional(entry) }
+    EntrySql {
+        statements: with_storage(toc, entry, options, sql),
+        optional: is_optional(entry) || options.rights.only_tries(entry),
+    }
 }
 
 /// Sets what an entry's statements rely on, and sets it back: tablespace and access method, and for old pg_dumps the
@@ -192,8 +227,7 @@ mod tests {
     }
 
     fn sql(entry: &TocEntry, no_owner: bool) -> Vec<String> {
-        let options =
-            EntryOptions { target_version: ServerVersion::V15, no_owner, no_privileges: false, no_tablespaces: false };
+        let options = EntryOptions { no_owner, ..EntryOptions::new(ServerVersion::V15) };
         let mut path = self::entry("SEARCHPATH", "SEARCHPATH", "", "");
         path.dump_id = 2;
         let toc = Toc::from_entries(vec![path, entry.clone()], "15.0", "15.0");

@@ -146,6 +146,8 @@ pub struct PgDumpFilters {
     pub exclude_schemas: Vec<String>,
     pub include_tables: Vec<String>,
     pub exclude_tables: Vec<String>,
+    /// Needs pg_dump 14.
+    pub include_extensions: Vec<String>,
 }
 
 /// One run of pg_dump for the DDL of a database.
@@ -207,6 +209,7 @@ impl PgDumpCall {
             ("exclude-schema", &self.filters.exclude_schemas),
             ("table", &self.filters.include_tables),
             ("exclude-table", &self.filters.exclude_tables),
+            ("extension", &self.filters.include_extensions),
         ] {
             arguments.extend(patterns.iter().map(|pattern| OsString::from(format!("--{option}={pattern}"))));
         }

@@ -39,6 +39,26 @@ pub fn split_with(sql: &str, standard_conforming_strings: bool) -> Vec<&str> {
     statements
 }
 
+/// Whether a text, put between parentheses, stays between them: none of its own closes ours, and no semicolon ends the
+/// statement. Whether it is an expression, the server says.
+#[must_use]
+pub fn stays_in_parentheses(text: &str) -> bool {
+    let mut scanner = Scanner { sql: text, bytes: text.as_bytes(), at: 0, standard_conforming_strings: true };
+    let mut depth = 0_i32;
+    while scanner.at < scanner.bytes.len() {
+        match scanner.token() {
+            Token::Open => depth += 1,
+            Token::Close => depth -= 1,
+            Token::Semicolon => return false,
+            Token::Blank | Token::Word | Token::Other => {}
+        }
+        if depth < 0 {
+            return false;
+        }
+    }
+    depth == 0
+}
+
 /// What is known of the statement that is being read.
 #[derive(Default)]
 struct Statement {
@@ -255,6 +275,16 @@ mod tests {
     fn backslashes_follow_standard_conforming_strings() {
         assert_eq!(split_with("SELECT 'a\\'; SELECT 2", true).len(), 2);
         assert_eq!(split_with("SELECT 'a\\'; SELECT 2'", false).len(), 1);
+    }
+
+    #[test]
+    fn a_condition_cannot_leave_its_parentheses() {
+        for text in ["a = 1", "(a) OR (b)", "t = ')' AND \"(\" > 1", "a IN (SELECT $$;)$$)", "a -- )\n"] {
+            assert!(stays_in_parentheses(text), "{text}");
+        }
+        for text in ["a) OR (b", "a; DROP TABLE t", "(a", "a)"] {
+            assert!(!stays_in_parentheses(text), "{text}");
+        }
     }
 
     proptest! {

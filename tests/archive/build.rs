@@ -78,6 +78,7 @@ pub fn relation(oid: Oid, name: &str, format: CopyFormat) -> Relation {
         keep_order: false,
         has_ctid: true,
         filter: None,
+        of_extension: false,
     }
 }
 

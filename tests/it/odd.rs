@@ -134,3 +134,160 @@ async fn a_rule_of_a_table_may_be_named_like_one_of_a_view() {
         "SELECT concat(rulename, ev_enabled, obj_description(oid)) FROM pg_rewrite WHERE ev_class = 'b'::regclass";
     assert_eq!(target.one(rule).await, "_RETURNDodd");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bytes_of_a_database_that_does_not_know_are_named() {
+    let source = database_of("SQL_ASCII").await;
+    // "café" in LATIN1 in one row, plain ASCII in the others.
+    source
+        .execute(
+            "CREATE TABLE t (id int PRIMARY KEY, w text, a text[]);
+             INSERT INTO t SELECT i, 'plain', ARRAY['x'] FROM generate_series(1, 5) i",
+        )
+        .await;
+    source.execute(r"INSERT INTO t VALUES (6, E'caf\351', ARRAY[E'\374'])").await;
+    let target = empty(&newest().await).await;
+    let ran = copy(&source, &target, &[]).await.expect_code(4);
+    for says in ["public.t", "0xe9", "row 6", "--source-encoding"] {
+        assert!(ran.stderr.contains(says), "{says}: {}", ran.stderr);
+    }
+    assert!(!ran.stderr.contains("caf"), "{}", ran.stderr);
+    let named = ["--source-encoding", "latin1"];
+    let _ = copy(&source, &target, &[&named[..], &["--drop-target-objects"]].concat()).await.expect_success();
+    assert_eq!(target.one("SELECT w || a[1] FROM t WHERE id = 6").await, "caféü");
+    let uris = [source.uri(), target.uri()];
+    let verify = ["verify", "--source", &uris[0], "--target", &uris[1]];
+    let _ = pgconvoy(&[&verify[..], &named[..]].concat()).await.expect_success();
+    target.execute("UPDATE t SET w = 'cafè' WHERE id = 6").await;
+    let _ = pgconvoy(&[&verify[..], &named[..]].concat()).await.expect_code(1);
+    let (_directory, archive) = scratch("bytes");
+    let archive = archive.to_str().unwrap();
+    let _ = pgconvoy(&[&["dump", "--source", &uris[0], archive][..], &named[..]].concat()).await.expect_success();
+    let restored = empty(&newest().await).await;
+    let _ = pgconvoy(&["restore", "--target", &restored.uri(), archive]).await.expect_success();
+    assert_eq!(restored.one("SELECT w || a[1] FROM t WHERE id = 6").await, "caféü");
+    let _ = pgconvoy(&["verify", "--archive", archive, "--target", &restored.uri()]).await.expect_success();
+    // Who knows what its bytes are is not told, and nobody knows a KLINGON.
+    let ran = copy(&small().await, &empty(&newest().await).await, &named).await.expect_code(3);
+    assert!(ran.stderr.contains("is UTF8"), "{}", ran.stderr);
+    let ran = copy(&source, &empty(&newest().await).await, &["--source-encoding", "KLINGON"]).await.expect_code(2);
+    assert!(ran.stderr.contains("no encoding of that name"), "{}", ran.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn japanese_arrives() {
+    let source = database_of("EUC_JP").await;
+    source
+        .execute("CREATE TABLE \"表\" (\"列\" text); INSERT INTO \"表\" VALUES ('日本語'); COMMENT ON TABLE \"表\" IS '説明'")
+        .await;
+    let target = empty(&newest().await).await;
+    let _ = copy(&source, &target, &["-t", "\"表\"", "--where", "\"表\"=\"列\" = '日本語'"]).await.expect_success();
+    assert_eq!(target.one("SELECT \"列\" || obj_description('\"表\"'::regclass) FROM \"表\"").await, "日本語説明");
+    let _ = pgconvoy(&["verify", "--source", &source.uri(), "--target", &target.uri()]).await.expect_success();
+}
+
+/// Names that break what is careless: quotes, line breaks, 63 bytes, reserved words, other scripts, what looks like a
+/// comment, a pattern, a dollar quote, a statement's end.
+const NAMES: [&str; 14] = [
+    "Select",
+    "it's",
+    "a\"b",
+    "two\nlines",
+    "semi;colon",
+    "-- dash",
+    "$x$",
+    "back\\slash",
+    "tab\there",
+    "*?[.]",
+    "имя",
+    "名前",
+    "dot.ted",
+    "sixty_three_bytes_of_a_name_that_is_as_long_as_a_name_can_be_xx",
+];
+
+/// A schema of each name, with a table, column, sequence, index, key, type, view, function and trigger of that name.
+async fn badly_named(db: &TestDb) {
+    for (number, name) in NAMES.iter().enumerate() {
+        let n = format!("\"{}\"", name.replace('"', "\"\""));
+        let next = format!("\"{}\"", NAMES[(number + 1) % NAMES.len()].replace('"', "\"\""));
+        db.execute(&format!(
+            "CREATE SCHEMA {n}; CREATE TYPE {n}.\"e {number}\" AS ENUM ('a', 'it''s');
+             CREATE TABLE {n}.{n} ({n} int PRIMARY KEY, s serial, e {n}.\"e {number}\" DEFAULT 'it''s', {next} text);
+             CREATE INDEX ON {n}.{n} ({next}); CREATE UNIQUE INDEX \"u {number}\" ON {n}.{n} (s);
+             ALTER TABLE {n}.{n} ADD CONSTRAINT {next} FOREIGN KEY (s) REFERENCES {n}.{n};
+             CREATE VIEW {n}.\"v {number}\" AS SELECT {n} FROM {n}.{n};
+             CREATE MATERIALIZED VIEW {n}.\"m {number}\" AS SELECT {n} FROM {n}.{n};
+             CREATE FUNCTION {n}.{n}() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN RETURN new; END $f$;
+             CREATE TRIGGER {n} BEFORE UPDATE ON {n}.{n} FOR EACH ROW EXECUTE PROCEDURE {n}.{n}();
+             CREATE RULE {n} AS ON DELETE TO {n}.{n} DO ALSO SELECT 1;
+             COMMENT ON TABLE {n}.{n} IS 'it''s \\ {number}'; COMMENT ON COLUMN {n}.{n}.{n} IS $c$a;b$c$;
+             INSERT INTO {n}.{n} ({n}, {next}) SELECT i, 'x' FROM generate_series(1, 50) i;
+             REFRESH MATERIALIZED VIEW {n}.\"m {number}\";"
+        ))
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_name_is_only_a_name() {
+    let mut sources = vec![newest().await];
+    sources.extend(cluster(pgconvoy::lab::Major::V9_6).await);
+    for cluster in sources {
+        let source = TestDb::new(&cluster, "named").await;
+        badly_named(&source).await;
+        let (copied, restored) = (empty(&newest().await).await, empty(&newest().await).await);
+        let _ = copy(&source, &copied, &["--chunk-size", "1MiB"]).await.expect_success();
+        let (_directory, archive) = scratch("names");
+        let archive = archive.to_str().unwrap();
+        let _ = pgconvoy(&["dump", "--source", &source.uri(), archive]).await.expect_success();
+        let _ = pgconvoy(&["restore", "--target", &restored.uri(), archive]).await.expect_success();
+        for target in [&copied, &restored] {
+            assert_same_contents("odd names", &source, target).await;
+            let objects = "SELECT count(*) || ' ' || (SELECT count(*) FROM pg_constraint WHERE contype = 'f') || ' ' ||
+                 (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal) || ' ' || (SELECT count(*) FROM pg_description
+                 WHERE description LIKE 'it%' OR description LIKE 'a;b') FROM pg_class
+                 WHERE oid >= 16384 AND relkind IN ('r', 'v', 'm', 'S', 'i') AND relname NOT LIKE 'pg_toast%'";
+            assert_eq!(source.one(objects).await, target.one(objects).await);
+            let args = ["verify", "--source", &source.uri(), "--target", &target.uri()];
+            let _ = pgconvoy(&args).await.expect_success();
+        }
+        let _ = pgconvoy(&["verify", "--archive", archive, "--target", &restored.uri()]).await.expect_success();
+        // Each can be picked, filtered by a condition, and dropped.
+        for name in NAMES {
+            let n = format!("\"{}\"", name.replace('"', "\"\""));
+            let condition = format!("{n}.{n}={n} <= 7");
+            let more =
+                ["-n", &n, "--where", &condition, "--drop-target-objects", "--exclude-index", &format!("{n}.\"u *\"")];
+            let ran = copy(&source, &copied, &more).await;
+            assert!(ran.stderr.contains("no index matches"), "a star in quotes is a star: {ran:?}");
+            let ran = copy(&source, &copied, &more[..5]).await.expect_success();
+            assert!(!ran.stderr.contains("skipped"), "{name}: {ran:?}");
+            assert_eq!(copied.one(&format!("SELECT count(*) FROM {n}.{n}")).await, "7", "{name}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_order_of_text_is_said() {
+    let cluster = newest().await;
+    let (source, name) = (TestDb::new(&cluster, "order").await, format!("order_c_{}", std::process::id()));
+    let there_is = source.one("SELECT datcollate FROM pg_database WHERE datname = current_database()").await;
+    let is_c = ["C", "POSIX"].iter().any(|name| there_is.starts_with(name));
+    let other = if is_c {
+        "LOCALE_PROVIDER icu ICU_LOCALE 'de-u-kn-true' LOCALE 'C'"
+    } else {
+        "LOCALE_PROVIDER libc LC_COLLATE 'C' LC_CTYPE 'C'"
+    };
+    let sql = format!("CREATE DATABASE {name} TEMPLATE template0 {other}");
+    cluster.execute("postgres", &sql).await.unwrap();
+    let target = TestDb { cluster, name };
+    source
+        .execute(
+            "CREATE TABLE t (k text, c text COLLATE \"C\") PARTITION BY RANGE (k);
+             CREATE TABLE t1 PARTITION OF t FOR VALUES FROM ('a') TO ('m'); INSERT INTO t VALUES ('b', 'x')",
+        )
+        .await;
+    let ran = copy(&source, &target, &[]).await.expect_success();
+    assert!(ran.stderr.contains("text is ordered by") && ran.stderr.contains("ranges of it: public.t"), "{ran:?}");
+    let _ = pgconvoy(&["verify", "--source", &source.uri(), "--target", &target.uri()]).await.expect_success();
+}

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum, ValueHint};
 
+use super::filter_file::{FilterFile, RowConditionArg, parse_row_condition, read_filter_file};
 use super::{Conninfo, DEFAULT_JOBS, parse_chunk_size};
 
 /// Where rows come from.
@@ -16,6 +17,9 @@ pub struct SourceArgs {
     /// For servers before 9.2 and standbys before 10. What can be proven about it is proven.
     #[arg(long, help_heading = "Connections")]
     pub frozen_source: bool,
+    /// What the text of a `SQL_ASCII` source is in, such as LATIN1: it is converted to the target's encoding
+    #[arg(long, value_name = "ENCODING", value_parser = NonEmptyStringValueParser::new(), help_heading = "Connections")]
+    pub source_encoding: Option<String>,
     /// A pg_dump to use instead of the one that fits both servers best
     #[arg(long, value_name = "PATH", value_hint = ValueHint::ExecutablePath, help_heading = "Connections")]
     pub pg_dump: Option<PathBuf>,
@@ -55,6 +59,16 @@ pub struct TargetArgs {
     /// Put everything into the target database's default tablespace
     #[arg(long, help_heading = "Target")]
     pub no_tablespaces: bool,
+    /// Leave comments out
+    #[arg(long, help_heading = "Target")]
+    pub no_comments: bool,
+    /// Who runs the server, where the role is no superuser: leave out or only try what it is known not to allow
+    ///
+    /// Implies --no-owner and --no-tablespaces, for heroku, supabase and generic also --no-privileges. Comments on
+    /// extensions are left out. Event triggers, publications, foreign servers, C functions and the like are tried;
+    /// what is refused is left out with a warning. The provider's own schemas do not count as contents of the target.
+    #[arg(long, value_name = "NAME", value_enum, help_heading = "Target")]
+    pub provider: Option<ProviderName>,
     /// What the target's planner is to know of the rows
     #[arg(long, value_name = "HOW", value_enum, default_value_t, help_heading = "Target")]
     pub statistics: StatisticsMode,
@@ -64,6 +78,22 @@ pub struct TargetArgs {
     /// How the target compresses long values: auto takes lz4 where nobody has chosen a method for the target
     #[arg(long, value_name = "METHOD", default_value = "auto", hide_possible_values = true, help_heading = "Speed")]
     pub toast_compression: ToastMethod,
+}
+
+/// See [`TargetArgs::provider`].
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum ProviderName {
+    Heroku,
+    /// Amazon RDS and Aurora
+    Rds,
+    /// Google Cloud SQL and `AlloyDB`
+    #[value(name = "cloudsql")]
+    CloudSql,
+    Azure,
+    Supabase,
+    Neon,
+    /// Any server on which the role is no superuser
+    Generic,
 }
 
 /// See [`TargetArgs::toast_compression`].
@@ -136,6 +166,29 @@ pub struct FilterArgs {
     #[arg(long, value_name = "PATTERN", value_parser = NonEmptyStringValueParser::new(),
           help_heading = "Choosing objects")]
     pub exclude_table_data: Vec<String>,
+    /// No indexes that match; those of keys and constraints stay
+    #[arg(long, value_name = "PATTERN", value_parser = NonEmptyStringValueParser::new(),
+          help_heading = "Choosing objects")]
+    pub exclude_index: Vec<String>,
+    /// Only extensions that match; with -n or -t, none move unless they are named here
+    #[arg(short = 'e', long, value_name = "PATTERN", value_parser = NonEmptyStringValueParser::new(),
+          help_heading = "Choosing objects")]
+    pub extension: Vec<String>,
+    /// No extensions that match
+    #[arg(long, value_name = "PATTERN", value_parser = NonEmptyStringValueParser::new(),
+          help_heading = "Choosing objects")]
+    pub exclude_extension: Vec<String>,
+    /// Only those rows of a table for which an SQL condition holds: `sales.orders=placed >= '2024-01-01'`
+    ///
+    /// The table is a pattern, the condition an expression on its columns; names of other tables in it need their
+    /// schema. Looked at before the start. Give `verify` the same.
+    #[arg(long = "where", value_name = "TABLE=CONDITION", value_parser = parse_row_condition,
+          help_heading = "Choosing objects")]
+    pub conditions: Vec<RowConditionArg>,
+    /// Read patterns from a file as pg_dump 17 does: `exclude table_data audit.*`; - is standard input
+    #[arg(long = "filter", value_name = "FILE", value_parser = read_filter_file, value_hint = ValueHint::FilePath,
+          help_heading = "Choosing objects")]
+    pub filter_files: Vec<FilterFile>,
 }
 
 /// How a run is shown while it goes on.

@@ -1,5 +1,6 @@
 //! The arguments, as clap sees them. What they mean together is resolved once, in [`super::settings`].
 
+mod filter_file;
 mod groups;
 mod values;
 
@@ -8,9 +9,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use pgconvoy::lab::Major;
 
+pub use filter_file::FilterRule;
 pub use groups::{
-    ContentsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode, SourceArgs, StatisticsMode,
-    TargetArgs, ToastMethod,
+    ContentsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode, ProviderName, SourceArgs,
+    StatisticsMode, TargetArgs, ToastMethod,
 };
 pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_scale};
 
@@ -187,6 +189,9 @@ pub struct VerifyArgs {
     /// Server to be checked; else PGCONVOY_TARGET, else the PG* variables
     #[arg(long, value_name = "URI", help_heading = "Connections", display_order = 3)]
     pub target: Option<Conninfo>,
+    /// What the text of a `SQL_ASCII` source is in, as it was given to copy
+    #[arg(long, value_name = "ENCODING", help_heading = "Connections", conflicts_with = "archive")]
+    pub source_encoding: Option<String>,
     #[command(flatten)]
     pub jobs: JobsArgs,
     #[command(flatten)]

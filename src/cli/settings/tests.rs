@@ -22,13 +22,58 @@ fn copy_reaches_the_engine_as_written() {
     assert_eq!(options.source.chunk_bytes, Some(1 << 20));
     assert!(options.source.frozen_source);
     assert_eq!(options.source.pg_dump, Some(PathBuf::from("/p")));
-    let Filters { include_schemas, exclude_schemas, include_tables, exclude_tables, exclude_table_data } =
+    let Filters { include_schemas, exclude_schemas, include_tables, exclude_tables, exclude_table_data, .. } =
         options.source.filters;
     let patterns = [include_schemas, exclude_schemas, include_tables, exclude_tables, exclude_table_data].concat();
     assert_eq!(patterns, ["s", "t", "u", "v", "w"]);
     let target = options.target;
     assert!(target.no_owner && !target.no_privileges && !target.drop_target_objects);
     assert_eq!((target.statistics, options.source.statistics), (Statistics::None, false));
+}
+
+#[test]
+fn conditions_and_filter_files_reach_the_engine() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(
+        &file,
+        "# what moves\n\ninclude table  sales.*  # all\nexclude table_data \"A #b\"\nexclude\ttable \"two\nlines\"\n\
+         include extension hstore\nexclude schema x",
+    )
+    .unwrap();
+    let path = file.path().to_str().unwrap();
+    let words = ["pgconvoy", "verify", "--source", "a", "--filter", path, "--where", "\"a=b\".c=x = 1", "-t", "first"];
+    let Task::Verify(options) = resolve(Cli::try_parse_from(words).unwrap(), &Environment::default()).unwrap().task
+    else {
+        panic!()
+    };
+    let Filters { include_tables, exclude_tables, exclude_table_data, exclude_schemas, conditions, .. } =
+        options.filters;
+    assert_eq!(include_tables, ["first", "sales.*"]);
+    assert_eq!((exclude_tables, exclude_table_data), (vec!["\"two\nlines\"".into()], vec!["\"A #b\"".into()]));
+    assert_eq!(exclude_schemas, ["x"]);
+    let wanted = RowCondition { table_pattern: "\"a=b\".c".into(), condition: "x = 1".into() };
+    assert_eq!((conditions, options.filters.include_extensions), (vec![wanted], vec!["hstore".to_owned()]));
+    for wrong in
+        ["include foreign_data x", "include table_data x", "take table x", "include table", "include table a b c ("]
+    {
+        std::fs::write(&file, wrong).unwrap();
+        let refused = Cli::try_parse_from(["pgconvoy", "dump", "d", "--filter", path]);
+        assert_eq!(refused.is_err(), !wrong.ends_with('('), "{wrong}");
+    }
+    assert!(Cli::try_parse_from(["pgconvoy", "dump", "d", "--where", "no condition"]).is_err());
+}
+
+#[test]
+fn a_provider_implies_what_it_refuses() {
+    for (line, expected) in [
+        ("restore d --provider heroku", (true, true, true)),
+        ("restore d --provider rds", (true, false, true)),
+        ("restore d", (false, false, false)),
+    ] {
+        let Task::Restore(options) = settings(line).task else { panic!() };
+        let TargetOptions { no_owner, no_privileges, no_tablespaces, .. } = options.target;
+        assert_eq!((no_owner, no_privileges, no_tablespaces), expected, "{line}");
+    }
 }
 
 #[test]
@@ -46,7 +91,7 @@ fn verify_takes_an_archive_or_a_server() {
     let Task::Verify(options) = settings("verify --archive x --target b").task else { panic!() };
     assert!(matches!(options.reference, VerifyAgainst::Archive(_)));
     let Task::Verify(options) = settings("verify --source a").task else { panic!() };
-    assert!(matches!(options.reference, VerifyAgainst::Server(ServerArgs { conninfo: Some(_) })));
+    assert!(matches!(options.reference, VerifyAgainst::Server(ServerArgs { conninfo: Some(_), .. })));
 }
 
 #[test]

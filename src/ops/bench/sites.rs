@@ -46,7 +46,7 @@ async fn own(clusters: &mut Clusters, major: Major, database: &str, run: &Run) -
     if database != "postgres" {
         cluster.create_database(database).await?;
     }
-    let args = ServerArgs { conninfo: Some(cluster.uri(database)) };
+    let args = ServerArgs { conninfo: Some(cluster.uri(database)), encoding: None };
     clusters.0.push(cluster);
     Ok(args)
 }

@@ -67,6 +67,8 @@ impl Stage<'_> {
             no_owner: false,
             no_privileges: false,
             no_tablespaces: false,
+            no_comments: false,
+            provider: None,
             statistics: Statistics::default(),
             toast_compression: ToastCompression::default(),
             create: false,
@@ -162,7 +164,7 @@ impl Stage<'_> {
 }
 
 fn args(cluster: &Cluster, database: &str) -> ServerArgs {
-    ServerArgs { conninfo: Some(cluster.uri(database)) }
+    ServerArgs { conninfo: Some(cluster.uri(database)), encoding: None }
 }
 
 fn environment(cluster: &Cluster, database: &str) -> Vec<(String, String)> {

@@ -2,15 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Findings, table_filter};
+use super::{Findings, relation_filter, table_filter};
 use crate::model::{Side, quote_ident};
-use crate::ops::error::Result;
+use crate::ops::error::{Cause, Error, Result};
 use crate::ops::inventory::Inventory;
 use crate::ops::options::{Contents, Filters, TargetOptions};
 use crate::ops::roles;
 use crate::ops::server::Server;
-use crate::pg::catalog::{ClusterRoles, RolesInUse};
-use crate::schema::TocSection;
+use crate::ops::subset;
+use crate::pg::catalog::{ClusterRoles, Lack, RolesInUse};
+use crate::schema::{TocEntry, TocSection, needs_superuser};
 
 /// What must be there, or allowed, at a target.
 #[derive(Default)]
@@ -22,6 +23,10 @@ pub(in crate::ops) struct Needs {
     temporary_tables: bool,
     /// Something is made in the schema `public`.
     public_schema: bool,
+    /// What is picked and needs what is left out.
+    lacks: Vec<Lack>,
+    /// What only superusers may make.
+    superuser: Vec<String>,
 }
 
 impl Needs {
@@ -38,6 +43,14 @@ impl Needs {
             tablespaces: catalog.tablespaces_in_use(&filter).await?,
             temporary_tables,
             public_schema: catalog.uses_public_schema(&filter).await?,
+            lacks: subset::lacks(catalog, filters).await?,
+            superuser: if filters.include_tables.is_empty() {
+                let schemas = relation_filter(filters).schemas_to_sql();
+                let schemas = schemas.map_err(|e| Error::new(Cause::Usage(e.to_string())))?;
+                catalog.made_by_superusers(&schemas, filters.takes_large_objects()).await?
+            } else {
+                Vec::new()
+            },
         })
     }
 
@@ -59,7 +72,14 @@ impl Needs {
             .entries
             .iter()
             .any(|e| e.section == TocSection::PreData && e.namespace.as_deref() == Some("public"));
-        Self { roles: inventory.roles.clone(), tablespaces, temporary_tables, public_schema: made_in_public }
+        Self {
+            roles: inventory.roles.clone(),
+            tablespaces,
+            temporary_tables,
+            public_schema: made_in_public,
+            lacks: inventory.lacks.clone(),
+            superuser: inventory.toc.entries.iter().filter(|e| needs_superuser(e)).map(TocEntry::object).collect(),
+        }
     }
 
     /// Those that `--roles` makes are not needed before.
@@ -77,6 +97,8 @@ pub(in crate::ops) async fn check_needs(
     findings: &mut Findings,
 ) -> Result<()> {
     check_roles(&needs.roles, target, options, findings).await?;
+    check_superuser(&needs.superuser, target, options, findings).await?;
+    check_lacks(&target.catalog().still_lacking(&needs.lacks).await?, findings);
     if !options.no_tablespaces {
         check_tablespaces(&needs.tablespaces, target, findings).await?;
     }
@@ -108,6 +130,63 @@ pub(in crate::ops) async fn check_needs(
         );
     }
     Ok(())
+}
+
+/// What filters cut off: a table without what it needs is refused, one without a foreign key or a trigger is said.
+pub(in crate::ops) fn check_lacks(lacks: &[Lack], findings: &mut Findings) {
+    let say = |lacks: Vec<String>| match lacks.as_slice() {
+        [a, b, c, _, _, ..] => format!("{a}; {b}; {c}; and {} more", lacks.len() - 3),
+        few => few.join("; "),
+    };
+    let [hard, soft] = [false, true]
+        .map(|spare| lacks.iter().filter(|l| l.can_do_without == spare).map(ToString::to_string).collect::<Vec<_>>());
+    if !hard.is_empty() {
+        findings.refuse(
+            Some(Side::Source),
+            format!("the filters leave out what is needed: {}", say(hard)),
+            subset::WAY_OUT,
+        );
+    }
+    if !soft.is_empty() {
+        findings.warn(
+            Some(Side::Source),
+            format!("not made, since what they need is left out: {}", say(soft)),
+            subset::WAY_OUT,
+        );
+    }
+}
+
+/// Whether the role may make what only superusers may. The administrators of managed servers may make some of it.
+async fn check_superuser(
+    objects: &[String],
+    target: &Server,
+    options: &TargetOptions,
+    findings: &mut Findings,
+) -> Result<()> {
+    if objects.is_empty()
+        || target.facts.is_superuser
+        || options.provider.is_some()
+        || target.catalog().managed_by().await?.is_some()
+    {
+        return Ok(());
+    }
+    let some: Vec<&str> = objects.iter().take(4).map(String::as_str).collect();
+    let more = if objects.len() > 4 { format!(" and {} more", objects.len() - 4) } else { String::new() };
+    findings.refuse(
+        Some(Side::Target),
+        format!("role {} is no superuser, and only those make {}{more}", target.facts.role, some.join(", ")),
+        "use a superuser, or add --provider (generic, heroku, rds, …): what is refused is left out, with a warning",
+    );
+    Ok(())
+}
+
+/// As [`check_lacks`] where no target is known yet: it may have what is left out.
+pub(in crate::ops) fn warn_of_lacks(lacks: &[Lack], findings: &mut Findings) {
+    if let Some(first) = lacks.first() {
+        let more = if lacks.len() > 1 { format!(", and {} more such needs", lacks.len() - 1) } else { String::new() };
+        let message = format!("the filters leave out what is needed: {first}{more}");
+        findings.warn(Some(Side::Source), message, "a target must have it before the restore, which looks for it");
+    }
 }
 
 async fn check_tablespaces(wanted: &[(String, String)], target: &Server, findings: &mut Findings) -> Result<()> {

@@ -1,7 +1,9 @@
 //! What a server's catalogs say. Every query is schema-qualified and reads through one [`Catalog`].
 
 mod key_bounds;
+mod lacks;
 mod large_objects;
+mod locale;
 mod pattern;
 mod relations;
 mod roles;
@@ -18,6 +20,7 @@ use tokio_postgres::{Client, Row, SimpleQueryMessage};
 use super::error::{Error, Result};
 use crate::model::{ServerVersion, Side};
 
+pub use lacks::{Lack, Picked};
 pub use large_objects::{LargeObjectAccess, LargeObjectFacts};
 pub use pattern::{PatternError, TableFilter};
 pub use relations::{CatalogRelation, lock_list_sql, read_lock_list};

@@ -20,25 +20,48 @@ pub struct PatternError {
 }
 
 impl TableFilter {
-    /// A condition on `n.nspname` and `c.relname`.
+    /// A condition on `n.nspname` and `c.relname`. As in pg_dump, schemas do not matter where tables are picked out
+    /// (`selectDumpableTable` in `pg_dump.c`).
     pub fn to_sql(&self) -> Result<String, PatternError> {
-        let schema = |pattern: &String| schema_condition(pattern);
         let table = |pattern: &String| table_condition(pattern);
         let mut conditions = Vec::new();
-        let any = |conditions: Vec<String>| format!("({})", conditions.join(" OR "));
-        if !self.include_schemas.is_empty() {
-            conditions.push(any(self.include_schemas.iter().map(schema).collect::<Result<_, _>>()?));
-        }
-        if !self.include_tables.is_empty() {
+        if self.include_tables.is_empty() {
+            conditions.extend(self.schemas()?);
+        } else {
             conditions.push(any(self.include_tables.iter().map(table).collect::<Result<_, _>>()?));
-        }
-        for pattern in &self.exclude_schemas {
-            conditions.push(format!("NOT ({})", schema_condition(pattern)?));
         }
         for pattern in &self.exclude_tables {
             conditions.push(format!("NOT ({})", table_condition(pattern)?));
         }
         Ok(if conditions.is_empty() { "true".into() } else { conditions.join(" AND ") })
+    }
+
+    /// A condition on `n.nspname` alone, for what is no table.
+    pub fn schemas_to_sql(&self) -> Result<String, PatternError> {
+        let conditions = self.schemas()?;
+        Ok(if conditions.is_empty() { "true".into() } else { conditions.join(" AND ") })
+    }
+
+    fn schemas(&self) -> Result<Vec<String>, PatternError> {
+        let mut conditions = Vec::new();
+        if !self.include_schemas.is_empty() {
+            let included = self.include_schemas.iter().map(|pattern| schema_condition(pattern));
+            conditions.push(any(included.collect::<Result<_, _>>()?));
+        }
+        for pattern in &self.exclude_schemas {
+            conditions.push(format!("NOT ({})", schema_condition(pattern)?));
+        }
+        Ok(conditions)
+    }
+
+    /// A condition on `e.extname` that holds for extensions one of the patterns names.
+    pub fn any_extension_sql(patterns: &[String]) -> Result<String, PatternError> {
+        let condition = |pattern: &String| match to_regexes(pattern)?.as_slice() {
+            [name] => Ok(matches("e.extname", name)),
+            _ => Err(PatternError { pattern: pattern.clone(), why: "an extension has no dot in its name" }),
+        };
+        let conditions: Vec<String> = patterns.iter().map(condition).collect::<Result<_, _>>()?;
+        Ok(if conditions.is_empty() { "false".into() } else { conditions.join(" OR ") })
     }
 
     /// A condition that holds for tables one of the patterns names.
@@ -47,6 +70,19 @@ impl TableFilter {
         Ok(if conditions.is_empty() { "false".into() } else { conditions.join(" OR ") })
     }
 }
+
+fn any(conditions: Vec<String>) -> String {
+    format!("({})", conditions.join(" OR "))
+}
+
+/// A name without a schema is one that the role finds by the database's own `search_path` (`expand_table_name_patterns`
+/// in `pg_dump.c`). Ours is empty; what it would be without us is the setting's reset value.
+const IN_SEARCH_PATH: &str = "n.nspname::pg_catalog.text IN (
+    SELECT CASE WHEN p.part LIKE '\"$user\"' OR p.part = '$user' THEN current_user::pg_catalog.text
+        WHEN p.part LIKE '\"%' THEN pg_catalog.replace(pg_catalog.btrim(p.part, '\"'), '\"\"', '\"')
+        ELSE pg_catalog.lower(p.part) END
+    FROM (SELECT pg_catalog.btrim(r.part) AS part FROM pg_catalog.pg_settings s,
+          pg_catalog.regexp_split_to_table(s.reset_val, ',') r(part) WHERE s.name = 'search_path') p)";
 
 fn schema_condition(pattern: &str) -> Result<String, PatternError> {
     match to_regexes(pattern)?.as_slice() {
@@ -57,7 +93,7 @@ fn schema_condition(pattern: &str) -> Result<String, PatternError> {
 
 fn table_condition(pattern: &str) -> Result<String, PatternError> {
     match to_regexes(pattern)?.as_slice() {
-        [name] => Ok(matches("c.relname", name)),
+        [name] => Ok(format!("({} AND {IN_SEARCH_PATH})", matches("c.relname", name))),
         [schema, name] => Ok(format!("({} AND {})", matches("n.nspname", schema), matches("c.relname", name))),
         _ => Err(PatternError { pattern: pattern.into(), why: "at most schema.table" }),
     }
@@ -138,6 +174,16 @@ mod tests {
 
     #[test]
     fn a_quote_cannot_end_the_literal() {
-        assert_eq!(table_condition("it's").unwrap(), "c.relname::pg_catalog.text OPERATOR(pg_catalog.~) '^(it''s)$'");
+        let sql = table_condition("s.it's").unwrap();
+        assert!(sql.ends_with("c.relname::pg_catalog.text OPERATOR(pg_catalog.~) '^(it''s)$')"), "{sql}");
+    }
+
+    #[test]
+    fn schemas_do_not_matter_where_tables_are_picked_out() {
+        let tables = TableFilter { include_tables: vec!["a.b".into()], ..TableFilter::default() };
+        let both =
+            TableFilter { include_schemas: vec!["c".into()], exclude_schemas: vec!["a".into()], ..tables.clone() };
+        assert_eq!(both.to_sql(), tables.to_sql());
+        assert!(both.schemas_to_sql().unwrap().contains("NOT"));
     }
 }

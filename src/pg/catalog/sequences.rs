@@ -16,17 +16,25 @@ pub struct SequenceState {
 const BATCH: usize = 200;
 
 impl Catalog<'_> {
-    /// The state of every sequence that is the user's; of those of extensions, of the ones they keep the user's values in
-    /// (`pg_extension.extconfig`). A sequence is not an MVCC object: its value is that of now.
+    /// The state of every sequence that is the user's and that the filter picks, or whose table it picks: a sequence
+    /// that a table owns goes with it (`getOwnedSeqs` in `pg_dump.c`). A sequence is not an MVCC object: its value is that of now.
     pub async fn sequences(&self, filter: &str) -> Result<Vec<SequenceState>> {
         let sql = format!(
-            "SELECT n.nspname::text, c.relname::text
-             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+            "SELECT sn.nspname::text, s.relname::text
+             FROM pg_catalog.pg_class s JOIN pg_catalog.pg_namespace sn ON sn.oid = s.relnamespace
+             WHERE s.relkind = 'S' AND s.relpersistence <> 't' AND sn.nspname NOT IN ('pg_catalog', 'information_schema')
                AND (NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass
-                        AND d.objid = c.oid AND d.deptype = 'e')
-                    OR EXISTS (SELECT 1 FROM pg_catalog.pg_extension e WHERE c.oid = ANY (e.extconfig)))
-               AND ({filter})
+                   AND d.objid = s.oid AND d.deptype = 'e')
+                    OR EXISTS (SELECT 1 FROM pg_catalog.pg_extension e WHERE s.oid = ANY (e.extconfig)))
+               AND s.oid IN (
+                   SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                   WHERE c.relkind = 'S' AND ({filter})
+                   UNION ALL
+                   SELECT d.objid FROM pg_catalog.pg_depend d
+                   JOIN pg_catalog.pg_class c ON c.oid = d.refobjid
+                   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                   WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
+                     AND d.deptype IN ('a', 'i') AND c.relkind IN ('r', 'p', 'f') AND ({filter}))
              ORDER BY 1, 2"
         );
         let mut names = Vec::new();

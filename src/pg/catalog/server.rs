@@ -1,5 +1,5 @@
 use super::Catalog;
-use crate::model::{QualifiedName, ServerVersion};
+use crate::model::{QualifiedName, ServerVersion, quote_literal};
 use crate::pg::error::Result;
 
 /// What a plan must know of a server and of the database at hand.
@@ -182,15 +182,19 @@ impl Catalog<'_> {
     }
 
     /// Objects of the user in this database, up to `limit` of them, named for people: what makes a target not empty.
-    pub async fn user_objects(&self, limit: u32) -> Result<Vec<String>> {
+    pub async fn user_objects(&self, limit: u32, not_in: &[&str]) -> Result<Vec<String>> {
         let not_of_extension = |class: &str, oid: &str| {
             format!(
                 "NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.{class}'::regclass
                  AND d.objid = {oid} AND d.deptype = 'e')"
             )
         };
-        let user_schema = "n.nspname NOT IN ('pg_catalog', 'information_schema')
-                           AND n.nspname OPERATOR(pg_catalog.!~) '^pg_(toast|temp)'";
+        let mut theirs = vec!["'pg_catalog'".to_owned(), "'information_schema'".to_owned()];
+        theirs.extend(not_in.iter().map(|name| quote_literal(name)));
+        let user_schema = format!(
+            "n.nspname NOT IN ({}) AND n.nspname OPERATOR(pg_catalog.!~) '^pg_(toast|temp)'",
+            theirs.join(", ")
+        );
         let sql = format!(
             "SELECT what FROM (
                 SELECT CASE c.relkind WHEN 'v' THEN 'view ' WHEN 'm' THEN 'materialized view ' WHEN 'S' THEN 'sequence '
@@ -221,6 +225,20 @@ impl Catalog<'_> {
             objects.push(self.get(row, 0)?);
         }
         Ok(objects)
+    }
+
+    /// Whether the filter picks a relation of any kind, sequences and views too.
+    pub async fn has_relations(&self, filter: &str) -> Result<bool> {
+        self.scalar(&format!(
+            "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND ({filter}))"
+        ))
+        .await
+    }
+
+    /// Whether the filter, a condition on `n.nspname` alone, picks a schema.
+    pub async fn has_schemas(&self, filter: &str) -> Result<bool> {
+        self.scalar(&format!("SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace n WHERE {filter})")).await
     }
 
     /// The rows and column types that a target table offers for loading, by name; to be compared with the source's.

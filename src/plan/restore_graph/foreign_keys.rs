@@ -27,7 +27,7 @@ impl Builder<'_> {
             after_rows_of: self.rows_of(&tables),
             locks: locked.map(|t| (t, LockMode::ShareRowExclusive)).collect(),
             cost_bytes: if validates_later { 0 } else { cost },
-            optional: false,
+            optional: !validates_later && self.refers_to_part_of_rows(fact),
         };
         let id = self.add(job, entry, true);
         // The key needs the index it refers to, and of a partitioned table the whole tree of it.
@@ -61,9 +61,18 @@ impl Builder<'_> {
             after_rows_of: self.rows_of(&self.key_tables(entry, Some(fact))),
             locks,
             cost_bytes,
-            optional: false,
+            optional: self.refers_to_part_of_rows(Some(fact)),
         };
         self.add(job, entry, false)
+    }
+
+    /// Whether filters may have left out rows that are referred to. The key is tried; where it does not hold it stays
+    /// NOT VALID, with a warning.
+    fn refers_to_part_of_rows(&self, fact: Option<&ConstraintFact>) -> bool {
+        let partial = &self.input.options.cuts.partial_tables;
+        let referenced = fact.and_then(|f| f.referenced_table_oid);
+        let tables = referenced.map(|t| self.with_partitions(t)).unwrap_or_default();
+        tables.iter().any(|t| partial.contains(t))
     }
 
     /// Not if the source itself holds it unvalidated or not enforced, nor where a partitioned table takes part and the

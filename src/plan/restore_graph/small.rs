@@ -67,7 +67,7 @@ fn fate(jobs: &[Job], fates: &[Fate], id: JobId, sizes: &HashMap<Oid, u64>) -> F
         }),
         _ => false,
     };
-    if joins && job.pass == Pass::Main && job.locks.iter().all(|(table, _)| is_small(*table)) {
+    if joins && !job.optional && job.pass == Pass::Main && job.locks.iter().all(|(table, _)| is_small(*table)) {
         return Fate::Key;
     }
     Fate::Other

@@ -29,7 +29,8 @@ pub struct StatisticsInput<'a> {
     pub carry: bool,
     /// ANALYZE what has none that can be carried over.
     pub analyze: bool,
-    /// Tables that will hold all the rows that they held at the source.
+    /// Tables that will hold the rows that they held at the source: all of them, but for those among
+    /// [`crate::schema::Cuts::partial_tables`].
     pub tables: &'a HashSet<Oid>,
 }
 
@@ -106,13 +107,17 @@ impl<'a> Builder<'a> {
         let toc = self.input.toc;
         let mut found: BTreeMap<Oid, Vec<&TocEntry>> = BTreeMap::new();
         let entries: Vec<_> = toc.entries.iter().filter(|e| e.desc == "STATISTICS DATA").collect();
+        // Those of an index that is not made have nothing to be set on.
+        let is_cut = |oid: &Oid| {
+            self.index_entry.get(oid).is_some_and(|entry| self.input.options.cuts.entries.contains_key(entry))
+        };
         if entries.is_empty() {
             return found;
         }
         let by_name: HashMap<&QualifiedName, Oid> = self.subjects().into_iter().map(|s| (s.name, s.oid)).collect();
         for entry in entries {
             let name = QualifiedName::new(entry.namespace.as_deref().unwrap_or_default(), &entry.tag);
-            let index = self.indexes_by_name.get(&name).map(|i| i.table_oid);
+            let index = self.indexes_by_name.get(&name).filter(|i| !is_cut(&i.oid)).map(|i| i.table_oid);
             let oid = by_name.get(&name).copied().or(index).unwrap_or(0);
             found.entry(oid).or_default().push(entry);
         }
@@ -163,7 +168,9 @@ impl<'a> Builder<'a> {
             RelationKind::LargeObjects => false,
         };
         let known = entries.iter().any(|e| e.definition.contains("pg_restore_attribute_stats("));
-        let carried = if wanted.carry && known && extended.is_empty() {
+        let partial = &self.input.options.cuts.partial_tables;
+        let whole = !self.with_partitions(subject.oid).iter().any(|t| partial.contains(t));
+        let carried = if wanted.carry && known && whole && extended.is_empty() {
             entries.iter().flat_map(|e| entry_sql(self.input.toc, e, self.input.options).statements).collect()
         } else {
             Vec::new()

@@ -1,0 +1,225 @@
+//! What filters pick arrives, what they leave out does not, and what they cut off is said before the start.
+
+use crate::errors::{assert_empty, assert_says};
+use crate::fixture::{copy, empty, newest, pgconvoy, scratch};
+use crate::support::{TestDb, cluster};
+use pgconvoy::lab::Major;
+
+/// Two schemas that need each other in every way that matters.
+async fn shop(cluster: &std::sync::Arc<pgconvoy::lab::Cluster>) -> TestDb {
+    let db = TestDb::new(cluster, "shop").await;
+    db.execute(
+        "CREATE SCHEMA shop; CREATE SCHEMA \"Lib x\";
+         CREATE TYPE \"Lib x\".mood AS ENUM ('sad', 'happy');
+         CREATE SEQUENCE \"Lib x\".numbers;
+         CREATE FUNCTION \"Lib x\".touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+         CREATE TABLE shop.customer (id serial PRIMARY KEY, name text);
+         CREATE TABLE shop.orders (id int PRIMARY KEY, customer int REFERENCES shop.customer, total numeric);
+         CREATE INDEX orders_total ON shop.orders (total);
+         CREATE INDEX orders_customer ON shop.orders (customer);
+         COMMENT ON INDEX shop.orders_total IS 'gone';
+         CREATE TRIGGER touch BEFORE UPDATE ON shop.orders FOR EACH ROW EXECUTE PROCEDURE \"Lib x\".touch();
+         CREATE TABLE shop.feeling (id int, m \"Lib x\".mood[]);
+         CREATE TABLE shop.numbered (id bigint DEFAULT nextval('\"Lib x\".numbers'));
+         CREATE TABLE public.plain (id int);
+         INSERT INTO shop.customer (name) SELECT 'c' || i FROM generate_series(1, 300) i;
+         INSERT INTO shop.orders SELECT i, 1 + i % 300, i / 2.0 FROM generate_series(1, 20000) i;
+         INSERT INTO public.plain VALUES (1);",
+    )
+    .await;
+    db
+}
+
+async fn tables(db: &TestDb) -> String {
+    db.one(
+        "SELECT COALESCE(string_agg(n.nspname || '.' || relname, ' ' ORDER BY nspname, relname), '') FROM pg_class c
+         JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid >= 16384 AND relkind IN ('r', 'p')
+         AND nspname !~ '^pg_|information'",
+    )
+    .await
+}
+
+/// One old and one new source.
+async fn sources() -> Vec<TestDb> {
+    let mut sources = vec![shop(&newest().await).await];
+    if let Some(old) = cluster(Major::V9_6).await {
+        sources.push(shop(&old).await);
+    }
+    sources
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_picked_table_arrives_in_a_schema_made_for_it() {
+    for source in sources().await {
+        let target = empty(&newest().await).await;
+        let ran = copy(&source, &target, &["-t", "shop.orders", "-n", "nothing_at_all"]).await.expect_code(3);
+        assert_says(&ran, &["no schema matches nothing_at_all"]);
+        let ran = copy(&source, &target, &["-t", "shop.orders"]).await.expect_success();
+        // The key and the trigger need what is left out.
+        assert_says(
+            &ran,
+            &["foreign key orders_customer_fkey of shop.orders needs table shop.customer", "trigger touch"],
+        );
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(said.contains("FK CONSTRAINT shop.") && said.contains("is left out"), "{said}");
+        assert_eq!(tables(&target).await, "shop.orders");
+        assert_eq!(target.one("SELECT count(*) FROM shop.orders").await, "20000");
+        assert_eq!(target.one("SELECT count(*) FROM pg_indexes WHERE schemaname = 'shop'").await, "3");
+        assert_eq!(target.one("SELECT count(*) FROM pg_constraint WHERE contype = 'f'").await, "0");
+        let args = ["verify", "-t", "shop.orders", "--source", &source.uri(), "--target", &target.uri()];
+        let _ = pgconvoy(&args).await.expect_success();
+        // A serial's sequence goes with its table, and its value with it.
+        let target = empty(&newest().await).await;
+        let _ = copy(&source, &target, &["-t", "shop.customer"]).await.expect_success();
+        assert_eq!(target.one("SELECT nextval('shop.customer_id_seq')").await, "301");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_table_cannot_do_without_is_named_before_the_start() {
+    for source in sources().await {
+        let target = empty(&newest().await).await;
+        let ran = copy(&source, &target, &["-n", "shop"]).await.expect_code(3);
+        assert_says(&ran, &["needs type \"Lib x\".mood", "needs sequence \"Lib x\".numbers", "--schema-only"]);
+        assert_empty(&target).await;
+        let uris = [source.uri(), target.uri()];
+        let args = ["preflight", "-t", "shop.feeling", "--source", &uris[0], "--target", &uris[1]];
+        let ran = pgconvoy(&args).await.expect_code(3);
+        assert!(ran.stdout.contains("shop.feeling needs type \"Lib x\".mood"), "{}", ran.stdout);
+        // With it, everything is there. Schemas with capitals want quotes, as in psql.
+        let _ = copy(&source, &target, &["-n", "shop", "-n", "\"Lib x\""]).await.expect_success();
+        assert_eq!(tables(&target).await, "shop.customer shop.feeling shop.numbered shop.orders");
+        // An archive says it when it is made, and a restore looks for it.
+        let (_directory, archive) = scratch("feeling");
+        let archive = archive.to_str().unwrap();
+        let ran = pgconvoy(&["dump", "-t", "shop.feeling", "--source", &source.uri(), archive]).await.expect_success();
+        assert_says(&ran, &["shop.feeling needs type \"Lib x\".mood"]);
+        let target = empty(&newest().await).await;
+        let ran = pgconvoy(&["restore", "--target", &target.uri(), archive]).await.expect_code(3);
+        assert_says(&ran, &["shop.feeling needs type \"Lib x\".mood"]);
+        assert_empty(&target).await;
+        target.execute("CREATE SCHEMA \"Lib x\"; CREATE TYPE \"Lib x\".mood AS ENUM ('sad', 'happy')").await;
+        let args = ["restore", "--drop-target-objects", "--target", &target.uri(), archive];
+        let _ = pgconvoy(&args).await.expect_success();
+        assert_eq!(tables(&target).await, "shop.feeling");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_without_a_schema_are_those_of_the_search_path() {
+    let (source, target) = (shop(&newest().await).await, empty(&newest().await).await);
+    let ran = copy(&source, &target, &["-t", "orders"]).await.expect_code(3);
+    assert_says(&ran, &["no table, view or sequence matches orders", "schema.table"]);
+    let _ = copy(&source, &target, &["-t", "plain"]).await.expect_success();
+    assert_eq!(tables(&target).await, "public.plain");
+    source.execute(&format!("ALTER DATABASE \"{}\" SET search_path = shop, \"Lib x\"", source.name)).await;
+    let target = empty(&newest().await).await;
+    let _ = copy(&source, &target, &["-t", "orders", "--where", "orders=id <= 10"]).await.expect_success();
+    assert_eq!(target.one("SELECT count(*) FROM shop.orders").await, "10");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_condition_picks_rows_everywhere_the_same() {
+    for source in sources().await {
+        let target = empty(&newest().await).await;
+        // A keyword, a string with a parenthesis, a comment at the end, the table's own name.
+        let condition = "shop.o*=orders.id % 2 = 0 AND ')' <> '(' -- even";
+        let more = ["--where", condition, "--chunk-size", "1MiB", "-j", "4"];
+        let _ = copy(&source, &target, &more).await.expect_success();
+        assert_eq!(target.one("SELECT count(*) || ' ' || sum(id) FROM shop.orders").await, "10000 100010000");
+        assert_eq!(target.one("SELECT count(*) FROM shop.customer").await, "300");
+        // Gathered anew: those of the source are of all rows.
+        assert_eq!(target.one("SELECT reltuples FROM pg_class WHERE oid = 'shop.orders'::regclass").await, "10000");
+        let verify = ["verify", "--source", &source.uri(), "--target", &target.uri()];
+        let _ = pgconvoy(&verify).await.expect_code(1);
+        let _ = pgconvoy(&[&verify[..], &["--where", condition]].concat()).await.expect_success();
+        let (_directory, archive) = scratch("even");
+        let archive = archive.to_str().unwrap();
+        let _ = pgconvoy(&["dump", "--where", condition, "--source", &source.uri(), archive]).await.expect_success();
+        let restored = empty(&newest().await).await;
+        let _ = pgconvoy(&["restore", "--target", &restored.uri(), archive]).await.expect_success();
+        assert_eq!(restored.one("SELECT count(*) || ' ' || sum(id) FROM shop.orders").await, "10000 100010000");
+        let _ = pgconvoy(&["verify", "--archive", archive, "--target", &restored.uri()]).await.expect_success();
+        // A key whose referenced rows are left out stays, not validated.
+        let target = empty(&newest().await).await;
+        let ran = copy(&source, &target, &["--where", "shop.customer=id > 5"]).await.expect_success();
+        assert_says(&ran, &["skipped orders_customer_fkey on shop.orders"]);
+        assert_eq!(
+            target.one("SELECT conname || ' ' || convalidated FROM pg_constraint WHERE contype = 'f'").await,
+            "orders_customer_fkey false"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_that_are_none_are_refused_before_the_start() {
+    let (source, target) = (shop(&newest().await).await, empty(&newest().await).await);
+    for (condition, code, says) in [
+        ("shop.orders=nothing > 1", 3, "nothing"),
+        ("shop.orders=id > 1) OR (id < 1", 2, "is not one expression"),
+        ("shop.orders=id > 1; DROP TABLE shop.orders", 2, "is not one expression"),
+        ("shop.orders=total", 3, "boolean"),
+        ("shop.order=id > 1", 3, "no table matches"),
+        ("shop.orders", 2, "TABLE=CONDITION"),
+    ] {
+        let ran = copy(&source, &target, &["--where", condition]).await.expect_code(code);
+        assert_says(&ran, &[says]);
+    }
+    assert_empty(&target).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_and_extensions_are_left_out() {
+    let (source, target) = (shop(&newest().await).await, empty(&newest().await).await);
+    source.execute("CREATE EXTENSION citext; CREATE EXTENSION hstore; CREATE TABLE words (w citext)").await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, "exclude index shop.*_total\nexclude extension hst*\n").unwrap();
+    let ran = copy(&source, &target, &["--filter", file.path().to_str().unwrap()]).await.expect_success();
+    let said = format!("{}{}", ran.stdout, ran.stderr);
+    assert!(said.contains("INDEX shop.orders_total") && said.contains("EXTENSION hstore"), "{said}");
+    let indexes = "SELECT string_agg(indexname, ' ' ORDER BY indexname) FROM pg_indexes WHERE tablename = 'orders'";
+    assert_eq!(target.one(indexes).await, "orders_customer orders_pkey");
+    assert_eq!(
+        target.one("SELECT string_agg(extname, ' ' ORDER BY extname) FROM pg_extension").await,
+        "citext plpgsql"
+    );
+    // What needs an extension that is left out is said.
+    let target = empty(&newest().await).await;
+    let ran = copy(&source, &target, &["-t", "public.words"]).await.expect_code(3);
+    assert_says(&ran, &["public.words needs extension citext", "--extension"]);
+    let _ = copy(&source, &target, &["-t", "public.words", "-e", "citext"]).await.expect_success();
+    assert_eq!(
+        target.one("SELECT string_agg(extname, ' ' ORDER BY extname) FROM pg_extension").await,
+        "citext plpgsql"
+    );
+    let ran = copy(&source, &target, &["--exclude-index", "shop.orders_pkey", "--drop-target-objects"]).await;
+    assert_says(&ran.expect_code(3), &["shop.orders_pkey is the index of constraint orders_pkey"]);
+    let (_directory, archive) = scratch("indexes");
+    let archive = archive.to_str().unwrap();
+    let args = ["dump", "--exclude-index", "shop.orders_*l", "--source", &source.uri(), archive];
+    let _ = pgconvoy(&args).await.expect_success();
+    let restored = empty(&newest().await).await;
+    let _ = pgconvoy(&["restore", "--target", &restored.uri(), archive]).await.expect_success();
+    assert_eq!(restored.one(indexes).await, "orders_customer orders_pkey");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_alone_is_a_table() {
+    let (source, target) = (TestDb::new(&newest().await, "parts").await, empty(&newest().await).await);
+    source
+        .execute(
+            "CREATE SCHEMA p; CREATE TABLE p.t (id int PRIMARY KEY, x int) PARTITION BY RANGE (id);
+             CREATE TABLE p.t1 PARTITION OF p.t FOR VALUES FROM (0) TO (100);
+             CREATE TABLE p.t2 PARTITION OF p.t FOR VALUES FROM (100) TO (200);
+             CREATE INDEX t_x ON p.t (x); INSERT INTO p.t SELECT i, i FROM generate_series(0, 199) i",
+        )
+        .await;
+    let ran = copy(&source, &target, &["-t", "p.t1"]).await.expect_success();
+    assert_says(&ran, &["the attachment of p.t1 needs table p.t"]);
+    assert_eq!(tables(&target).await, "p.t1");
+    assert_eq!(target.one("SELECT count(*) FROM p.t1").await, "100");
+    assert_eq!(target.one("SELECT count(*) FROM pg_indexes WHERE tablename = 't1'").await, "2");
+    let target = empty(&newest().await).await;
+    let _ = copy(&source, &target, &["--where", "p.t=id >= 50", "--exclude-index", "p.t_x"]).await.expect_success();
+    assert_eq!(target.one("SELECT count(*) || ' ' || min(id) FROM p.t").await, "150 50");
+}

@@ -1,0 +1,98 @@
+//! Targets where the role is no superuser, the way managed providers run.
+
+use crate::errors::{as_role, assert_empty, assert_says, make_login};
+use crate::fixture::{empty, make_roles, newest, newest_of, pgconvoy, scratch};
+use crate::support::TestDb;
+
+/// A source whose objects belong to others, with some of what only superusers may make.
+async fn source() -> TestDb {
+    let cluster = newest_of(2).await.remove(1);
+    make_roles(&cluster).await;
+    let db = TestDb::new(&cluster, "owned").await;
+    db.execute(
+        "CREATE EXTENSION citext; COMMENT ON EXTENSION citext IS 'ours';
+         CREATE SCHEMA app AUTHORIZATION it_owner;
+         CREATE TABLE app.t (id int PRIMARY KEY, w citext, v text COLLATE \"C\");
+         ALTER TABLE app.t OWNER TO it_owner;
+         GRANT SELECT ON app.t TO it_reader;
+         ALTER DEFAULT PRIVILEGES FOR ROLE it_owner IN SCHEMA app GRANT SELECT ON TABLES TO it_reader;
+         CREATE VIEW app.v AS SELECT id FROM app.t; ALTER VIEW app.v OWNER TO \"it's; odd\";
+         CREATE FUNCTION app.f() RETURNS int LANGUAGE sql AS 'SELECT 1';
+         ALTER FUNCTION app.f() OWNER TO it_owner;
+         COMMENT ON TABLE app.t IS 'a table'; COMMENT ON COLUMN app.t.v IS 'a column';
+         CREATE FUNCTION app.c_max(int, int) RETURNS int LANGUAGE internal IMMUTABLE STRICT AS 'int4larger';
+         CREATE FUNCTION app.on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+         CREATE EVENT TRIGGER watch ON ddl_command_end WHEN TAG IN ('CREATE AGGREGATE') EXECUTE PROCEDURE app.on_ddl();
+         COMMENT ON EVENT TRIGGER watch IS 'watches';
+         CREATE FOREIGN DATA WRAPPER nothing; CREATE SERVER nowhere FOREIGN DATA WRAPPER nothing;
+         CREATE PUBLICATION everything FOR ALL TABLES; CREATE PUBLICATION one FOR TABLE app.t;
+         INSERT INTO app.t SELECT i, 'W' || i, 'v' FROM generate_series(1, 1000) i;
+         SELECT lo_from_bytea(41, 'x'); ALTER LARGE OBJECT 41 OWNER TO it_owner;",
+    )
+    .await;
+    db
+}
+
+async fn target(role: &str) -> (TestDb, String) {
+    let db = empty(&newest().await).await;
+    make_login(&db.cluster, role, "").await;
+    // As a provider gives it: the extension is there, and is not the role's.
+    db.execute(&format!("GRANT CREATE ON DATABASE {} TO {role}; CREATE EXTENSION citext", db.name)).await;
+    let uri = as_role(&db, role);
+    (db, uri)
+}
+
+async fn assert_arrived(db: &TestDb, role: &str) {
+    assert_eq!(db.one("SELECT count(*) || ' ' || max(w) FROM app.t WHERE w = 'w999'").await, "1 W999");
+    assert_eq!(db.one("SELECT count(*) || ' ' || app.f() FROM app.v").await, "1000 1");
+    let owners = "SELECT string_agg(DISTINCT pg_get_userbyid(relowner), ' ') FROM pg_class
+                  WHERE relnamespace = 'app'::regnamespace";
+    assert_eq!(db.one(owners).await, role);
+    assert_eq!(db.one("SELECT convert_from(lo_get(41), 'UTF8')").await, "x");
+    assert_eq!(db.one("SELECT count(*) FROM pg_event_trigger").await, "0");
+    assert_eq!(db.one("SELECT string_agg(pubname, ' ' ORDER BY pubname) FROM pg_publication").await, "one");
+    assert_eq!(db.one("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgconvoy'").await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_that_a_role_may_make_arrives() {
+    let source = source().await;
+    let (_directory, archive) = scratch("owned");
+    let archive = archive.to_str().unwrap();
+    let _ = pgconvoy(&["dump", "--source", &source.uri(), archive]).await.expect_success();
+    for provider in ["heroku", "generic", "supabase"] {
+        let (db, uri) = target("it_tenant").await;
+        if provider == "heroku" {
+            // Of every new database there.
+            db.execute("CREATE SCHEMA _heroku; CREATE TABLE _heroku.theirs (i int); CREATE SCHEMA heroku_ext").await;
+        }
+        let args = ["copy", "--provider", provider, "--source", &source.uri(), "--target", &uri];
+        let ran = pgconvoy(&args).await.expect_success();
+        for what in ["EVENT TRIGGER watch", "FOREIGN DATA WRAPPER nothing", "PUBLICATION everything", "c_max"] {
+            assert_says(&ran, &[what]);
+        }
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        for what in ["owners (", "it_owner", "COMMENT EXTENSION citext", "ACL app.", "refuses"] {
+            assert!(said.contains(what), "{what}: {said}");
+        }
+        assert_arrived(&db, "it_tenant").await;
+        assert_eq!(db.one("SELECT obj_description('app.t'::regclass)").await, "a table");
+        let verified = pgconvoy(&["verify", "-n", "app", "--source", &source.uri(), "--target", &db.uri()]).await;
+        let _ = verified.expect_success();
+        let (db, uri) = target("it_tenant").await;
+        let args = ["restore", "--provider", provider, "--no-comments", "--target", &uri, archive];
+        let ran = pgconvoy(&args).await;
+        let _ = ran.expect_success();
+        assert_arrived(&db, "it_tenant").await;
+        assert_eq!(db.one("SELECT count(*) FROM pg_description WHERE objoid = 'app.t'::regclass").await, "0");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_provider_what_needs_a_superuser_is_refused_before_the_start() {
+    let source = source().await;
+    let (db, uri) = target("it_tenant").await;
+    let ran = pgconvoy(&["copy", "-O", "-x", "--source", &source.uri(), "--target", &uri]).await.expect_code(4);
+    assert_says(&ran, &["it_tenant is no superuser", "--provider"]);
+    assert_empty(&db).await;
+}
