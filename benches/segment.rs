@@ -119,6 +119,7 @@ fn relation(format: CopyFormat) -> Relation {
         keep_order: false,
         has_ctid: true,
         filter: None,
+        of_extension: false,
     }
 }
 

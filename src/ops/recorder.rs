@@ -297,7 +297,7 @@ fn explain_bytes(error: Error) -> Error {
     let context = said.context.as_deref().unwrap_or_default();
     let place =
         context.lines().next().and_then(|line| line.split(": \"").next()).and_then(|line| line.split_once(", line "));
-    let place = place.map(|(_, at)| format!("row {at} of this range")).unwrap_or_else(|| "a value".into());
+    let place = place.map_or_else(|| "a value".into(), |(_, at)| format!("row {at} of this range"));
     error.hint(format!(
         "{place} has bytes that are no text there: correct them at the source; where a SQL_ASCII source is in another \
          encoding, name it with --source-encoding"

@@ -291,11 +291,14 @@ async fn read_own_types(
     OwnTypes::read(catalog, relations.filter_map(|r| Some((r, *columns.get(&r.oid)?)))).await
 }
 
+/// Heap and TOAST bytes by relation.
+type Sizes = HashMap<Oid, (u64, u64)>;
+
 /// The relations whose rows move, each with its COPY format, and those whose rows are left out.
 fn choose_formats(
     read: &CatalogRead,
     source: &Server,
-    (sizes, conditions): (&HashMap<Oid, (u64, u64)>, &HashMap<Oid, String>),
+    (sizes, conditions): (&Sizes, &HashMap<Oid, String>),
 ) -> (Vec<Relation>, Vec<Relation>) {
     let rules = FormatRules {
         integer_datetimes: source.facts.integer_datetimes,

@@ -28,7 +28,7 @@ impl TableFilter {
         if self.include_tables.is_empty() {
             conditions.extend(self.schemas()?);
         } else {
-            conditions.push(any(self.include_tables.iter().map(table).collect::<Result<_, _>>()?));
+            conditions.push(any(&self.include_tables.iter().map(table).collect::<Result<Vec<_>, _>>()?));
         }
         for pattern in &self.exclude_tables {
             conditions.push(format!("NOT ({})", table_condition(pattern)?));
@@ -46,7 +46,7 @@ impl TableFilter {
         let mut conditions = Vec::new();
         if !self.include_schemas.is_empty() {
             let included = self.include_schemas.iter().map(|pattern| schema_condition(pattern));
-            conditions.push(any(included.collect::<Result<_, _>>()?));
+            conditions.push(any(&included.collect::<Result<Vec<_>, _>>()?));
         }
         for pattern in &self.exclude_schemas {
             conditions.push(format!("NOT ({})", schema_condition(pattern)?));
@@ -71,7 +71,7 @@ impl TableFilter {
     }
 }
 
-fn any(conditions: Vec<String>) -> String {
+fn any(conditions: &[String]) -> String {
     format!("({})", conditions.join(" OR "))
 }
 
