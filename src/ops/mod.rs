@@ -11,6 +11,7 @@ mod demo;
 mod dump;
 mod error;
 mod inventory;
+mod job_runner;
 mod job_sql;
 mod keys;
 mod lanes;
