@@ -151,11 +151,17 @@ impl Created {
     }
 }
 
+/// Names the setting, never its value: people keep secrets in parameters of their own.
+pub(super) fn refused_setting(statement: &str, error: &crate::pg::Error) -> String {
+    let name = statement.split_once(" TO ").map_or("a setting", |(name, _)| name);
+    format!("skipped {name}: refused with SQLSTATE {}", error.sqlstate().unwrap_or("unknown"))
+}
+
 /// Parameters come and go between versions, and extensions have their own: what a target refuses is named.
 async fn run_settings(server: &Server, settings: &[String], run: &Run) {
     for statement in settings {
         if let Err(error) = server.catalog().execute(statement).await {
-            run.events.warn(format!("skipped {statement}: {error}"));
+            run.events.warn(refused_setting(statement, &error));
         }
     }
 }

@@ -50,7 +50,8 @@ async fn refuse_rows(target: &Server, relations: &[Relation]) -> Result<()> {
         let asks: Vec<String> = batch
             .iter()
             .enumerate()
-            .filter(|(_, r)| r.filter.is_none())
+            // An extension brings rows of its own.
+            .filter(|(_, r)| !r.of_extension)
             .map(|(at, r)| format!("SELECT {at} WHERE EXISTS (SELECT 1 FROM ONLY {})", r.name.to_sql()))
             .collect();
         if asks.is_empty() {

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Cause, Error, Result};
-use super::job_sql::{Done, JobSession, StatisticsDone, one_message};
+use super::job_sql::{Done, JobSession, StatisticsDone, is_about_the_object, one_message};
 use super::options::Run;
 use super::recorder::{PhaseTimer, ms};
 use super::server::Server;
@@ -201,7 +201,7 @@ impl JobRunner {
                 self.run.events.send(Event::JobFinished { job: ended.id, kind, object, elapsed_ms });
                 Ok(())
             }
-            Err((_, error)) if job.optional && !error.is_cancelled() => {
+            Err((_, error)) if job.optional && is_about_the_object(&error) => {
                 queue.finished(ended.id);
                 self.run.events.warn(format!("skipped {object}: {error}"));
                 Ok(())

@@ -34,6 +34,14 @@ pub(super) fn is_refusal(error: &pg::Error) -> bool {
     error.sqlstate().is_some() && !error.is_cancelled()
 }
 
+/// SQLSTATE classes of what has nothing to do with the object: connection, resources, operators, deadlock, system, inside.
+const NOT_OF_THE_OBJECT: [&str; 6] = ["08", "53", "57", "58", "40", "XX"];
+
+/// Whether an object that may be missing is what the server refused.
+pub(super) fn is_about_the_object(error: &pg::Error) -> bool {
+    is_refusal(error) && error.sqlstate().is_some_and(|s| !NOT_OF_THE_OBJECT.iter().any(|class| s.starts_with(class)))
+}
+
 /// What a job came to.
 pub(super) struct Done {
     /// Which statement failed, and how.
@@ -67,9 +75,9 @@ impl JobSession<'_> {
         let last = statistics.map(StatisticsSql::first_choice).unwrap_or_default();
         if job.is_small() && job.statements.len() + last.len() > 1 {
             match self.in_one_message(job, last).await {
-                Ok(all_set) => {
+                Ok(set) => {
                     if let Some(statistics) = statistics {
-                        self.note_statistics(statistics, Ok(all_set), &mut done).await;
+                        self.note_statistics(statistics, set, &mut done).await;
                     }
                     return done;
                 }
@@ -92,15 +100,16 @@ impl JobSession<'_> {
         done
     }
 
-    /// Says whether the statistics in it were set as they were told.
-    async fn in_one_message(&self, job: &Job, last: &[String]) -> pg::Result<bool> {
+    /// Says whether the statistics in it were set as they were told. What is too much for one message is two: statistics that
+    /// fail then are no failure of the statements, which are done.
+    async fn in_one_message(&self, job: &Job, last: &[String]) -> pg::Result<pg::Result<bool>> {
         let mut sql = one_message(job.statements.iter().chain(last));
         if sql.len() > BATCH_BYTES && !last.is_empty() && !job.statements.is_empty() {
             sql = one_message(&job.statements);
             self.rows(&sql).await?;
-            sql = one_message(last);
+            return Ok(self.rows(&one_message(last)).await);
         }
-        self.rows(&sql).await
+        Ok(Ok(self.rows(&sql).await?))
     }
 
     /// Statistics that were not set are gathered; what fails then is a warning.

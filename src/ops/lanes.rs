@@ -194,6 +194,8 @@ impl Writer {
             && !is_large_objects
             && relation.load_via_root.is_none()
             && relation.filter.is_none()
+            // An extension's table may hold rows of the target's own, and other tables may refer to it.
+            && !relation.of_extension
             && self.connection.version() >= crate::model::ServerVersion::V9_3;
         // The statements in front save a round trip each; many tables are small.
         let before = match (is_large_objects, freeze) {

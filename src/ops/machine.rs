@@ -30,7 +30,7 @@ impl CoreClock {
         let (idle_ticks, all_ticks) = ticks(stat.lines().next()?)?;
         let (idle, all) = (idle_ticks.saturating_sub(self.idle_ticks), all_ticks.saturating_sub(self.all_ticks));
         *self = Self { idle_ticks, all_ticks };
-        (all > 0).then(|| cores as f64 * idle as f64 / all as f64)
+        Some(cores as f64 * idle as f64 / all.max(1) as f64)
     }
 }
 

@@ -1,7 +1,7 @@
 //! An archive directory to a server.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -150,7 +150,8 @@ fn join_chunks(chunks: &mut Vec<Chunk>, sizes: &HashMap<Oid, u64>, whole_bytes: 
         let relation = chunk.id.relation;
         relation != LARGE_OBJECTS_OID && sizes.get(&relation).is_some_and(|size| *size <= whole_bytes)
     };
-    chunks.retain(|chunk| chunk.id.index == 0 || !is_joined(chunk));
+    let mut begun = HashSet::new();
+    chunks.retain(|chunk| !is_joined(chunk) || begun.insert(chunk.id.relation));
     for chunk in chunks.iter_mut().filter(|chunk| is_joined(chunk)) {
         *chunk = Chunk {
             range: CtidRange::ALL,
@@ -212,7 +213,11 @@ impl RestoreJob<'_> {
         }
         let mut chunks: Vec<Chunk> = archive.segments().iter().map(|s| s.chunk).collect();
         let sizes: HashMap<Oid, u64> = relations.iter().map(|r| (r.oid, r.size_bytes())).collect();
-        join_chunks(&mut chunks, &sizes, whole_bytes(sizes.values().sum(), self.lanes.loaders));
+        join_chunks(
+            &mut chunks,
+            &sizes,
+            whole_bytes(sizes.values().fold(0, |all, size| all.saturating_add(*size)), self.lanes.loaders),
+        );
         chunks.sort_by_key(|c| (Reverse(sizes.get(&c.id.relation).copied().unwrap_or(0)), c.id));
         let rows = RowsPlan::new(&relations, chunks, self.lanes).loading(self.target.version());
         rows.announce(self.run);

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::create::refused_setting;
 use super::error::{Error, Result};
 use super::options::Run;
 use super::preflight::Findings;
@@ -89,8 +90,9 @@ pub(super) async fn create(
         }
         for statement in role.setting_statements() {
             if let Err(error) = catalog.execute(&statement).await {
-                run.events.warn(format!("skipped a setting of role {}: {error}", role.name));
-                left_out.push(format!("role {}: {statement}", role.name));
+                let refused = refused_setting(&statement, &error);
+                left_out.push(format!("role {}: {refused}", role.name));
+                run.events.warn(refused);
             }
         }
     }

@@ -214,7 +214,11 @@ impl CoreShare {
         // What comes next is counted from here.
         clock.idle_cores();
         let first = tokio::time::Instant::now() + LOOK_AT_CORES_EVERY;
-        let tick = at_first.map(|_| tokio::time::interval_at(first, LOOK_AT_CORES_EVERY));
+        let tick = at_first.map(|_| {
+            let mut tick = tokio::time::interval_at(first, LOOK_AT_CORES_EVERY);
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            tick
+        });
         let open = at_first.unwrap_or(lanes).min(lanes);
         queue.open_lanes(open);
         Self { queue: Arc::clone(queue), open, lanes, clock, tick }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
-use super::job_sql::{BATCH_BYTES, is_refusal, one_message};
+use super::job_sql::{BATCH_BYTES, is_about_the_object, is_refusal, one_message};
 use super::ledger;
 use super::options::{Contents, Run, Statistics, TargetOptions};
 use super::recorder::PhaseTimer;
@@ -135,10 +135,12 @@ impl Preparation<'_> {
                 let step = PreDataStep {
                     dump_id: 0,
                     object: format!("SCHEMA {name}"),
-                    statements: vec![format!("CREATE SCHEMA {}", quote_ident(name))],
+                    statements: vec![format!("CREATE SCHEMA IF NOT EXISTS {}", quote_ident(name))],
                     optional: false,
                 };
-                graph.pre_data.insert(0, step);
+                // Behind the extensions: some make the schema themselves, and insist on it.
+                let after = graph.pre_data.iter().rposition(|s| s.object.starts_with("EXTENSION "));
+                graph.pre_data.insert(after.map_or(0, |at| at + 1), step);
             }
         }
         Ok(())
@@ -224,7 +226,7 @@ impl Preparation<'_> {
                     run.events.warn(format!("{}: new values get the default compression: {error}", step.object));
                     continue;
                 }
-                if step.optional {
+                if step.optional && is_about_the_object(&error) {
                     run.events.warn(format!("skipped {}: {error}", step.object));
                     break;
                 }

@@ -108,11 +108,15 @@ pub fn both_conditions(extension: Option<&str>, user: Option<&str>) -> Option<St
     }
 }
 
-/// `pg_extension.extcondition` begins with WHERE.
+/// `pg_extension.extcondition` begins with WHERE. A column's name may begin with these letters, too.
 fn strip_where(condition: &str) -> &str {
     let trimmed = condition.trim_start();
-    match trimmed.get(..5) {
-        Some(word) if word.eq_ignore_ascii_case("where") => &trimmed[5..],
+    match trimmed.split_at_checked(5) {
+        Some((word, rest))
+            if word.eq_ignore_ascii_case("where") && rest.starts_with(|c: char| c.is_whitespace() || c == '(') =>
+        {
+            rest
+        }
         _ => trimmed,
     }
 }
@@ -179,6 +183,15 @@ fn by_pages(relation: &Relation, range: CtidRange, rules: &ReadRules) -> String 
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_column_may_begin_with_where() {
+        assert_eq!(super::strip_where(" WHERE a = 1"), " a = 1");
+        assert_eq!(super::strip_where("where(a = 1)"), "(a = 1)");
+        for condition in ["whereabouts = 'x'", "where_id = 1", "wh", "where"] {
+            assert_eq!(super::strip_where(condition), condition);
+        }
+    }
+
     use super::*;
     use crate::model::{Column, QualifiedName};
 

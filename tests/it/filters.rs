@@ -223,3 +223,18 @@ async fn a_partition_alone_is_a_table() {
     let _ = copy(&source, &target, &["--where", "p.t=id >= 50", "--exclude-index", "p.t_x"]).await.expect_success();
     assert_eq!(target.one("SELECT count(*) || ' ' || min(id) FROM p.t").await, "150 50");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_alone_do_not_mix_with_rows_that_are_there_whatever_picks_them() {
+    let (source, target) = (TestDb::new(&newest().await, "picked").await, TestDb::new(&newest().await, "picked").await);
+    for db in [&source, &target] {
+        db.execute("CREATE TABLE log (id int, whereabouts text)").await;
+    }
+    source.execute("INSERT INTO log SELECT i, 'x' || i % 2 FROM generate_series(1, 10) i").await;
+    let args = ["--data-only", "--where", "log=whereabouts = 'x1'"];
+    let _ = copy(&source, &target, &args).await.expect_success();
+    assert_eq!(target.one("SELECT count(*) FROM log WHERE whereabouts = 'x1'").await, "5");
+    let ran = copy(&source, &target, &args).await.expect_code(4);
+    assert!(ran.stderr.contains("public.log"), "{ran:?}");
+    assert_eq!(target.one("SELECT count(*) FROM log").await, "5");
+}

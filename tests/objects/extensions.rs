@@ -19,7 +19,8 @@ const FIRST: &str = "
     SELECT pg_catalog.pg_extension_config_dump('counter', '');";
 
 const SECOND: &str = "
-    CREATE TABLE rule (id int, body jsonb, refers text);
+    CREATE TABLE rule (id int PRIMARY KEY, body jsonb, refers text);
+    CREATE TABLE part (rule int REFERENCES rule);
     SELECT pg_catalog.pg_extension_config_dump('rule', '');";
 
 fn write_extension(directory: &Path, name: &str, control: &str, script: &str) {

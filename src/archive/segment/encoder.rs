@@ -103,7 +103,12 @@ impl Encoder {
             return false;
         }
         self.columns.rewrite(raw, head, end);
-        self.columns.form().len() <= raw.len()
+        let fits = self.columns.form().len() <= raw.len();
+        if !fits {
+            self.columns_win = false;
+            self.next_trial = TRIAL_EVERY_BLOCKS;
+        }
+        fits
     }
 }
 
