@@ -206,6 +206,7 @@ impl CopyJob<'_> {
             encoding: plan.inventory.encoding.clone(),
             extra_settings: self.load_settings.clone(),
             fresh_tables: self.options.contents == Contents::Everything,
+            is_superuser: self.target.facts.is_superuser,
             oid_patches,
         };
         let cancellers = shared.cancellers.clone();

@@ -137,6 +137,8 @@ pub(super) struct TargetPort {
     pub extra_settings: Vec<String>,
     /// Tables were made by this run and are empty: one that a single transaction loads may be frozen.
     pub fresh_tables: bool,
+    /// The role may keep keys and triggers from acting on what it loads.
+    pub is_superuser: bool,
     /// Relations in whose rows type OIDs are rewritten.
     pub oid_patches: OidPatches,
 }
@@ -147,6 +149,7 @@ pub(super) struct Writer {
     /// Of the rows.
     encoding: String,
     fresh_tables: bool,
+    is_superuser: bool,
     oid_patches: OidPatches,
 }
 
@@ -159,7 +162,8 @@ impl TargetPort {
         }
         shared.cancellers.add(connection.canceller());
         let (encoding, oid_patches) = (self.encoding.clone(), Arc::clone(&self.oid_patches));
-        Ok(Writer { connection, encoding, fresh_tables: self.fresh_tables, oid_patches })
+        let Self { fresh_tables, is_superuser, .. } = *self;
+        Ok(Writer { connection, encoding, fresh_tables, is_superuser, oid_patches })
     }
 }
 
@@ -201,6 +205,10 @@ impl Writer {
         let before = match (is_large_objects, freeze) {
             (true, _) => format!("{}; ", copy_sql::STAGE_LARGE_OBJECTS),
             (false, true) => format!("TRUNCATE ONLY {}; ", relation.name.to_sql()),
+            // These tables have their keys and triggers already, and are loaded beside those that they refer to.
+            (false, false) if relation.of_extension && self.is_superuser => {
+                "SET LOCAL session_replication_role = replica; ".into()
+            }
             (false, false) => String::new(),
         };
         let copy = copy_sql::copy_in(relation, freeze);

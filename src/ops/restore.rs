@@ -235,6 +235,7 @@ impl RestoreJob<'_> {
             encoding: inventory.encoding.clone(),
             extra_settings: self.load_settings.clone(),
             fresh_tables: self.contents == Contents::Everything,
+            is_superuser: self.target.facts.is_superuser,
             oid_patches,
         };
         let port = Arc::new(ArchivePort::new(archive));

@@ -21,6 +21,7 @@ const FIRST: &str = "
 const SECOND: &str = "
     CREATE TABLE rule (id int PRIMARY KEY, body jsonb, refers text);
     CREATE TABLE part (rule int REFERENCES rule);
+    SELECT pg_catalog.pg_extension_config_dump('part', '');
     SELECT pg_catalog.pg_extension_config_dump('rule', '');";
 
 fn write_extension(directory: &Path, name: &str, control: &str, script: &str) {
@@ -49,6 +50,7 @@ async fn rows_of_configuration_tables_move_and_the_extensions_own_do_not() {
             "CREATE SCHEMA odd; CREATE EXTENSION ev_first SCHEMA odd; CREATE EXTENSION ev_second;
              INSERT INTO odd.setting VALUES ('mine', 'a;b'), ('mine too', NULL);
              INSERT INTO odd.internal VALUES (2); INSERT INTO ev_fixed.rule VALUES (1, '{\"a\": 1}', 'x');
+             INSERT INTO ev_fixed.part SELECT 1 FROM generate_series(1, 30000);
              SELECT setval('odd.counter', 42); CREATE TABLE t (i int); INSERT INTO t VALUES (1)",
         )
         .await;
@@ -66,6 +68,7 @@ async fn rows_of_configuration_tables_move_and_the_extensions_own_do_not() {
         assert_eq!(settings, "builtin1,minea;b,mine too-,other builtin2");
         assert_eq!(db.one("SELECT count(*) FROM odd.internal").await, "1");
         assert_eq!(db.one("SELECT body::text || refers FROM ev_fixed.rule").await, "{\"a\": 1}x");
+        assert_eq!(db.one("SELECT count(*) FROM ev_fixed.part").await, "30000");
         assert_eq!(db.one("SELECT last_value FROM odd.counter").await, "42");
     }
 }
