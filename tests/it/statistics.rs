@@ -159,13 +159,15 @@ async fn statistics_that_are_refused_are_gathered_with_a_warning() {
     source
         .execute(
             "CREATE TABLE r (a int); INSERT INTO r SELECT i % 5 FROM generate_series(1, 1000) i; ANALYZE r;
-             CREATE DOMAIN small AS int; CREATE TABLE d (a small);
-             INSERT INTO d SELECT i % 5 FROM generate_series(1, 1000) i; ANALYZE d;
-             ALTER DOMAIN small ADD CHECK (VALUE <> 3) NOT VALID",
+             CREATE DOMAIN small AS int CHECK (VALUE IS DISTINCT FROM current_setting('pgc.refused', true)::int);
+             CREATE TABLE d (a small);
+             INSERT INTO d SELECT i % 5 FROM generate_series(1, 1000) i; ANALYZE d",
         )
         .await;
     source.execute("DELETE FROM d WHERE a = 3").await;
     let target = TestDb::new(&new, "stats").await;
+    // The domain comes before the rows, so nothing that runs beside the statistics decides whether they are refused.
+    target.execute(&format!("ALTER DATABASE {} SET pgc.refused = '3'", target.name)).await;
     let ran = copy(&source, &target, &[]).await.expect_success();
     let said = format!("{}{}", ran.stdout, ran.stderr);
     assert!(said.contains("statistics of public.d are gathered anew"), "{said}");
