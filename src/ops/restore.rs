@@ -28,7 +28,6 @@ use crate::archive::{Archive, ArchiveContents};
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, budget};
 use crate::model::{Chunk, CopyFormat, CtidRange, Oid, Relation, Side};
-use crate::plan::chunking::whole_bytes;
 use crate::report::{ArchiveSummary, TransferReport};
 
 /// Moves a database from an archive directory onto a server.
@@ -216,7 +215,7 @@ impl RestoreJob<'_> {
         join_chunks(
             &mut chunks,
             &sizes,
-            whole_bytes(sizes.values().fold(0, |all, size| all.saturating_add(*size)), self.lanes.loaders),
+            self.lanes.loaders.whole_bytes(sizes.values().fold(0, |all, size| all.saturating_add(*size))),
         );
         chunks.sort_by_key(|c| (Reverse(sizes.get(&c.id.relation).copied().unwrap_or(0)), c.id));
         let rows = RowsPlan::new(&relations, chunks, self.lanes).loading(self.target.version());

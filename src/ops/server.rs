@@ -15,6 +15,7 @@ use crate::model::{ServerVersion, Side, counted, format_bytes};
 use crate::pg::catalog::{Catalog, DatabaseFacts};
 use crate::pg::conninfo::{ConnInfo, Env, ProcessEnv};
 use crate::pg::control::{self, Control};
+use crate::plan::chunking::Loaders;
 
 pub(super) struct Server {
     pub side: Side,
@@ -156,8 +157,7 @@ pub(super) struct Lanes {
     /// Where servers and lanes share this machine's cores: lanes that work from the beginning. The others join them
     /// while cores are idle.
     pub at_first: Option<u32>,
-    /// Lanes that the servers can keep at work all the time, as far as anybody knows.
-    pub loaders: u32,
+    pub loaders: Loaders,
     pub block_bytes: usize,
 }
 
@@ -187,7 +187,8 @@ pub(super) fn lanes_that_fit(wished: u32, block_bytes: usize, servers: &[&Server
     }
     let cores = shared_cores(servers);
     let at_first = cores.map(|cores| cores.saturating_mul(LANES_PER_CORE));
-    Lanes { count, at_first, loaders: cores.unwrap_or(count).min(count), block_bytes }
+    let loaders = cores.map_or(Loaders::Lanes(count), |cores| Loaders::SharedCores(cores.min(count)));
+    Lanes { count, at_first, loaders, block_bytes }
 }
 
 /// Where all servers run on this machine, they and the lanes share its cores: more lanes than keep them busy take time

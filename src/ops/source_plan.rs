@@ -23,7 +23,7 @@ use crate::pg::copy_sql::{ReadRules, both_conditions};
 use crate::pg::session;
 use crate::pg::snapshot::{Snapshot, SnapshotHolder, SnapshotMode};
 use crate::pg::wire::DataConnection;
-use crate::plan::chunking::{ChunkingRules, plan_chunks};
+use crate::plan::chunking::{ChunkingRules, Loaders, plan_chunks};
 use crate::schema::{self, Cuts, PgDumpCall, PgDumpFilters, PgDumpSearch, Toc};
 
 /// The source at one moment.
@@ -92,7 +92,7 @@ impl SourcePlan {
     pub(super) fn chunks(
         &self,
         relations: &[Arc<Relation>],
-        (lanes, loaders): (Lanes, Option<u32>),
+        (lanes, loaders): (Lanes, Option<Loaders>),
         chunk_bytes: Option<u64>,
     ) -> Vec<Chunk> {
         let rules = ChunkingRules {

@@ -31,8 +31,8 @@ pub struct ChunkingRules<'a> {
     pub jobs: u32,
     /// The user's wish for the bytes of a chunk.
     pub chunk_bytes: Option<u64>,
-    /// Lanes that load what is read, where a target is loaded: see [`whole_bytes`].
-    pub loaders: Option<u32>,
+    /// Who loads what is read, where a target is loaded.
+    pub loaders: Option<Loaders>,
     /// Whether every worker reads the same snapshot: ctid ranges need it, since rows move on UPDATE.
     pub shared_snapshot: bool,
     /// Relations of servers before 14 that an index can read in pieces.
@@ -49,7 +49,7 @@ pub fn plan_chunks<R: Borrow<Relation>>(relations: &[R], rules: ChunkingRules<'_
     let total_bytes: u64 = relations.iter().map(|r| r.borrow().size_bytes()).sum();
     let chunk_bytes = rules.chunk_bytes.unwrap_or_else(|| default_chunk_bytes(total_bytes, rules.jobs)).max(1);
     let whole = match (rules.chunk_bytes, rules.loaders) {
-        (None, Some(loaders)) => whole_bytes(total_bytes, loaders),
+        (None, Some(loaders)) => loaders.whole_bytes(total_bytes),
         _ => 0,
     };
     let chunk_bytes_of = |r: &Relation| if r.size_bytes() <= whole { u64::MAX } else { chunk_bytes };
@@ -64,13 +64,30 @@ pub fn default_chunk_bytes(total_bytes: u64, jobs: u32) -> u64 {
     (total_bytes / (u64::from(jobs.max(1)) * CHUNKS_PER_JOB)).clamp(CHUNK_MIN_BYTES, CHUNK_MAX_BYTES)
 }
 
-/// Up to this size a relation is loaded as a whole, by one lane: its rows keep their order, it can be frozen, and an index
-/// on a column that follows the order sorts faster. Larger ones would keep the other lanes waiting at the end: whole ones
-/// come after those that are cut, the biggest first, and half of a lane's share of everything is the most that one of them
-/// can come late.
-#[must_use]
-pub fn whole_bytes(total_bytes: u64, loaders: u32) -> u64 {
-    total_bytes / (2 * u64::from(loaders.max(1)))
+/// Who loads a target, as far as anybody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loaders {
+    /// So many lanes, each with a core of a server for itself.
+    Lanes(u32),
+    /// So many cores, which all servers and lanes have together.
+    SharedCores(u32),
+}
+
+impl Loaders {
+    /// Up to this size a relation is loaded as a whole, by one lane: its rows keep their order, it can be frozen, and an
+    /// index on a column that follows the order sorts faster. A larger one would keep everybody waiting at the end: it is
+    /// loaded no faster than by one core, and its indexes come after it.
+    #[must_use]
+    pub fn whole_bytes(self, total_bytes: u64) -> u64 {
+        match self {
+            // Whole ones come after those that are cut, the biggest first: half of a lane's share of everything is the
+            // most that one of them can come late.
+            Self::Lanes(lanes) => total_bytes / (2 * u64::from(lanes.max(1))),
+            // For each second of a loading backend the source takes about half of one, and the indexes another: that is
+            // for the other cores to do meanwhile, and more work than this leaves them little of it.
+            Self::SharedCores(cores) => total_bytes / 2 * 3 / u64::from(cores.max(1)),
+        }
+    }
 }
 
 fn cut(relation: &Relation, chunk_bytes: u64, rules: ChunkingRules<'_>) -> Vec<Chunk> {
@@ -184,11 +201,15 @@ mod tests {
         let counts = |loaders, chunk_bytes| {
             chunk_counts(&plan_chunks(&relations, ChunkingRules { loaders, ..rules(ServerVersion::V18, chunk_bytes) }))
         };
-        assert_eq!(counts(Some(16), None)[&1], 1);
-        assert!(counts(Some(16), None)[&2] > 100);
-        assert!(counts(Some(32), None)[&1] > 1, "half of a lane's share is less");
+        assert_eq!(counts(Some(Loaders::Lanes(16)), None)[&1], 1);
+        assert!(counts(Some(Loaders::Lanes(16)), None)[&2] > 100);
+        assert!(counts(Some(Loaders::Lanes(32)), None)[&1] > 1, "half of a lane's share is less");
         assert!(counts(None, None)[&1] > 1, "reading alone gains nothing from it");
-        assert_eq!(counts(Some(16), Some(1 << 30))[&1], 3, "the user's wish comes first");
+        assert_eq!(counts(Some(Loaders::Lanes(16)), Some(1 << 30))[&1], 3, "the user's wish comes first");
+        assert_eq!(counts(Some(Loaders::SharedCores(1)), None)[&2], 1, "nobody else could do anything meanwhile");
+        assert!(counts(Some(Loaders::SharedCores(2)), None)[&2] > 100, "one core would stand idle");
+        assert_eq!(counts(Some(Loaders::SharedCores(32)), None)[&1], 1);
+        assert!(counts(Some(Loaders::SharedCores(64)), None)[&1] > 1);
     }
 
     #[test]
