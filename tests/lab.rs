@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pgconvoy::lab::sample::{self, Flights, Scale};
-use pgconvoy::lab::{Cluster, ClusterSpec, Major, StopMode, shapes};
+use pgconvoy::lab::shapes::{self, Amount, Shape};
+use pgconvoy::lab::{Cluster, ClusterSpec, Major, StopMode};
 use support::{TestDb, progress, say};
 use tokio_postgres::NoTls;
 
@@ -200,7 +201,7 @@ async fn invented_flights_have_the_shape_of_the_real_ones() {
 async fn the_mixed_shape_has_the_size_asked_for() {
     let cluster = Cluster::start(spec(Major::V18), &progress()).await.unwrap();
     let begun = Instant::now();
-    shapes::mixed(&cluster.config("postgres"), 300_000_000, &progress()).await.unwrap();
+    shapes::generate(&cluster.config("postgres"), Shape::Mixed, Amount::Bytes(300_000_000), &progress()).await.unwrap();
     say(&format!("mixed shape of 300 MB in {:.1?}", begun.elapsed()));
     let sizes = "SELECT CASE WHEN relname LIKE 'small%' THEN 'small' ELSE relname END, count(*)::text,
         sum(pg_total_relation_size(c.oid))::text, sum(reltuples)::bigint::text
@@ -217,6 +218,39 @@ async fn the_mixed_shape_has_the_size_asked_for() {
     }
     let keys = "SELECT count(*) FROM pg_constraint WHERE contype = 'f'";
     assert_eq!(cluster.query_one("postgres", keys).await.unwrap(), "50");
+}
+
+/// What a shape has besides rows: tables, indexes, foreign keys, sequences.
+const PARTS: &str = "SELECT (SELECT count(*) FROM pg_tables WHERE schemaname = 'SHAPE') || ' ' ||
+    (SELECT count(*) FROM pg_indexes WHERE schemaname = 'SHAPE') || ' ' ||
+    (SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND connamespace = 'SHAPE'::regnamespace) || ' ' ||
+    (SELECT count(*) FROM pg_class WHERE relkind = 'S' AND relnamespace = 'SHAPE'::regnamespace)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_shape_has_its_parts_and_the_size_asked_for() {
+    let Some(cluster) = support::cluster(Major::V18).await else { return };
+    let mut wrong = Vec::new();
+    for (shape, bytes, parts) in [
+        (Shape::Giant, 20_000_000, "1 5 0 0"),
+        (Shape::Many, 150 * 83_000, "150 200 37 30"),
+        (Shape::Toast, 20_000_000, "3 3 0 0"),
+        (Shape::Keys, 20_000_000, "40 80 120 0"),
+        (Shape::Narrow, 20_000_000, "1 1 0 0"),
+        (Shape::Jsonb, 20_000_000, "2 4 0 0"),
+    ] {
+        let database = TestDb::new(&cluster, shape.name()).await;
+        let begun = Instant::now();
+        shapes::generate(&database.config(), shape, Amount::Bytes(bytes), &progress()).await.unwrap();
+        assert_eq!(database.one(&PARTS.replace("SHAPE", shape.name())).await, parts, "{shape}");
+        let size = "SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c
+            WHERE relnamespace = 'SHAPE'::regnamespace AND relkind = 'r'";
+        let on_disk: u64 = database.one(&size.replace("SHAPE", shape.name())).await.parse().unwrap();
+        say(&format!("{shape}: {on_disk} bytes on disk of {bytes} in {:.1?}", begun.elapsed()));
+        if !(bytes * 4 / 5..bytes * 5 / 4).contains(&on_disk) {
+            wrong.push(format!("{shape}: {on_disk} of {bytes}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

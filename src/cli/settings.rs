@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::CommandFactory;
 use clap::error::ErrorKind;
+use pgconvoy::lab::shapes::Amount;
 use pgconvoy::ops::{
     BenchOptions, CheckOptions, Contents, CopyOptions, DemoOptions, DumpOptions, Filters, PreflightOptions, Provider,
     RestoreOptions, Rivals, RowCondition, ServerArgs, SourceOptions, Statistics, TargetOptions, ToastCompression,
@@ -135,8 +136,8 @@ fn bench(args: BenchArgs) -> (Task, Option<ProgressArgs>) {
     let options = BenchOptions {
         source: args.source.map(|source| server(Some(source))),
         target: args.target.map(|target| server(Some(target))),
-        generate: args.generate.is_some(),
-        size_bytes: args.size,
+        generate: args.generate,
+        amount: args.size.map(Amount::Bytes).or(args.tables.map(Amount::Tables)),
         jobs: args.jobs.jobs,
         rounds: args.rounds,
         // As it was called where /proc does not tell.

@@ -8,13 +8,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use pgconvoy::lab::Major;
+use pgconvoy::lab::shapes::Shape;
 
 pub use filter_file::FilterRule;
 pub use groups::{
     ContentsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode, ProviderName, SourceArgs,
     StatisticsMode, TargetArgs, ToastMethod,
 };
-pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_scale};
+pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_scale, shape_parser};
 
 /// Segments are compressed at this zstd level unless `--zstd-level` says otherwise.
 pub const DEFAULT_ZSTD_LEVEL: i32 = 1;
@@ -277,7 +278,7 @@ fn preflight_help() -> String {
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   pgconvoy bench --generate mixed --size 3GB
-  pgconvoy bench --source service=old --generate mixed --size 10GB
+  pgconvoy bench --source service=old --generate giant --size 10GB
   pgconvoy bench --source service=old --target service=scratch --rounds 5 --report bench.json")]
 pub struct BenchArgs {
     /// Server to read; a throw-away server without it
@@ -286,14 +287,17 @@ pub struct BenchArgs {
     /// Server to write, in databases made for it; a throw-away server without --source and --target
     #[arg(long, value_name = "URI", help_heading = "Connections")]
     pub target: Option<Conninfo>,
-    /// Fill the source first, in a schema `mixed`; done in any case where --source is not given
+    /// Fill the source first, in a schema of the shape's name; `mixed` where neither this nor --source is given
     ///
     /// With --source and without --target, nothing is measured.
-    #[arg(long, value_name = "SHAPE", value_parser = ["mixed"])]
-    pub generate: Option<String>,
-    /// How much to generate, on disk with its indexes
-    #[arg(long, value_name = "SIZE", default_value = "3GB", value_parser = pgconvoy::model::parse_bytes)]
-    pub size: u64,
+    #[arg(long, value_name = "SHAPE", value_parser = shape_parser())]
+    pub generate: Option<Shape>,
+    /// How much to generate, on disk with its indexes; 3GB, or 10,000 tables of the shape `many`
+    #[arg(long, value_name = "SIZE", value_parser = pgconvoy::model::parse_bytes)]
+    pub size: Option<u64>,
+    /// How many tables to generate of the shape `many`
+    #[arg(long, value_name = "N", conflicts_with = "size", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub tables: Option<u32>,
     /// How often everybody is measured; who goes first changes
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: u32,

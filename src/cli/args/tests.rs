@@ -30,6 +30,7 @@ fn what_a_user_writes_is_understood() {
         "inspect archive --json",
         "preflight --source a",
         "bench --generate mixed --size 3GB",
+        "bench --generate many --tables 500",
         "demo --scale 2.5 --from 9.6 --to 18 --keep",
     ] {
         assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
@@ -68,6 +69,8 @@ fn nonsense_is_a_usage_error() {
         ("inspect a --progress json", ErrorKind::UnknownArgument),
         ("bench --size", ErrorKind::InvalidValue),
         ("bench --size -3GB", ErrorKind::UnknownArgument),
+        ("bench --generate huge", ErrorKind::InvalidValue),
+        ("bench --size 1GB --tables 5", ErrorKind::ArgumentConflict),
         ("demo --scale 0", ErrorKind::ValueValidation),
         ("demo --scale NaN", ErrorKind::ValueValidation),
         ("demo --from 9", ErrorKind::ValueValidation),

@@ -1,6 +1,8 @@
 use std::str::FromStr;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use pgconvoy::lab::sample::Scale;
+use pgconvoy::lab::shapes::Shape;
 use pgconvoy::model::parse_bytes;
 
 /// A connection string as the user gave it. It may hold a password, so that `Debug` shows nothing of it.
@@ -27,6 +29,11 @@ const MIN_CHUNK_BYTES: u64 = 8 << 10;
 pub fn parse_chunk_size(text: &str) -> Result<u64, String> {
     let bytes = parse_bytes(text)?;
     if bytes < MIN_CHUNK_BYTES { Err("a chunk is at least 8 KiB; write for example 256MB".into()) } else { Ok(bytes) }
+}
+
+/// `giant`, `mixed` and so on, which `--help` lists.
+pub fn shape_parser() -> impl TypedValueParser<Value = Shape> {
+    PossibleValuesParser::new(Shape::ALL.map(Shape::name)).try_map(|name| name.parse::<Shape>())
 }
 
 /// How much sample data `demo` makes.

@@ -106,9 +106,9 @@ fn preflight_looks_at_the_sides_that_are_named() {
 #[test]
 fn bench_generates_where_no_source_is_given() {
     let Task::Bench(bench) = settings("bench").task else { panic!() };
-    assert_eq!((bench.source.is_none(), bench.size_bytes, bench.rounds), (true, 3_000_000_000, 3));
+    assert_eq!((bench.source.is_none(), bench.amount, bench.rounds), (true, None, 3));
     let Task::Bench(bench) = settings("bench --source a --target b").task else { panic!() };
-    assert!(!bench.generate && bench.source.is_some() && bench.target.is_some());
+    assert!(bench.generate.is_none() && bench.source.is_some() && bench.target.is_some());
 }
 
 #[test]

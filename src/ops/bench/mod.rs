@@ -17,8 +17,9 @@ use super::error::{Cause, Error, Result};
 use super::options::{Run, ServerArgs};
 use super::recorder::ms;
 use super::steps::{Steps, lab_progress, or_cancelled};
-use crate::lab::{Scratch, shapes};
-use crate::model::format_bytes;
+use crate::lab::Scratch;
+use crate::lab::shapes::{self, Amount, Shape};
+use crate::model::{counted, format_bytes};
 use crate::report::BenchReport;
 use contest::{Contest, Tools};
 use sites::Sites;
@@ -26,14 +27,14 @@ use sites::Sites;
 /// What to measure, and where.
 #[derive(Clone, Debug)]
 pub struct BenchOptions {
-    /// `None`: a throw-away server, filled with the mixed shape.
+    /// `None`: a throw-away server, which is filled.
     pub source: Option<ServerArgs>,
     /// `None`: a throw-away server where the source is one too; else the source is filled and nothing measured.
     pub target: Option<ServerArgs>,
-    /// Fill the source with [`shapes::mixed`] first.
-    pub generate: bool,
-    /// How much to generate.
-    pub size_bytes: u64,
+    /// Fill the source with this first; a throw-away server is always filled.
+    pub generate: Option<Shape>,
+    /// How much to generate. `None`: [`Shape::usual_amount`].
+    pub amount: Option<Amount>,
     pub jobs: u32,
     pub rounds: u32,
     /// The program to measure as pgconvoy.
@@ -60,13 +61,15 @@ pub struct Rivals {
 pub async fn bench(options: &BenchOptions, run: &Run) -> Result<BenchReport> {
     let started = Instant::now();
     let started_at = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
-    if options.source.is_some() && options.target.is_none() && !options.generate {
+    if options.source.is_some() && options.target.is_none() && options.generate.is_none() {
         let usage = Cause::Usage("there is nothing to do with a source alone".into());
         return Err(Error::new(usage).hint("give --generate mixed to fill it, or --target to measure"));
     }
+    let shape = options.generate.or(options.source.is_none().then_some(Shape::Mixed));
+    let wanted = shape.map(|shape| Ok::<_, Error>((shape, amount(shape, options)?))).transpose()?;
     let sites = or_cancelled(run, Sites::start(options, run)).await?;
-    if options.generate || options.source.is_none() {
-        generate(&sites, options.size_bytes, run).await?;
+    if let Some((shape, amount)) = wanted {
+        generate(&sites, shape, amount, run).await?;
     }
     let mut report = if sites.target.is_some() {
         measure(&sites, options, run).await?
@@ -80,20 +83,34 @@ pub async fn bench(options: &BenchOptions, run: &Run) -> Result<BenchReport> {
     Ok(report)
 }
 
-async fn generate(sites: &Sites, size_bytes: u64, run: &Run) -> Result<()> {
-    let step = Steps::new(run, 1).start(format!("Filling the source with about {}", format_bytes(size_bytes)));
+fn amount(shape: Shape, options: &BenchOptions) -> Result<Amount> {
+    match options.amount.unwrap_or(shape.usual_amount()) {
+        Amount::Tables(_) if shape != Shape::Many => {
+            let usage = Cause::Usage(format!("the shape {shape} has tables of its own, however much is made of it"));
+            Err(Error::new(usage).hint("--tables is for --generate many; say --size instead"))
+        }
+        amount => Ok(amount),
+    }
+}
+
+async fn generate(sites: &Sites, shape: Shape, amount: Amount, run: &Run) -> Result<()> {
+    let how_much = match amount {
+        Amount::Bytes(bytes) => format!("about {}", format_bytes(bytes)),
+        Amount::Tables(tables) => counted(tables.into(), "table"),
+    };
+    let step = Steps::new(run, 1).start(format!("Filling the source with {how_much} of the shape {shape}"));
     let config = sites::lab_config(&sites.source);
     let (progress, database) = (lab_progress(run), sites.source.conninfo.address());
-    let filling = async { Ok(shapes::mixed(&config, size_bytes, &progress).await?) };
+    let filling = async { Ok(shapes::generate(&config, shape, amount, &progress).await?) };
     or_cancelled(run, filling).await.map_err(|error| {
         if error.is_cancelled() {
-            return error.hint(format!("the schema `mixed` in {database} is unfinished: drop it"));
+            return error.hint(format!("the schema `{shape}` in {database} is unfinished: drop it"));
         }
         error.hint(format!(
-            "the schema `mixed` must not exist in {database}; leave --generate out to measure what is there"
+            "the schema `{shape}` must not exist in {database}; leave --generate out to measure what is there"
         ))
     })?;
-    step.finish(format!("{database} holds the schema `mixed`"));
+    step.finish(format!("{database} holds the schema `{shape}`"));
     Ok(())
 }
 

@@ -1,12 +1,9 @@
-//! Made-up shapes of data for measurements: `pgconvoy bench --generate mixed --size 3GB`.
-
 use std::fmt::Write;
 
 use tokio_postgres::Config;
 
-use super::load::{loader, run, side_by_side, slices};
-use super::sample::settle;
-use super::{Progress, Result};
+use crate::lab::load::{loader, run, side_by_side, slices};
+use crate::lab::{Progress, Result};
 
 /// How many small tables the mixed shape has.
 const SMALL_TABLES: u64 = 200;
@@ -39,35 +36,28 @@ impl MixedRows {
     }
 }
 
-/// Makes the mixed shape in schema `mixed`, of about `size_bytes` on disk with its indexes. Connects without TLS.
-///
 /// One large table with four indexes and jsonb, uuid, numeric, arrays and timestamps; a narrow one; a TOAST-heavy
-/// one that does not compress; 200 small ones, some with foreign keys. The same rows every time, in whatever order
-/// the connections write them.
-///
-/// # Errors
-/// A statement failed, for example because the schema exists.
-pub async fn mixed(config: &Config, size_bytes: u64, progress: &Progress) -> Result<()> {
+/// one that does not compress; 200 small ones, some with foreign keys.
+pub(super) async fn make(config: &Config, size_bytes: u64, progress: &Progress) -> Result<()> {
     let rows = MixedRows::of(size_bytes);
     let client = loader(config).await?;
-    run(&client, &format!("{}{}", include_str!("sql/mixed_tables.sql"), small_tables())).await?;
-    let mut statements = slices(include_str!("sql/mixed_wide.sql"), rows.wide, 50_000);
-    statements.extend(slices(include_str!("sql/mixed_narrow.sql"), rows.narrow, 500_000));
-    statements.extend(slices(include_str!("sql/mixed_documents.sql"), rows.documents, 1000));
+    run(&client, &format!("{}{}", include_str!("../sql/shapes/mixed_tables.sql"), small_tables())).await?;
+    let mut statements = slices(include_str!("../sql/shapes/mixed_wide.sql"), rows.wide, 50_000);
+    statements.extend(slices(include_str!("../sql/shapes/mixed_narrow.sql"), rows.narrow, 500_000));
+    statements.extend(slices(include_str!("../sql/shapes/mixed_documents.sql"), rows.documents, 1000));
     statements.extend((1..=SMALL_TABLES).map(|n| {
         let (n, rows) = (n.to_string(), rows.small.to_string());
-        include_str!("sql/mixed_small.sql").replace("$table", &n).replace("$rows", &rows)
+        include_str!("../sql/shapes/mixed_small.sql").replace("$table", &n).replace("$rows", &rows)
     }));
     side_by_side(config, "inserting rows", statements, progress).await?;
-    let keys = include_str!("sql/mixed_keys.sql").split_inclusive(";\n").map(str::to_owned).collect();
+    let keys = include_str!("../sql/shapes/mixed_keys.sql").split_inclusive(";\n").map(str::to_owned).collect();
     side_by_side(config, "building indexes", keys, progress).await?;
-    run(&client, &small_foreign_keys()).await?;
-    settle(&client, progress).await
+    run(&client, &small_foreign_keys()).await
 }
 
 fn small_tables() -> String {
     (1..=SMALL_TABLES).fold(String::new(), |sql, n| {
-        sql + &include_str!("sql/mixed_small_table.sql").replace("$table", &n.to_string())
+        sql + &include_str!("../sql/shapes/mixed_small_table.sql").replace("$table", &n.to_string())
     })
 }
 

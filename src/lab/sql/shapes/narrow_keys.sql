@@ -1,0 +1,1 @@
+ALTER TABLE narrow.points ADD PRIMARY KEY (id);
