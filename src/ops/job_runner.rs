@@ -13,14 +13,14 @@ use super::options::Run;
 use super::recorder::{PhaseTimer, ms};
 use super::server::Server;
 use super::target::PreparedTarget;
-use crate::event::{Event, JobKind, Phase};
-use crate::model::Oid;
+use crate::event::{Event, Phase};
+use crate::model::{Oid, ServerVersion};
 use crate::pg::catalog::Catalog;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::control::{self, Control};
-use crate::plan::budget::{IndexBudget, TargetSettings};
+use crate::plan::budget::{Build, IndexBudget, TargetSettings};
 use crate::plan::job_queue::JobQueue;
-use crate::plan::restore_graph::{Job, JobId, RestoreGraph};
+use crate::plan::restore_graph::{IndexWork, Job, JobId, RestoreGraph};
 
 /// The jobs after the rows, run as soon as what they wait for is there.
 pub(super) struct JobRunner {
@@ -70,9 +70,10 @@ impl JobRunner {
             max_worker_processes: settings.max_worker_processes,
             max_parallel_workers: settings.max_parallel_workers,
             max_parallel_maintenance_workers: settings.max_parallel_maintenance_workers,
+            limits_temp_files: settings.limits_temp_files,
             cpus: target.local_cpus(),
         };
-        let builds = prepared.graph.jobs.iter().filter(|j| j.kind == JobKind::Index && !j.is_small()).count();
+        let builds = prepared.graph.jobs.iter().filter(|job| job.is_build()).count();
         let builds = u32::try_from(builds).unwrap_or(u32::MAX).max(2);
         Ok(Self {
             conninfo: target.conninfo.clone(),
@@ -111,7 +112,9 @@ impl JobRunner {
                 } else if let Some(control) = self.idle.pop()
                     && let Some(id) = queue.start_next()
                 {
-                    self.start(&graph.jobs[id as usize], control, &mut running);
+                    let job = &graph.jobs[id as usize];
+                    let settings = self.settings_of(job, &queue, control.version);
+                    self.start(job, (control, settings), &mut running);
                 }
             }
             if running.is_empty() && (queue.is_done() || failure.is_some() || self.stop.is_cancelled()) {
@@ -150,14 +153,25 @@ impl JobRunner {
         }
     }
 
+    /// Those of the job, and for a build its share of memory and cores.
+    fn settings_of(&self, job: &Job, queue: &JobQueue, version: ServerVersion) -> Vec<String> {
+        match job.index.filter(|_| job.is_build()) {
+            None => job.settings.clone(),
+            Some(IndexWork { is_sorted, table_bytes }) => {
+                let (cost, cost_left) = (job.cost_bytes, queue.builds_cost_left());
+                self.budget.build_settings(Build { is_sorted, table_bytes, cost, cost_left }, version)
+            }
+        }
+    }
+
     /// Starts a job on a connection of its own.
-    fn start(&self, job: &Job, control: Control, running: &mut JoinSet<Ended>) {
+    fn start(&self, job: &Job, (control, settings): (Control, Vec<String>), running: &mut JoinSet<Ended>) {
         let (id, kind, object) = (job.id, job.kind, job.object.clone());
         self.run.events.send(Event::JobStarted { job: id, kind, object });
         let (job, stop, side) = (job.clone(), self.stop.clone(), self.conninfo.side());
         running.spawn(async move {
             let start = Instant::now();
-            let done = JobSession { control: &control, side, stop: &stop }.run(&job).await;
+            let done = JobSession { control: &control, settings, side, stop: &stop }.run(&job).await;
             Ended { id, control: done.usable.then_some(control), done, elapsed_ms: ms(start) }
         });
     }
@@ -178,8 +192,7 @@ impl JobRunner {
     async fn connect(&self) -> Result<Control> {
         let control = control::connect(&self.conninfo).await?;
         let catalog = Catalog { side: self.conninfo.side(), client: &control.client, version: control.version };
-        let settings = self.budget.settings(control.version);
-        catalog.execute(&one_message(self.prologue.iter().chain(&settings))).await?;
+        catalog.execute(&one_message(self.prologue.iter().chain([&self.budget.session_setting()]))).await?;
         Ok(control)
     }
 

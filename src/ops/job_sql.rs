@@ -63,6 +63,8 @@ pub(super) enum StatisticsDone {
 /// A connection at work for a job.
 pub(super) struct JobSession<'a> {
     pub control: &'a Control,
+    /// For the transaction of each statement that is run by itself.
+    pub settings: Vec<String>,
     pub side: Side,
     pub stop: &'a CancellationToken,
 }
@@ -89,7 +91,7 @@ impl JobSession<'_> {
             }
         }
         for (index, statement) in job.statements.iter().enumerate() {
-            if let Err(error) = self.execute(statement).await {
+            if let Err(error) = self.execute_with_settings(statement).await {
                 return Done { result: Err((index, error)), usable: false, ..done };
             }
         }
@@ -149,6 +151,17 @@ impl JobSession<'_> {
                 }
             },
         }
+    }
+
+    /// Several statements in one message are one transaction, and SET LOCAL ends with it.
+    async fn execute_with_settings(&self, statement: &str) -> pg::Result<()> {
+        if self.settings.is_empty() {
+            return self.execute(statement).await;
+        }
+        let settings = self.settings.iter().map(String::as_str);
+        let message = one_message(settings.chain([statement]));
+        let run = self.execute(&message).await;
+        run.map_err(|error| pg::Error { statement: Some(statement.to_owned()), ..error })
     }
 
     async fn execute(&self, sql: &str) -> pg::Result<()> {
