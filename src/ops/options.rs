@@ -3,6 +3,8 @@ use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
 use crate::event::EventSink;
+use crate::model::ServerVersion;
+use crate::schema::{Cuts, EntryOptions, Rights};
 
 /// What every operation is handed: where to say what happens, and how it is told to stop.
 #[derive(Clone)]
@@ -192,6 +194,18 @@ impl Provider {
 }
 
 impl TargetOptions {
+    /// How entries of the schema are run at a target of this version.
+    pub(super) fn entry_options(&self, target_version: ServerVersion, cuts: Cuts) -> EntryOptions {
+        EntryOptions {
+            target_version,
+            rights: Rights { no_comments: self.no_comments, managed: self.provider.is_some() },
+            cuts,
+            no_owner: self.no_owner,
+            no_privileges: self.no_privileges,
+            no_tablespaces: self.no_tablespaces,
+        }
+    }
+
     /// With what the provider does not allow.
     #[must_use]
     pub fn with_provider(mut self) -> Self {

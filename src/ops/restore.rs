@@ -55,7 +55,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     create::check_target(&mut target, database, &options.target, contents, &mut findings).await?;
     preflight::check_versions(inventory.source_version, &target, &mut findings);
     preflight::check_encoding(&inventory.encoding, &target, &mut findings);
-    preflight::check_extensions(&inventory.extensions, &target, &mut findings).await?;
+    preflight::check_extensions(&inventory.extensions, &target, &options.target, &mut findings).await?;
     if contents != Contents::DataOnly {
         lost::check_archive_types(&inventory, &target, &mut findings).await?;
     }
@@ -81,7 +81,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     let job = RestoreJob { target, options, contents, lanes, load_settings, run: &run };
     let done =
         job.fill_target(&mut inventory, archive).await.map_err(|e| recorder.explain_target(e, target, contents))?;
-    created.finish(&run).await?;
+    left_out.extend(created.finish(&run).await?);
     let closing = Closing {
         relations: done.relations.iter().map(AsRef::as_ref).collect(),
         archive: name.map(|path| ArchiveSummary {

@@ -176,3 +176,34 @@ async fn statistics_that_are_refused_are_gathered_with_a_warning() {
     source.remove().await;
     target.remove().await;
 }
+
+/// ANALYZE of a table that belongs to somebody else is a WARNING, and nothing is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_the_role_may_not_analyze_are_named_and_not_counted() {
+    for major in [Major::V9_6, Major::V14, Major::V18] {
+        let Some(cluster) = cluster(major).await else { continue };
+        let source = TestDb::new(&cluster, "stats").await;
+        let target = TestDb::new(&cluster, "stats").await;
+        for db in [&source, &target] {
+            db.execute("CREATE TABLE mine (i int); CREATE TABLE theirs (i int)").await;
+        }
+        source.execute("INSERT INTO mine SELECT generate_series(1, 50); INSERT INTO theirs TABLE mine").await;
+        crate::errors::make_login(&cluster, "it_loader", "").await;
+        target
+            .execute(&format!(
+                "ALTER TABLE mine OWNER TO it_loader; GRANT SELECT, INSERT ON theirs TO it_loader;
+                 GRANT CREATE ON DATABASE {} TO it_loader",
+                target.name
+            ))
+            .await;
+        let (directory, _) = scratch("report");
+        let report = directory.path().join("report.json");
+        let uri = crate::errors::as_role(&target, "it_loader");
+        let args = ["copy", "--data-only", "--statistics", "analyze", "--report", report.to_str().unwrap()];
+        let ran = pgconvoy(&[&args[..], &["--source", &source.uri(), "--target", &uri]].concat()).await.expect_success();
+        assert!(ran.stderr.contains("no statistics for public.theirs"), "{major}: {}", ran.stderr);
+        assert_eq!(done(&report), (0, 1), "{major}");
+        source.remove().await;
+        target.remove().await;
+    }
+}
