@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::model::Side;
 use crate::pg;
 use crate::pg::catalog::Catalog;
-use crate::pg::control::Control;
+use crate::pg::control::{Control, ServerWarning};
 use crate::plan::restore_graph::{Job, StatisticsSql};
 
 /// Bytes of SQL in one message. The server parses all of a message before it runs the first statement.
@@ -74,6 +74,7 @@ impl JobSession<'_> {
     pub(super) async fn run(&self, job: &Job) -> Done {
         let mut done = Done { result: Ok(()), statistics: StatisticsDone::Nothing, warnings: Vec::new(), usable: true };
         let statistics = job.statistics.as_ref();
+        drop(self.control.take_warnings());
         let last = statistics.map(StatisticsSql::first_choice).unwrap_or_default();
         if job.is_small() && job.statements.len() + last.len() > 1 {
             match self.in_one_message(job, last).await {
@@ -123,7 +124,7 @@ impl JobSession<'_> {
                 return;
             }
             Ok(_) if !carries => {
-                done.statistics = StatisticsDone::Analyzed;
+                self.note_analyzed(sql, None, done);
                 return;
             }
             Ok(_) => "the target did not take all of them".to_owned(),
@@ -138,10 +139,7 @@ impl JobSession<'_> {
         match sql.analyze.as_ref().filter(|_| carries) {
             None => done.warnings.push(format!("no statistics for {relation}: {why}")),
             Some(analyze) => match self.execute(analyze).await {
-                Ok(()) => {
-                    done.statistics = StatisticsDone::Analyzed;
-                    done.warnings.push(format!("statistics of {relation} are gathered anew: {why}"));
-                }
+                Ok(()) => self.note_analyzed(sql, Some(&why), done),
                 Err(error) if is_refusal(&error) => {
                     done.warnings.push(format!("no statistics for {relation}: {why}; ANALYZE: {error}"));
                 }
@@ -162,6 +160,22 @@ impl JobSession<'_> {
         let message = one_message(settings.chain([statement]));
         let run = self.execute(&message).await;
         run.map_err(|error| pg::Error { statement: Some(statement.to_owned()), ..error })
+    }
+
+    /// ANALYZE that the server only warned of has done nothing: of a table that belongs to somebody else, for one.
+    /// `instead`: why statistics are not carried over, where they were to be.
+    fn note_analyzed(&self, sql: &StatisticsSql, instead: Option<&str>, done: &mut Done) {
+        let relation = &sql.relation;
+        let why = instead.map(|why| format!("{why}; ")).unwrap_or_default();
+        let skips = |warning: &ServerWarning| ["vacuum.c", "analyze.c"].iter().any(|f| warning.file.ends_with(f));
+        if let Some(skipped) = self.control.take_warnings().into_iter().find(skips) {
+            done.warnings.push(format!("no statistics for {relation}: {why}{}", skipped.message));
+            return;
+        }
+        done.statistics = StatisticsDone::Analyzed;
+        if let Some(why) = instead {
+            done.warnings.push(format!("statistics of {relation} are gathered anew: {why}"));
+        }
     }
 
     async fn execute(&self, sql: &str) -> pg::Result<()> {

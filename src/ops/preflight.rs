@@ -169,7 +169,8 @@ pub(super) async fn check_source(
         );
     }
     if let Some(target_version) = target_version {
-        check_generated(source, &filter, target_version, findings).await?;
+        let below_plain = source.catalog().generated_below_plain(&filter).await?;
+        check_generated(&below_plain, target_version, findings);
     }
     check_readable(source, &relations, findings);
     if !options.filters.exclude_table_data.is_empty() {
@@ -236,24 +237,17 @@ async fn check_pg_dump(
 }
 
 /// Generated columns that the target's version does not make.
-async fn check_generated(
-    source: &Server,
-    filter: &str,
-    target_version: ServerVersion,
-    findings: &mut Findings,
-) -> Result<()> {
-    let lost = source.catalog().generated_below_plain(filter, target_version).await?;
-    if !lost.is_empty() {
+pub(super) fn check_generated(below_plain: &[String], target_version: ServerVersion, findings: &mut Findings) {
+    if !below_plain.is_empty() && target_version >= ServerVersion::V16 {
         findings.refuse(
             Some(Side::Target),
             format!(
                 "version {target_version} makes no generated column below an inherited one that is not: {}",
-                lost.join(", ")
+                below_plain.join(", ")
             ),
             "take those tables out of their inheritance at the source (ALTER TABLE … NO INHERIT), or exclude them",
         );
     }
-    Ok(())
 }
 
 fn check_connections(server: &Server, findings: &mut Findings) {

@@ -58,6 +58,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     preflight::check_extensions(&inventory.extensions, &target, &options.target, &mut findings).await?;
     if contents != Contents::DataOnly {
         lost::check_archive_types(&inventory, &target, &mut findings).await?;
+        preflight::check_generated(&inventory.generated_below_plain, target.version(), &mut findings);
     }
     let mut needs = preflight::Needs::of_archive(&inventory, contents);
     if options.target.roles {

@@ -66,7 +66,9 @@ pub fn database_sql(toc: &Toc, options: &EntryOptions) -> Option<DatabaseSql> {
     for entry in &toc.entries {
         let unwanted = match entry.desc.as_str() {
             "DATABASE PROPERTIES" => {
-                split(entry).into_iter().for_each(|statement| sql.sort_in(statement));
+                for statement in split(entry) {
+                    sql.sort_in(statement);
+                }
                 continue;
             }
             "ACL" => options.no_privileges,

@@ -47,6 +47,7 @@ async fn furnished(cluster: &Arc<Cluster>, locale: &str) -> TestDb {
         format!("ALTER DATABASE {quoted} SET search_path = ev, \"select\""),
         format!("ALTER DATABASE {quoted} SET default_transaction_read_only = on"),
         format!("ALTER ROLE ev_reader IN DATABASE {quoted} SET \"DateStyle\" = 'SQL, DMY'"),
+        format!("ALTER ROLE ev_reader IN DATABASE {quoted} SET \"app.password\" = 'hush, hush'"),
         format!("REVOKE ALL ON DATABASE {quoted} FROM PUBLIC"),
         format!("GRANT CONNECT, TEMPORARY ON DATABASE {quoted} TO ev_reader WITH GRANT OPTION"),
         format!("ALTER DATABASE {quoted} CONNECTION LIMIT 77"),
@@ -115,6 +116,10 @@ async fn an_owner_that_cannot_be_set_leaves_no_database_and_options_reach_the_da
     for what in ["COMMENT DATABASE", "ACL DATABASE", "owners ("] {
         assert!(ran.stdout.contains(what), "{what}: {}", ran.stdout);
     }
+    // Settings of other roles are not its to give, and what they are set to is nobody's to read.
+    let said = format!("{}{}", ran.stdout, ran.stderr);
+    assert!(said.contains("skipped ALTER ROLE ev_reader") && said.contains("app.password"), "{said}");
+    assert!(!said.contains("hush"), "{said}");
     let facts = database_facts(&to, &source.name).await.remove(0);
     assert_eq!(facts[6..10], ["77", "ev_maker", "\\N", "\\N"], "limit, owner, comment, grants");
     to.drop_database(&source.name).await.unwrap();
