@@ -268,6 +268,19 @@ pub struct VerifyOptions {
     pub target: ServerArgs,
     pub jobs: u32,
     pub filters: Filters,
+    /// Of two servers: compare their definitions too.
+    pub definitions: Option<Definitions>,
+}
+
+/// Which definitions are compared: what a copy left out, a comparison leaves out in the same words.
+#[derive(Clone, Debug, Default)]
+pub struct Definitions {
+    pub no_owner: bool,
+    pub no_privileges: bool,
+    pub no_tablespaces: bool,
+    pub no_comments: bool,
+    /// A pg_dump to use for both servers.
+    pub pg_dump: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
