@@ -26,9 +26,17 @@ pub struct Outcome {
     pub event: &'static str,
     /// The report as JSON, `None` where the text is all there is.
     pub document: Option<serde_json::Value>,
+    /// The report as pictures, of a bench.
+    pub drawings: Option<Drawings>,
     pub exit_code: u8,
     /// Servers that stay until the user has seen enough of them.
     pub kept: Option<KeptServers>,
+}
+
+/// A report for browsers and for documents.
+pub struct Drawings {
+    pub html: String,
+    pub svg: String,
 }
 
 /// How the outcome is drawn.
@@ -72,7 +80,7 @@ fn transfer(report: &TransferReport, page: Page) -> ops::Result<Outcome> {
 
 fn outcome(event: &'static str, text: String, report: &impl Serialize, exit_code: u8) -> ops::Result<Outcome> {
     let document = serde_json::to_value(report).map_err(|e| Cause::Internal(format!("the report as JSON: {e}")))?;
-    Ok(Outcome { text, event, document: Some(document), exit_code, kept: None })
+    Ok(Outcome { text, event, document: Some(document), drawings: None, exit_code, kept: None })
 }
 
 /// The code with which copy would refuse: that of the first side that stands in the way.
@@ -110,7 +118,9 @@ fn inspect(archive: &Path, json: bool, page: Page) -> ops::Result<Outcome> {
 fn bench(options: &BenchOptions, run: &Run, page: Page) -> ops::Result<Outcome> {
     let report = block_on(ops::bench(options, run))?;
     let text = report::bench(&report, &page.canvas);
-    outcome("bench_finished", text, &report, 0)
+    let drawings = Drawings { html: report::bench_page(&report), svg: report::bench_picture(&report) };
+    let outcome = outcome("bench_finished", text, &report, 0)?;
+    Ok(Outcome { drawings: Some(drawings), ..outcome })
 }
 
 fn demo(options: &DemoOptions, run: &Run, page: Page) -> ops::Result<Outcome> {

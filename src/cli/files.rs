@@ -11,6 +11,16 @@ use tracing_subscriber::EnvFilter;
 
 use super::settings::Detail;
 
+/// How a report is written, by the file's extension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReportFormat {
+    Json,
+    /// Of a bench only; elsewhere such a file is JSON like any other.
+    Html,
+    /// The same.
+    Svg,
+}
+
 /// `--report FILE`: replaced as a whole when the run ends, never half written.
 pub struct ReportFile {
     path: PathBuf,
@@ -33,9 +43,14 @@ impl ReportFile {
     /// # Errors
     /// The file system refuses; what stood there before still stands.
     pub fn write(&self, report: &impl Serialize) -> io::Result<()> {
+        self.write_text(&(serde_json::to_string_pretty(report)? + "\n"))
+    }
+
+    /// # Errors
+    /// As for [`Self::write`].
+    pub fn write_text(&self, text: &str) -> io::Result<()> {
         let mut file = self.temporary()?;
-        serde_json::to_writer_pretty(&mut file, report)?;
-        file.write_all(b"\n")?;
+        file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
         file.persist(&self.path).map_err(|e| e.error)?;
         File::open(self.directory())?.sync_all()
@@ -43,6 +58,15 @@ impl ReportFile {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub fn format(&self) -> ReportFormat {
+        let extension = self.path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        match extension.to_ascii_lowercase().as_str() {
+            "html" | "htm" => ReportFormat::Html,
+            "svg" => ReportFormat::Svg,
+            _ => ReportFormat::Json,
+        }
     }
 
     fn directory(&self) -> &Path {

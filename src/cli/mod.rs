@@ -27,7 +27,7 @@ use args::{Cli, ProgressMode};
 use commands::{Outcome, Page};
 use environment::Environment;
 use failure::Failure;
-use files::ReportFile;
+use files::{ReportFile, ReportFormat};
 use printer::Printer;
 use render::Progress;
 use settings::{Detail, Display, Settings, Task};
@@ -76,7 +76,7 @@ struct Session {
     task: Task,
     display: Display,
     printer: Arc<Printer>,
-    report_file: Option<ReportFile>,
+    report_files: Vec<ReportFile>,
     interrupt: Interrupt,
     progress: Progress,
 }
@@ -84,14 +84,11 @@ struct Session {
 fn prepare(settings: Settings, printer: &Arc<Printer>, environment: &Environment) -> Result<Session, Failure> {
     let Settings { task, mut display, warnings } = settings;
     display.progress = render::resolve_mode(display.progress, printer, environment);
-    let report_file = match display.report.clone() {
-        Some(path) => {
-            let shown = path.display().to_string();
-            let cannot = |e| Failure::other(USAGE, format!("cannot write the report {shown}: {e}"));
-            Some(ReportFile::prepare(path).map_err(cannot)?)
-        }
-        None => None,
-    };
+    let mut report_files = Vec::new();
+    for path in &display.reports {
+        let cannot = |e| Failure::other(USAGE, format!("cannot write the report {}: {e}", path.display()));
+        report_files.push(ReportFile::prepare(path.clone()).map_err(cannot)?);
+    }
     if let Some(path) = &display.trace {
         let cannot = |e| Failure::other(USAGE, format!("cannot write the trace {}: {e}", path.display()));
         files::start_trace(path, display.detail).map_err(cannot)?;
@@ -102,7 +99,7 @@ fn prepare(settings: Settings, printer: &Arc<Printer>, environment: &Environment
     let cannot = |e| Failure::other(INTERNAL, format!("could not start a thread: {e}"));
     let interrupt = Interrupt::listen(Arc::clone(printer), stopping(&task)).map_err(cannot)?;
     let progress = Progress::start(&display, printer).map_err(cannot)?;
-    Ok(Session { task, display, printer: Arc::clone(printer), report_file, interrupt, progress })
+    Ok(Session { task, display, printer: Arc::clone(printer), report_files, interrupt, progress })
 }
 
 fn stopping(task: &Task) -> &'static str {
@@ -152,7 +149,13 @@ impl Session {
         } else if self.display.detail > Detail::Quiet {
             self.printer.out(&outcome.text);
         }
-        let written = outcome.document.as_ref().map_or(Ok(()), |document| self.write_report(document));
+        let written = outcome.document.as_ref().map_or(Ok(()), |document| {
+            self.write_reports(|file| match (file.format(), &outcome.drawings) {
+                (ReportFormat::Html, Some(drawings)) => file.write_text(&drawings.html),
+                (ReportFormat::Svg, Some(drawings)) => file.write_text(&drawings.svg),
+                _ => file.write(document),
+            })
+        });
         match written {
             Ok(()) => outcome.exit_code,
             Err(failure) => self.show(&failure),
@@ -162,7 +165,13 @@ impl Session {
     /// The report's place takes the error, so that an older report is not taken for this run's.
     fn fail(&self, failure: &Failure) -> u8 {
         let exit_code = self.show(failure);
-        if let Err(report) = self.write_report(failure) {
+        let is_drawn = matches!(self.task, Task::Bench(_));
+        let written = self.write_reports(|file| match file.format() {
+            ReportFormat::Html if is_drawn => file.write_text(&report::failed_page(&failure.message)),
+            ReportFormat::Svg if is_drawn => file.write_text(&report::failed_picture(&failure.message)),
+            _ => file.write(failure),
+        });
+        if let Err(report) = written {
             self.show(&report);
         }
         exit_code
@@ -176,10 +185,11 @@ impl Session {
         failure.exit_code
     }
 
-    fn write_report(&self, report: &impl Serialize) -> Result<(), Failure> {
-        let Some(file) = &self.report_file else { return Ok(()) };
-        file.write(report)
-            .map_err(|e| Failure::other(INTERNAL, format!("could not write the report {}: {e}", file.path().display())))
+    fn write_reports(&self, write: impl Fn(&ReportFile) -> std::io::Result<()>) -> Result<(), Failure> {
+        self.report_files.iter().try_for_each(|file| {
+            let cannot = |e| format!("could not write the report {}: {e}", file.path().display());
+            write(file).map_err(|e| Failure::other(INTERNAL, cannot(e)))
+        })
     }
 }
 

@@ -7,13 +7,14 @@ use clap::error::ErrorKind;
 use pgconvoy::lab::shapes::Amount;
 use pgconvoy::ops::{
     BenchOptions, CheckOptions, Contents, CopyOptions, Definitions, DemoOptions, DumpOptions, Filters,
-    PreflightOptions, Provider, RestoreOptions, Rivals, RowCondition, ServerArgs, SourceOptions, Statistics,
+    PreflightOptions, Programs, Provider, RestoreOptions, Rival, RowCondition, ServerArgs, SourceOptions, Statistics,
     TargetOptions, ToastCompression, VerifyAgainst, VerifyOptions,
 };
+use pgconvoy::report::BenchTask;
 
 use super::args::{
-    BenchArgs, Cli, Command, Conninfo, ContentsArgs, DemoArgs, FilterArgs, FilterRule, GeneralArgs, ProgressArgs,
-    ProgressMode, ProviderName, SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
+    BenchArgs, BenchProgressArgs, Cli, Command, Conninfo, ContentsArgs, DemoArgs, FilterArgs, FilterRule, GeneralArgs,
+    ProgressArgs, ProgressMode, ProviderName, SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
 };
 use super::environment::Environment;
 use super::redact::has_password;
@@ -36,7 +37,8 @@ pub enum Task {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Display {
     pub progress: ProgressMode,
-    pub report: Option<PathBuf>,
+    /// Where the result is written.
+    pub reports: Vec<PathBuf>,
     pub trace: Option<PathBuf>,
     pub detail: Detail,
     pub colour: bool,
@@ -63,30 +65,54 @@ pub struct Settings {
 pub fn resolve(cli: Cli, environment: &Environment) -> Result<Settings, clap::Error> {
     require_servers(&cli.command, environment)?;
     let warnings = password_warnings(&cli.command);
-    let (task, progress) = task(cli.command, environment);
-    let display = display(progress, cli.general, environment);
+    let (task, shown) = task(cli.command, environment);
+    let display = display(shown, cli.general, environment);
     Ok(Settings { task, display, warnings })
 }
 
-fn display(progress: Option<ProgressArgs>, general: GeneralArgs, environment: &Environment) -> Display {
+fn display(shown: Option<Shown>, general: GeneralArgs, environment: &Environment) -> Display {
     let GeneralArgs { trace, quiet, verbose, no_color } = general;
-    let (mode, report) = progress.map_or((ProgressMode::None, None), |args| (args.progress, args.report));
+    let Shown { mode, reports } = shown.unwrap_or_default();
     let detail = match (quiet, verbose) {
         (true, _) => Detail::Quiet,
         (_, true) => Detail::Verbose,
         _ => Detail::Normal,
     };
     let progress = if quiet && mode == ProgressMode::Auto { ProgressMode::None } else { mode };
-    Display { progress, report, trace, detail, colour: !no_color && !environment.no_colour }
+    Display { progress, reports, trace, detail, colour: !no_color && !environment.no_colour }
 }
 
-fn task(command: Command, environment: &Environment) -> (Task, Option<ProgressArgs>) {
+/// What a command says of how it is shown.
+struct Shown {
+    mode: ProgressMode,
+    reports: Vec<PathBuf>,
+}
+
+impl Default for Shown {
+    fn default() -> Self {
+        Self { mode: ProgressMode::None, reports: Vec::new() }
+    }
+}
+
+impl From<ProgressArgs> for Shown {
+    fn from(args: ProgressArgs) -> Self {
+        Self { mode: args.progress, reports: args.report.into_iter().collect() }
+    }
+}
+
+impl From<BenchProgressArgs> for Shown {
+    fn from(args: BenchProgressArgs) -> Self {
+        Self { mode: args.progress, reports: args.report }
+    }
+}
+
+fn task(command: Command, environment: &Environment) -> (Task, Option<Shown>) {
     match command {
         Command::Copy(args) => {
             let target = target_options(args.target);
             let source = source_options(args.source, args.filters, target.statistics.may_carry());
             let contents = contents(&args.contents);
-            (Task::Copy(CopyOptions { source, target, jobs: args.jobs.jobs, contents }), Some(args.progress))
+            (Task::Copy(CopyOptions { source, target, jobs: args.jobs.jobs, contents }), Some(args.progress.into()))
         }
         Command::Dump(args) => {
             let options = DumpOptions {
@@ -96,12 +122,15 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<ProgressAr
                 contents: contents(&args.contents),
                 zstd_level: args.zstd_level,
             };
-            (Task::Dump(options), Some(args.progress))
+            (Task::Dump(options), Some(args.progress.into()))
         }
         Command::Restore(args) => {
             let (archive, target) = (args.archive, target_options(args.target));
             let contents = contents(&args.contents);
-            (Task::Restore(RestoreOptions { archive, target, jobs: args.jobs.jobs, contents }), Some(args.progress))
+            (
+                Task::Restore(RestoreOptions { archive, target, jobs: args.jobs.jobs, contents }),
+                Some(args.progress.into()),
+            )
         }
         Command::Verify(args) => {
             let source = ServerArgs { encoding: args.source_encoding, ..server(args.source) };
@@ -115,10 +144,10 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<ProgressAr
                 pg_dump: args.definitions.pg_dump,
             });
             let jobs = args.jobs.jobs;
-            (Task::Verify(VerifyOptions { reference, target, jobs, filters, definitions }), Some(args.progress))
+            (Task::Verify(VerifyOptions { reference, target, jobs, filters, definitions }), Some(args.progress.into()))
         }
         Command::Check(args) => {
-            (Task::Check(CheckOptions { archive: args.archive, jobs: args.jobs.jobs }), Some(args.progress))
+            (Task::Check(CheckOptions { archive: args.archive, jobs: args.jobs.jobs }), Some(args.progress.into()))
         }
         Command::Inspect(args) => (Task::Inspect { archive: args.archive, json: args.json }, None),
         Command::Preflight(args) => {
@@ -130,17 +159,17 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<ProgressAr
                 jobs: args.jobs.jobs,
                 contents: contents(&args.contents),
             };
-            (Task::Preflight(options), Some(args.progress))
+            (Task::Preflight(options), Some(args.progress.into()))
         }
         Command::Bench(args) => bench(args),
         Command::Demo(args) => {
             let DemoArgs { scale, keep, from, to, jobs, progress } = args;
-            (Task::Demo(DemoOptions { scale: scale.0, from, to, jobs, keep }), Some(progress))
+            (Task::Demo(DemoOptions { scale: scale.0, from, to, jobs, keep }), Some(progress.into()))
         }
     }
 }
 
-fn bench(args: BenchArgs) -> (Task, Option<ProgressArgs>) {
+fn bench(args: BenchArgs) -> (Task, Option<Shown>) {
     let options = BenchOptions {
         source: args.source.map(|source| server(Some(source))),
         target: args.target.map(|target| server(Some(target))),
@@ -150,10 +179,13 @@ fn bench(args: BenchArgs) -> (Task, Option<ProgressArgs>) {
         rounds: args.rounds,
         // As it was called where /proc does not tell.
         pgconvoy: std::env::current_exe().unwrap_or_else(|_| "pgconvoy".into()),
-        rivals: Rivals { pg_dump: args.pg_dump, pg_restore: args.pg_restore, pgcopydb: args.pgcopydb },
+        tasks: BenchTask::ALL.into_iter().filter(|task| args.only.contains(&task.to_string())).collect(),
+        floor: args.only.iter().any(|part| part == "floor"),
+        rivals: Rival::ALL.into_iter().filter(|rival| args.rivals.contains(rival)).collect(),
+        programs: Programs { pg_dump: args.pg_dump, pg_restore: args.pg_restore, pgcopydb: args.pgcopydb },
         work_dir: args.work_dir,
     };
-    (Task::Bench(options), Some(args.progress))
+    (Task::Bench(options), Some(args.progress.into()))
 }
 
 fn server(conninfo: Option<Conninfo>) -> ServerArgs {

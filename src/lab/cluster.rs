@@ -265,16 +265,7 @@ impl Cluster {
 
     /// CPU time of the server since its start, in ms: the postmaster, its children, and those that have ended.
     pub fn cpu_ms(&self) -> u64 {
-        let Some(postmaster) = self.pid() else { return 0 };
-        let ticks: u64 = processes()
-            .iter()
-            .map(|process| match process {
-                p if p.pid == postmaster => p.own_ticks + p.waited_ticks,
-                p if p.parent == postmaster => p.own_ticks,
-                _ => 0,
-            })
-            .sum();
-        ticks * 1000 / rustix::param::clock_ticks_per_second().max(1)
+        self.pid().map_or(0, server_cpu_ms)
     }
 
     pub fn version(&self) -> ServerVersion {
@@ -463,6 +454,25 @@ fn process(pid: i32) -> Option<Process> {
         own_ticks: ticks(11)?,
         waited_ticks: ticks(13)?,
     })
+}
+
+/// CPU time of a server since its start, in ms: the postmaster, its children, and those that have ended. A process
+/// that ends between two looks is counted by both, as a child first, as waited for then.
+pub(crate) fn server_cpu_ms(postmaster: Pid) -> u64 {
+    let ticks: u64 = processes()
+        .iter()
+        .map(|process| match process {
+            p if p.pid == postmaster => p.own_ticks + p.waited_ticks,
+            p if p.parent == postmaster => p.own_ticks,
+            _ => 0,
+        })
+        .sum();
+    ticks * 1000 / rustix::param::clock_ticks_per_second().max(1)
+}
+
+/// The process that started another one; for a backend, its postmaster.
+pub(crate) fn parent_of(pid: i32) -> Option<Pid> {
+    process(pid).map(|process| process.parent)
 }
 
 /// Whether the process is there and not a zombie.

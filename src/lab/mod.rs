@@ -22,6 +22,7 @@ mod supervisor;
 
 pub use binaries::{Binaries, ClientBinaries, ServerBinaries};
 pub use cluster::{Cluster, ClusterSpec, Durability, StopMode};
+pub(crate) use cluster::{parent_of, server_cpu_ms};
 pub use error::{Error, Result};
 pub use major::Major;
 pub use scratch::Scratch;

@@ -35,7 +35,7 @@ mod target;
 mod toast;
 mod verify;
 
-pub use bench::{BenchOptions, Rivals, bench};
+pub use bench::{BenchOptions, Programs, Rival, bench};
 pub use check::check;
 pub use copy::copy;
 pub use demo::{DemoOptions, KeptServers, demo};

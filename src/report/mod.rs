@@ -3,7 +3,7 @@
 mod bench;
 mod demo;
 
-pub use bench::{BenchReport, BenchTask, Measurement, RunCost, Spread, Versus};
+pub use bench::{BenchReport, BenchTask, Floor, Measurement, RunCost, Spread, Versus};
 pub use demo::{Comparison, DemoReport, KeptDatabase, Race};
 
 use serde::Serialize;

@@ -246,6 +246,17 @@ pub struct ProgressArgs {
     pub report: Option<PathBuf>,
 }
 
+/// The same for `bench`, which also draws.
+#[derive(Debug, Args)]
+pub struct BenchProgressArgs {
+    /// How to show progress
+    #[arg(long, value_name = "MODE", value_enum, default_value_t, help_heading = "Output")]
+    pub progress: ProgressMode,
+    /// Write the result to this file, atomically: as a page (.html), as a picture (.svg), else as JSON; may be repeated
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    pub report: Vec<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub struct GeneralArgs {
     /// Append a trace to this file; it can hold values from rows, only its owner may read it

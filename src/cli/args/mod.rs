@@ -6,16 +6,18 @@ mod values;
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use pgconvoy::lab::Major;
 use pgconvoy::lab::shapes::Shape;
+use pgconvoy::ops::Rival;
 
 pub use filter_file::FilterRule;
 pub use groups::{
-    ContentsArgs, DefinitionsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode, ProviderName,
-    SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
+    BenchProgressArgs, ContentsArgs, DefinitionsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode,
+    ProviderName, SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
 };
-pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_scale, shape_parser};
+pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_scale, rival_parser, shape_parser};
 
 /// Segments are compressed at this zstd level unless `--zstd-level` says otherwise.
 pub const DEFAULT_ZSTD_LEVEL: i32 = 1;
@@ -283,7 +285,8 @@ fn preflight_help() -> String {
 #[command(after_long_help = "Examples:
   pgconvoy bench --generate mixed --size 3GB
   pgconvoy bench --source service=old --generate giant --size 10GB
-  pgconvoy bench --source service=old --target service=scratch --rounds 5 --report bench.json")]
+  pgconvoy bench --source service=old --target service=scratch --rounds 5 --report bench.html --report bench.json
+  pgconvoy bench --source service=old --target service=scratch --only dump --rivals pg_dump")]
 pub struct BenchArgs {
     /// Server to read; a throw-away server without it
     #[arg(long, value_name = "URI", help_heading = "Connections")]
@@ -302,6 +305,26 @@ pub struct BenchArgs {
     /// How many tables to generate of the shape `many`
     #[arg(long, value_name = "N", conflicts_with = "size", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub tables: Option<u32>,
+    /// What to measure; `post-data` is the part of a restore that follows the rows, `floor` the CPU time that the
+    /// servers need for the same statements alone
+    #[arg(
+        long,
+        value_name = "TASK",
+        value_delimiter = ',',
+        default_value = "dump,restore,copy,floor",
+        value_parser = PossibleValuesParser::new(["dump", "restore", "copy", "post-data", "floor"])
+    )]
+    pub only: Vec<String>,
+    /// Whom to measure beside pgconvoy
+    #[arg(
+        long,
+        value_name = "TOOL",
+        value_delimiter = ',',
+        default_value = "pg_dump,pg_dump-defaults,pipe,pgcopydb,pgcopydb-tuned",
+        value_parser = rival_parser(),
+        help_heading = "Other tools"
+    )]
+    pub rivals: Vec<Rival>,
     /// How often everybody is measured; who goes first changes
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: u32,
@@ -320,7 +343,7 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub jobs: JobsArgs,
     #[command(flatten)]
-    pub progress: ProgressArgs,
+    pub progress: BenchProgressArgs,
 }
 
 /// Show the whole job on two throw-away servers of different versions.

@@ -4,6 +4,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use pgconvoy::lab::sample::Scale;
 use pgconvoy::lab::shapes::Shape;
 use pgconvoy::model::parse_bytes;
+use pgconvoy::ops::Rival;
 
 /// A connection string as the user gave it. It may hold a password, so that `Debug` shows nothing of it.
 #[derive(Clone, PartialEq, Eq)]
@@ -34,6 +35,11 @@ pub fn parse_chunk_size(text: &str) -> Result<u64, String> {
 /// `giant`, `mixed` and so on, which `--help` lists.
 pub fn shape_parser() -> impl TypedValueParser<Value = Shape> {
     PossibleValuesParser::new(Shape::ALL.map(Shape::name)).try_map(|name| name.parse::<Shape>())
+}
+
+/// The other tools by name.
+pub fn rival_parser() -> impl TypedValueParser<Value = Rival> {
+    PossibleValuesParser::new(Rival::ALL.map(Rival::name)).try_map(|name| name.parse::<Rival>())
 }
 
 /// How much sample data `demo` makes.

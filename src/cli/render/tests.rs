@@ -340,8 +340,13 @@ fn json_is_one_object_per_line_with_time_and_kind() {
 #[test]
 fn the_thread_hands_every_event_on_and_knows_whether_the_run_finished() {
     let printer = Arc::new(Printer::new(&Environment::default(), false));
-    let display =
-        Display { progress: ProgressMode::None, report: None, trace: None, detail: Detail::Quiet, colour: false };
+    let display = Display {
+        progress: ProgressMode::None,
+        reports: Vec::new(),
+        trace: None,
+        detail: Detail::Quiet,
+        colour: false,
+    };
     let mut progress = Progress::start(&display, &printer).unwrap();
     let sink = progress.sink();
     for (_, event) in halfway().events {
@@ -353,8 +358,13 @@ fn the_thread_hands_every_event_on_and_knows_whether_the_run_finished() {
 /// A run with bars that goes on for so many steps of 100 ms, whatever becomes of the terminal.
 fn show_bars(steps: u64) {
     let printer = Arc::new(Printer::new(&Environment::read(), true));
-    let display =
-        Display { progress: ProgressMode::Bars, report: None, trace: None, detail: Detail::Normal, colour: true };
+    let display = Display {
+        progress: ProgressMode::Bars,
+        reports: Vec::new(),
+        trace: None,
+        detail: Detail::Normal,
+        colour: true,
+    };
     let interrupt = Interrupt::listen(Arc::clone(&printer), "stopping").unwrap();
     let mut progress = Progress::start(&display, &printer).unwrap();
     let sink = progress.sink();

@@ -3,9 +3,13 @@
 //! Every contestant is a program of its own, pgconvoy too, so that the operating system's accounting is the same for
 //! all. Invariant: of the servers nothing is touched but databases made here, and the source that was to be filled.
 
+mod clocks;
 mod contest;
+mod floor;
+mod rivals;
 mod sites;
 mod summary;
+mod turns;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -20,8 +24,10 @@ use super::steps::{Steps, lab_progress, or_cancelled};
 use crate::lab::Scratch;
 use crate::lab::shapes::{self, Amount, Shape};
 use crate::model::{counted, format_bytes};
-use crate::report::BenchReport;
-use contest::{Contest, Tools};
+use crate::report::{BenchReport, BenchTask};
+use contest::Contest;
+use rivals::Tools;
+pub use rivals::{Programs, Rival};
 use sites::Sites;
 
 /// What to measure, and where.
@@ -39,25 +45,20 @@ pub struct BenchOptions {
     pub rounds: u32,
     /// The program to measure as pgconvoy.
     pub pgconvoy: PathBuf,
-    pub rivals: Rivals,
+    pub tasks: Vec<BenchTask>,
+    /// Measure what the servers need alone, too.
+    pub floor: bool,
+    pub rivals: Vec<Rival>,
+    pub programs: Programs,
     /// Where archives are written. `None`: `$TMPDIR` or /var/tmp.
     pub work_dir: Option<PathBuf>,
-}
-
-/// Where the other tools are. `None`: the newest pg_dump and pg_restore there are, fetched if need be; pgcopydb where
-/// it is in PATH.
-#[derive(Clone, Debug, Default)]
-pub struct Rivals {
-    pub pg_dump: Option<PathBuf>,
-    pub pg_restore: Option<PathBuf>,
-    pub pgcopydb: Option<PathBuf>,
 }
 
 /// Fills the source where that is wanted, and measures.
 ///
 /// # Errors
-/// A server cannot be reached; the source cannot be filled; pgconvoy, pg_dump or pg_restore fails. pgcopydb may fail:
-/// the report says so.
+/// A server cannot be reached; the source cannot be filled; pgconvoy fails, or there is no pg_dump or pg_restore. Others
+/// may fail: the report says so.
 pub async fn bench(options: &BenchOptions, run: &Run) -> Result<BenchReport> {
     let started = Instant::now();
     let started_at = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
@@ -116,8 +117,8 @@ async fn generate(sites: &Sites, shape: Shape, amount: Amount, run: &Run) -> Res
 
 async fn measure(sites: &Sites, options: &BenchOptions, run: &Run) -> Result<BenchReport> {
     let scratch = Scratch::new(options.work_dir.as_deref())?;
-    let tools = Tools::find(&options.rivals, &scratch, run).await?;
-    let contest = Contest::new(sites, options, tools, &scratch, run)?;
+    let tools = Tools::find(options, &scratch, run).await?;
+    let contest = Contest::new(sites, options, &tools, &scratch, run)?;
     let outcome = contest.rounds().await;
     // Also after a failure and after Ctrl-C.
     let dropped = contest.drop_databases().await;

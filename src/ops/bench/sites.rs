@@ -1,8 +1,11 @@
+use std::cell::RefCell;
+
 use tokio_postgres::Config;
 
 use super::BenchOptions;
+use crate::event::Event;
 use crate::lab::Major;
-use crate::model::Side;
+use crate::model::{Side, quote_ident};
 use crate::ops::demo::{Clusters, start_first};
 use crate::ops::error::Result;
 use crate::ops::options::{Run, ServerArgs};
@@ -91,4 +94,55 @@ fn connected(server: &Server) -> usize {
 pub(super) async fn execute(server: &Server, sql: &str) -> Result<()> {
     let done = server.control.client.batch_execute(sql).await;
     done.map_err(|error| pg::Error::control(server.side, &error, Some(sql)).into())
+}
+
+/// So that nobody pays for what another has left to be written. Servers where this user may not: said once.
+pub(super) async fn checkpoint(servers: &[&Server], is_first: bool, run: &Run) {
+    run.events.send(Event::Doing { what: "CHECKPOINT".into() });
+    for server in servers {
+        if let Err(error) = execute(server, "CHECKPOINT").await
+            && is_first
+        {
+            run.events.warn(format!("no CHECKPOINT before the run: {error}"));
+        }
+    }
+}
+
+/// Databases at the target that are ours to drop.
+pub(super) struct Databases<'a> {
+    target: &'a Server,
+    names: RefCell<Vec<String>>,
+}
+
+impl<'a> Databases<'a> {
+    pub fn at(target: &'a Server) -> Self {
+        Self { target, names: RefCell::default() }
+    }
+
+    /// A database that did not exist: creating it would fail otherwise.
+    pub async fn create(&self) -> Result<String> {
+        let name = format!("pgconvoy_bench_{:08x}", rand::random::<u32>());
+        execute(self.target, &format!("CREATE DATABASE {} TEMPLATE template0", quote_ident(&name))).await?;
+        self.names.borrow_mut().push(name.clone());
+        Ok(name)
+    }
+
+    pub async fn drop(&self, name: &str) -> Result<()> {
+        let terminate = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
+        execute(self.target, &terminate).await?;
+        execute(self.target, &format!("DROP DATABASE IF EXISTS {}", quote_ident(name))).await?;
+        self.names.borrow_mut().retain(|other| other != name);
+        Ok(())
+    }
+
+    /// What a round that did not come to its end has left.
+    pub async fn drop_all(&self) -> Result<()> {
+        let left = self.names.borrow().clone();
+        for name in left {
+            self.drop(&name)
+                .await
+                .map_err(|error| error.hint(format!("the database {name} is left at the {}", Side::Target)))?;
+        }
+        Ok(())
+    }
 }

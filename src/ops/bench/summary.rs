@@ -1,7 +1,9 @@
 use std::fs;
 use std::path::Path;
 
+use super::rivals::Rival;
 use super::sites::Sites;
+use crate::lab::shapes::Shape;
 use crate::ops::error::Result;
 use crate::ops::server::Server;
 use crate::pg;
@@ -26,13 +28,18 @@ pub(super) struct OwnReport {
     pub tables: u64,
     pub rows: u64,
     pub copy_bytes: u64,
+    /// From the moment when the last row was in, to the end.
+    pub after_rows_ms: u64,
 }
 
 pub(super) fn own_report(path: &Path) -> Option<OwnReport> {
     let report: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
     let tables = report["tables"].as_array()?;
     let sum = |member: &str| tables.iter().filter_map(|table| table[member].as_u64()).sum();
+    let rows = report["phases"].as_array()?.iter().find(|phase| phase["phase"] == "rows");
+    let rows_end = rows.and_then(|rows| Some(rows["start_ms"].as_u64()? + rows["elapsed_ms"].as_u64()?));
     Some(OwnReport {
+        after_rows_ms: report["elapsed_ms"].as_u64()?.saturating_sub(rows_end.unwrap_or(0)),
         cpu_ms: report["cpu_ms"].as_u64()?,
         peak_memory_bytes: report["peak_memory_bytes"].as_u64()?,
         tables: tables.len() as u64,
@@ -43,12 +50,17 @@ pub(super) fn own_report(path: &Path) -> Option<OwnReport> {
 
 /// The machine and the servers.
 pub(super) async fn describe(report: &mut BenchReport, sites: &Sites) -> Result<()> {
+    report.optimised = !cfg!(debug_assertions);
     report.cores = std::thread::available_parallelism().map_or(0, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib: Option<u64> = total.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok());
     report.memory_bytes = kib.unwrap_or(0) * 1024;
     report.database_bytes = number(&sites.source, "SELECT pg_database_size(current_database())").await?;
+    let shapes = Shape::ALL.map(|shape| format!("'{shape}'")).join(", ");
+    let found = "SELECT coalesce(string_agg(nspname, ' ' ORDER BY nspname), '') FROM pg_namespace WHERE nspname IN";
+    let found = text(&sites.source, &format!("{found} ({shapes})")).await?;
+    report.shapes = found.split_whitespace().map(Into::into).collect();
     for server in std::iter::once(&sites.source).chain(&sites.target) {
         report.servers.push(server.info());
         for name in SETTINGS {
@@ -77,9 +89,13 @@ async fn number(server: &Server, sql: &str) -> Result<u64> {
 
 /// Adds what is made of two measurements: pg_dump + pg_restore at the copy, and everybody's ratio to pgconvoy.
 pub(super) fn compare(report: &mut BenchReport) {
-    let find = |task, tool: &str| report.measurement(task, tool).cloned();
-    if let (Some(dump), Some(restore)) = (find(BenchTask::Dump, "pg_dump"), find(BenchTask::Restore, "pg_restore")) {
-        report.measurements.push(one_after_the_other(&dump, &restore));
+    let find = |report: &BenchReport, task, tool: &str| report.measurement(task, tool).cloned();
+    for rival in Rival::ALL {
+        let Some((dump, restore)) = rival.at_halves() else { continue };
+        let halves = (find(report, BenchTask::Dump, dump), find(report, BenchTask::Restore, restore));
+        if let (Some(dump), Some(restore)) = halves {
+            report.measurements.push(one_after_the_other(rival, &dump, &restore));
+        }
     }
     // Who was first in the last round says nothing.
     report.measurements.sort_by_key(|m| (m.task as u8, m.tool != "pgconvoy", m.tool.clone()));
@@ -95,21 +111,23 @@ pub(super) fn compare(report: &mut BenchReport) {
     report.versus = versus;
 }
 
-fn one_after_the_other(dump: &Measurement, restore: &Measurement) -> Measurement {
+fn one_after_the_other(rival: Rival, dump: &Measurement, restore: &Measurement) -> Measurement {
     let both = |dump: &RunCost| {
         let restore = restore.runs.iter().find(|restore| restore.round == dump.round)?;
         Some(RunCost {
             round: dump.round,
             elapsed_ms: dump.elapsed_ms + restore.elapsed_ms,
-            cpu_ms: dump.cpu_ms + restore.cpu_ms,
+            cpu_ms: dump.cpu_ms.zip(restore.cpu_ms).map(|(dump, restore)| dump + restore),
             own_cpu_ms: None,
+            source_cpu_ms: dump.source_cpu_ms.zip(restore.source_cpu_ms).map(|(dump, restore)| dump + restore),
+            target_cpu_ms: dump.target_cpu_ms.zip(restore.target_cpu_ms).map(|(dump, restore)| dump + restore),
             peak_memory_bytes: dump.peak_memory_bytes.max(restore.peak_memory_bytes),
             archive_bytes: None,
         })
     };
     Measurement {
         task: BenchTask::Copy,
-        tool: "pg_dump + pg_restore".into(),
+        tool: rival.at_copy().into(),
         command: format!("{} && {}", dump.command, restore.command),
         runs: dump.runs.iter().filter_map(both).collect(),
         failure: None,
@@ -134,10 +152,9 @@ mod tests {
         let run = |(round, &elapsed_ms)| RunCost {
             round,
             elapsed_ms,
-            cpu_ms: elapsed_ms / 2,
-            own_cpu_ms: None,
             peak_memory_bytes: Some(elapsed_ms),
             archive_bytes,
+            ..RunCost::default()
         };
         let runs = (1..).zip(elapsed_ms).map(run).collect();
         Measurement { task, tool: tool.into(), command: tool.into(), runs, failure: None }
