@@ -91,50 +91,67 @@ fn a_demo_that_is_interrupted_or_killed_leaves_nothing() {
     }
 }
 
+/// What was measured: task, tool, how often.
+fn measured(report: &serde_json::Value) -> Vec<String> {
+    let line = |m: &serde_json::Value| {
+        format!(
+            "{} {} {}",
+            m["task"].as_str().unwrap(),
+            m["tool"].as_str().unwrap(),
+            m["runs"].as_array().unwrap().len()
+        )
+    };
+    report["measurements"].as_array().unwrap().iter().map(line).collect()
+}
+
 #[test]
 fn the_bench_measures_on_servers_of_its_own() {
-    let place = Place::new();
-    let report = tempfile::NamedTempFile::new().unwrap();
-    let path = report.path().to_str().unwrap();
-    let arguments = ["bench", "--size", "20MB", "--rounds", "1", "-j", "4", "--report", path];
+    let (place, reports) = (Place::new(), tempfile::tempdir().unwrap());
+    let path = |name: &str| reports.path().join(name).to_str().unwrap().to_owned();
+    let (json, html, svg) = (path("bench.json"), path("bench.html"), path("bench.svg"));
+    let what = ["bench", "--size", "20MB", "--rounds", "1", "-j", "4", "--only", "dump,restore,copy,post-data,floor"];
+    let arguments = [&what[..], &["--report", &json, "--report", &html, "--report", &svg]].concat();
     // No pgcopydb, wherever the tests run.
     let ran = place.pgconvoy(&arguments).env("PATH", "/usr/bin:/bin").run().expect_success();
     assert!(ran.stdout.contains("pgcopydb: not in PATH"), "{}", ran.stdout);
     place.assert_left_empty();
 
-    let report: serde_json::Value = serde_json::from_slice(&fs::read(report.path()).unwrap()).unwrap();
-    let measured: Vec<String> = report["measurements"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|m| {
-            format!(
-                "{} {} {}",
-                m["task"].as_str().unwrap(),
-                m["tool"].as_str().unwrap(),
-                m["runs"].as_array().unwrap().len()
-            )
-        })
-        .collect();
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    // A pg_dump that was fetched has no zstd, which is said; another one may have it.
+    let zstd = |line: &String| line.contains("pg_dump 1") || line.contains("pg_restore 1");
+    let without_zstd: Vec<String> = measured(&report).into_iter().filter(|line| !zstd(line)).collect();
     assert_eq!(
-        measured,
+        without_zstd,
         [
             "dump pgconvoy 1",
-            "dump pg_dump 1",
+            "dump pg_dump, defaults 1",
             "restore pgconvoy 1",
-            "restore pg_restore 1",
+            "restore pg_restore, gzip archive 1",
             "copy pgconvoy 1",
-            "copy pg_dump + pg_restore 1"
+            "copy pg_dump + pg_restore, defaults 1",
+            "post_data pgconvoy 1",
         ]
     );
+    assert!(measured(&report).contains(&"copy pg_dump | pg_restore 1".into()));
+    assert!(measured(&report).contains(&"post_data pg_restore 1".into()));
     assert_eq!(report["tables"], 203);
+    assert_eq!(report["shapes"], serde_json::json!(["mixed"]));
     for measurement in report["measurements"].as_array().unwrap() {
-        let run = &measurement["runs"][0];
-        assert!(
-            run["elapsed_ms"].as_u64().unwrap() > 0 && run["peak_memory_bytes"].as_u64().unwrap() > 1_000_000,
-            "{run}"
-        );
+        let (run, tool) = (&measurement["runs"][0], measurement["tool"].as_str().unwrap());
+        assert!(run["elapsed_ms"].as_u64().unwrap() > 0, "{measurement}");
+        let is_a_part = measurement["task"] == "post_data" && tool == "pgconvoy";
+        assert!(is_a_part || run["peak_memory_bytes"].as_u64().unwrap() > 1_000_000, "{measurement}");
+        assert!(is_a_part || run["source_cpu_ms"].is_u64() && run["target_cpu_ms"].is_u64(), "{measurement}");
     }
+    for part in ["copy_out_cpu_ms", "copy_in_cpu_ms", "post_data_cpu_ms", "copy_bytes"] {
+        assert!(report["floor"][part].as_u64().unwrap() > 0, "{part}: {}", report["floor"]);
+    }
+    assert_eq!(report["floor"]["copy_bytes"], report["copy_bytes"]);
+    let (page, picture) = (fs::read_to_string(html).unwrap(), fs::read_to_string(svg).unwrap());
+    for part in ["<!DOCTYPE html>", "<h2>Dump</h2>", "<h2>Post-data</h2>", "The floor", "Not measured", "</html>"] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    assert!(picture.starts_with("<svg ") && picture.contains("pg_dump | pg_restore"), "{picture}");
 }
 
 #[tokio::test]
@@ -155,15 +172,33 @@ async fn the_bench_fills_a_source_and_drops_what_it_made_at_a_target() {
         let all: Vec<&str> = both.iter().chain(arguments).copied().collect();
         place.pgconvoy(&all).env("PATH", "/usr/bin:/bin").run()
     };
-    // A tool that fails is an error for pg_dump, and a line for pgcopydb.
+    // Tools that are not there are an error; those that fail are a line, and the others go on.
     let error = failing(&["--pg-restore", "/bin/false"]).expect_code(2).stderr;
     assert!(error.contains("/bin/false does not run; --pg-restore names another"), "{error}");
     let fake = place.0.path().join("fake");
     fs::write(&fake, "#!/bin/sh\n[ \"$1\" = --version ] && echo pgcopydb 0 && exit 0\necho no luck >&2\nexit 7\n")
         .unwrap();
     assert!(std::process::Command::new("chmod").arg("755").arg(&fake).status().unwrap().success());
-    let ran = failing(&["--pgcopydb", fake.to_str().unwrap()]).expect_success();
-    assert!(ran.stdout.contains("failed in round 1: exit status: 7: no luck"), "{}", ran.stdout);
+    let fake_path = fake.to_str().unwrap();
+    let only = ["--only", "copy,floor", "--rivals", "pgcopydb", "--pgcopydb", fake_path];
+    let ran = failing(&only).expect_success();
+    assert!(
+        ran.stdout.contains("copy: pgcopydb, defaults failed in round 1: exit status: 7: no luck"),
+        "{}",
+        ran.stdout
+    );
+    assert!(!ran.stdout.contains("pg_restore 1") && !ran.stdout.contains("  dump"), "{}", ran.stdout);
+    // One server is both: its CPU time is seen, and the parts of the floor are told apart.
+    assert!(ran.stdout.contains("are one server") && ran.stdout.contains("the floor, CPU time"), "{}", ran.stdout);
+    // It gives us the definitions, and fails at its own work.
+    let real = &support::clients().pg_dump;
+    let script = format!("#!/bin/sh\n[ \"$1\" = -Fd ] && echo no luck >&2 && exit 7\nexec {} \"$@\"\n", real.display());
+    fs::write(&fake, script).unwrap();
+    let only = ["--only", "restore", "--rivals", "pg_dump-defaults", "--pg-dump", fake_path];
+    let ran = failing(&only).expect_success();
+    for line in ["dump: pg_dump, defaults failed in round 1", "there is no archive:"] {
+        assert!(ran.stdout.contains(line), "{line}: {}", ran.stdout);
+    }
     fs::remove_file(fake).unwrap();
 
     place.assert_left_empty();

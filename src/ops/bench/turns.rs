@@ -71,7 +71,7 @@ impl Field<'_> {
     pub fn restores(&self, tasks: &[BenchTask]) -> Vec<Load> {
         let mut loads: Vec<Load> = Vec::new();
         if tasks.contains(&BenchTask::Restore) || tasks.contains(&BenchTask::PostData) {
-            loads.push(Box::new(|field, directory, database| field.our_restore(directory, database)));
+            loads.push(Box::new(Field::our_restore));
         }
         if tasks.contains(&BenchTask::Restore) || tasks.contains(&BenchTask::Copy) {
             loads.extend(self.halves().map(|rival| -> Load {
@@ -90,7 +90,7 @@ impl Field<'_> {
         if !tasks.contains(&BenchTask::Copy) {
             return Vec::new();
         }
-        let mut loads: Vec<Load> = vec![Box::new(|field, directory, database| field.our_copy(directory, database))];
+        let mut loads: Vec<Load> = vec![Box::new(Field::our_copy)];
         for rival in self.tools.rivals.iter().copied().filter(|rival| rival.at_halves().is_none()) {
             loads.push(Box::new(move |field, directory, database| match rival {
                 Rival::Pipe => field.pipe(directory, database),

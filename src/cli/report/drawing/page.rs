@@ -67,8 +67,13 @@ fn list(body: &mut String, title: &str, entries: &[String]) {
     if entries.is_empty() {
         return;
     }
-    let items: String = entries.iter().map(|entry| format!("<li>{}</li>\n", escape(entry))).collect();
-    section(body, title, &format!("<ul>\n{items}</ul>"), "");
+    let entries: Vec<String> = entries.iter().map(|entry| escape(entry)).collect();
+    section(body, title, &items(&entries), "");
+}
+
+/// Of what is HTML already.
+fn items(entries: &[String]) -> String {
+    format!("<ul>\n<li>{}</li>\n</ul>", entries.join("</li>\n<li>"))
 }
 
 fn table(head: &[&str], rows: &[Vec<String>]) -> String {
@@ -105,9 +110,9 @@ fn task_section(body: &mut String, report: &BenchReport, task: BenchTask) {
     let head: Vec<&str> =
         std::iter::once("tool").chain(bench::COLUMNS.iter().skip(1).map(|(title, _)| *title)).collect();
     let commands = report.measurements.iter().filter(|m| m.task == task);
-    let commands: String =
-        commands.map(|m| format!("<li>{}: <code>{}</code></li>\n", escape(&m.tool), escape(&m.command))).collect();
-    let content = format!("{chart}{}\n<ul class=\"dim\">\n{commands}</ul>", table(&head, &rows));
+    let commands: Vec<String> =
+        commands.map(|m| format!("{}: <code>{}</code>", escape(&m.tool), escape(&m.command))).collect();
+    let content = format!("{chart}{}\n<div class=\"dim\">{}</div>", table(&head, &rows), items(&commands));
     let mut title = task.to_string();
     title[..1].make_ascii_uppercase();
     section(body, &title, &content, "");
@@ -121,9 +126,9 @@ fn floor_section(body: &mut String, report: &BenchReport) {
         .collect();
     let about = "CPU time that the servers need for the same statements alone, one after the other on an idle machine. \
                  A tool's time divided by this, spread over all cores, says how close it comes: 1 is the floor.";
-    let notes: String = floor.notes.iter().map(|note| format!("<p class=\"dim\">{}</p>", escape(note))).collect();
-    let content = format!("<p class=\"dim\">{about}</p>\n{}{notes}", table(&["statements", "CPU"], &rows));
+    let content = format!("<p class=\"dim\">{about}</p>\n{}", table(&["statements", "CPU"], &rows));
     section(body, "The floor", &content, "");
+    list(body, "About the floor", &floor.notes);
 }
 
 fn circumstances(body: &mut String, report: &BenchReport) {
