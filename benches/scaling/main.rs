@@ -24,7 +24,7 @@ use std::time::Duration;
 use clap::Parser;
 use link::Link;
 use pgconvoy::lab::shapes::{self, Amount, Shape};
-use pgconvoy::lab::{Cluster, ClusterSpec, Durability, Major, Progress};
+use pgconvoy::lab::{Binaries, Cluster, ClusterSpec, Durability, Major, Progress};
 
 #[derive(Parser)]
 struct Options {
@@ -155,6 +155,7 @@ fn copy(
         .arg(&report)
         .env("PGCONVOY_SOURCE", uri(links[0], "bench"))
         .env("PGCONVOY_TARGET", uri(links[1], database))
+        .env("PGCONVOY_PG_DUMP", Binaries::clients(&Progress::none()).unwrap().pg_dump)
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

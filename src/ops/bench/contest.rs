@@ -90,14 +90,14 @@ impl<'a> Contest<'a> {
             self.take(round, turn, steps).await?;
         }
         for load in restores.into_iter().chain(copies) {
-            self.load(round, &load, &directory, steps).await?;
+            self.load(round, load, &directory, steps).await?;
         }
         std::fs::remove_dir_all(&directory).map_err(io)
     }
 
-    async fn load(&self, round: u32, load: &Load, directory: &Path, steps: &Steps<'_>) -> Result<()> {
+    async fn load(&self, round: u32, load: Load, directory: &Path, steps: &Steps<'_>) -> Result<()> {
         let database = self.databases.create().await?;
-        self.take(round, &load(&self.field, directory, &database), steps).await?;
+        self.take(round, &self.field.load(load, directory, &database), steps).await?;
         self.databases.drop(&database).await
     }
 

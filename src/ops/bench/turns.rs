@@ -50,8 +50,15 @@ pub(super) struct Field<'a> {
     pub jobs: u32,
 }
 
-/// A task that loads, which wants an empty database.
-pub(super) type Load = Box<dyn Fn(&Field<'_>, &Path, &str) -> Turn>;
+/// A turn that loads, which wants an empty database.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Load {
+    OurRestore,
+    OurCopy,
+    PgRestore(Rival),
+    PostData(Rival),
+    Copy(Rival),
+}
 
 impl Field<'_> {
     /// All dumps that the tasks want, or that what they want needs.
@@ -69,19 +76,15 @@ impl Field<'_> {
 
     /// Loads from archives, and the parts of such loads.
     pub fn restores(&self, tasks: &[BenchTask]) -> Vec<Load> {
-        let mut loads: Vec<Load> = Vec::new();
+        let mut loads = Vec::new();
         if tasks.contains(&BenchTask::Restore) || tasks.contains(&BenchTask::PostData) {
-            loads.push(Box::new(Field::our_restore));
+            loads.push(Load::OurRestore);
         }
         if tasks.contains(&BenchTask::Restore) || tasks.contains(&BenchTask::Copy) {
-            loads.extend(self.halves().map(|rival| -> Load {
-                Box::new(move |field, directory, database| field.pg_restore(rival, directory, database))
-            }));
+            loads.extend(self.halves().map(Load::PgRestore));
         }
-        if tasks.contains(&BenchTask::PostData)
-            && let Some(rival) = self.halves().next()
-        {
-            loads.push(Box::new(move |field, directory, database| field.post_data(rival, directory, database)));
+        if tasks.contains(&BenchTask::PostData) {
+            loads.extend(self.halves().next().map(Load::PostData));
         }
         loads
     }
@@ -90,14 +93,19 @@ impl Field<'_> {
         if !tasks.contains(&BenchTask::Copy) {
             return Vec::new();
         }
-        let mut loads: Vec<Load> = vec![Box::new(Field::our_copy)];
-        for rival in self.tools.rivals.iter().copied().filter(|rival| rival.at_halves().is_none()) {
-            loads.push(Box::new(move |field, directory, database| match rival {
-                Rival::Pipe => field.pipe(directory, database),
-                _ => field.pgcopydb(rival, directory, database),
-            }));
+        let others = self.tools.rivals.iter().copied().filter(|rival| rival.at_halves().is_none());
+        std::iter::once(Load::OurCopy).chain(others.map(Load::Copy)).collect()
+    }
+
+    pub fn load(&self, load: Load, directory: &Path, database: &str) -> Turn {
+        match load {
+            Load::OurRestore => self.our_restore(directory, database),
+            Load::OurCopy => self.our_copy(directory, database),
+            Load::PgRestore(rival) => self.pg_restore(rival, directory, database),
+            Load::PostData(rival) => self.post_data(rival, directory, database),
+            Load::Copy(Rival::Pipe) => self.pipe(directory, database),
+            Load::Copy(rival) => self.pgcopydb(rival, directory, database),
         }
-        loads
     }
 
     /// Those who dump, then restore.
