@@ -170,7 +170,12 @@ impl State {
                     let span = self.index_spans.entry(table.into()).or_insert((start, now_ms));
                     *span = (span.0.min(start), span.1.max(now_ms));
                 }
-                self.restore_jobs.push(JobReport { kind: *kind, object: object.clone(), elapsed_ms: *elapsed_ms });
+                self.restore_jobs.push(JobReport {
+                    kind: *kind,
+                    object: object.clone(),
+                    start_ms: now_ms.saturating_sub(*elapsed_ms),
+                    elapsed_ms: *elapsed_ms,
+                });
             }
             Event::StatisticsSet { carried, analyzed } => {
                 self.statistics = Some(StatisticsReport { carried: *carried, analyzed: *analyzed });

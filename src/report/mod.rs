@@ -89,6 +89,8 @@ pub struct TableReport {
 pub struct JobReport {
     pub kind: JobKind,
     pub object: String,
+    /// From the start of the run.
+    pub start_ms: u64,
     pub elapsed_ms: u64,
 }
 

@@ -54,7 +54,7 @@ fn transfer_report() -> TransferReport {
         why: "the extension's binary format is not proven equal on both servers".into(),
     });
     let phase = |phase, start_ms, elapsed_ms| PhaseTiming { phase, start_ms, elapsed_ms };
-    let job = |kind, object: &str, elapsed_ms| JobReport { kind, object: object.into(), elapsed_ms };
+    let job = |kind, object: &str, elapsed_ms| JobReport { kind, object: object.into(), start_ms: 0, elapsed_ms };
     TransferReport {
         operation: Operation::Copy,
         pgconvoy_version: "0.1.0".into(),

@@ -5,7 +5,7 @@ use super::clocks::{Clocks, ServersCpu};
 use super::floor;
 use super::rivals::Tools;
 use super::sites::{Databases, Sites, checkpoint};
-use super::turns::{Field, Load, OURS, Turn};
+use super::turns::{Field, Load, OURS, OURS_AFTER_ROWS, Turn};
 use super::{BenchOptions, summary};
 use crate::event::Event;
 use crate::lab::Scratch;
@@ -156,7 +156,7 @@ impl<'a> Contest<'a> {
     fn fail(&self, round: u32, turn: &Turn, said: String) {
         let mut report = self.report.borrow_mut();
         report.missing.push(format!("{}: {} failed in round {round}: {said}", turn.task, turn.tool));
-        measurement(&mut report, turn.task, turn).failure = Some(said);
+        measurement(&mut report, (turn.task, turn.tool), &turn.command).failure = Some(said);
     }
 
     fn note(&self, round: u32, turn: &Turn, (cost, servers): (Cost, ServersCpu)) {
@@ -176,11 +176,14 @@ impl<'a> Contest<'a> {
             run.peak_memory_bytes = Some(own.peak_memory_bytes);
             (report.tables, report.rows, report.copy_bytes) = (own.tables, own.rows, own.copy_bytes);
             if turn.task == BenchTask::Restore && self.options.tasks.contains(&BenchTask::PostData) {
-                let after_rows = RunCost { round, elapsed_ms: own.after_rows_ms, ..RunCost::default() };
-                measurement(&mut report, BenchTask::PostData, turn).runs.push(after_rows);
+                for (tool, elapsed_ms) in [(OURS, own.since_first_job_ms), (OURS_AFTER_ROWS, own.after_rows_ms)] {
+                    let part = RunCost { round, elapsed_ms, ..RunCost::default() };
+                    let command = format!("{}, a part of it", turn.command);
+                    measurement(&mut report, (BenchTask::PostData, tool), &command).runs.push(part);
+                }
             }
         }
-        measurement(&mut report, turn.task, turn).runs.push(run);
+        measurement(&mut report, (turn.task, turn.tool), &turn.command).runs.push(run);
     }
 
     /// Last, when everything is in the caches that will be.
@@ -234,14 +237,13 @@ impl Turn {
     }
 }
 
-fn measurement<'r>(report: &'r mut BenchReport, task: BenchTask, turn: &Turn) -> &'r mut Measurement {
-    let found = report.measurements.iter().position(|m| m.task == task && m.tool == turn.tool);
+fn measurement<'r>(report: &'r mut BenchReport, (task, tool): (BenchTask, &str), command: &str) -> &'r mut Measurement {
+    let found = report.measurements.iter().position(|m| m.task == task && m.tool == tool);
     let index = found.unwrap_or_else(|| {
-        let part = if task == turn.task { "" } else { ", what came after the rows" };
         report.measurements.push(Measurement {
             task,
-            tool: turn.tool.into(),
-            command: format!("{}{part}", turn.command),
+            tool: tool.into(),
+            command: command.into(),
             runs: Vec::new(),
             failure: None,
         });

@@ -3,6 +3,7 @@ use std::path::Path;
 
 use super::rivals::Rival;
 use super::sites::Sites;
+use super::turns::OURS;
 use crate::lab::shapes::Shape;
 use crate::ops::error::Result;
 use crate::ops::server::Server;
@@ -30,6 +31,8 @@ pub(super) struct OwnReport {
     pub copy_bytes: u64,
     /// From the moment when the last row was in, to the end.
     pub after_rows_ms: u64,
+    /// From the start of the first index or key to the end: rows were loaded in a part of it.
+    pub since_first_job_ms: u64,
 }
 
 pub(super) fn own_report(path: &Path) -> Option<OwnReport> {
@@ -38,8 +41,16 @@ pub(super) fn own_report(path: &Path) -> Option<OwnReport> {
     let sum = |member: &str| tables.iter().filter_map(|table| table[member].as_u64()).sum();
     let rows = report["phases"].as_array()?.iter().find(|phase| phase["phase"] == "rows");
     let rows_end = rows.and_then(|rows| Some(rows["start_ms"].as_u64()? + rows["elapsed_ms"].as_u64()?));
+    let elapsed_ms = report["elapsed_ms"].as_u64()?;
+    let is_post_data = |job: &&serde_json::Value| {
+        job["kind"].as_str().is_some_and(|kind| !matches!(kind, "sequence" | "large_objects" | "statistics"))
+    };
+    let jobs = report["restore_jobs"].as_array()?.iter().filter(is_post_data);
+    let first_job = jobs.filter_map(|job| job["start_ms"].as_u64()).min();
+    let after_rows_ms = elapsed_ms.saturating_sub(rows_end.unwrap_or(0));
     Some(OwnReport {
-        after_rows_ms: report["elapsed_ms"].as_u64()?.saturating_sub(rows_end.unwrap_or(0)),
+        after_rows_ms,
+        since_first_job_ms: first_job.map_or(after_rows_ms, |start| elapsed_ms.saturating_sub(start)),
         cpu_ms: report["cpu_ms"].as_u64()?,
         peak_memory_bytes: report["peak_memory_bytes"].as_u64()?,
         tables: tables.len() as u64,
@@ -98,17 +109,23 @@ pub(super) fn compare(report: &mut BenchReport) {
         }
     }
     // Who was first in the last round says nothing.
-    report.measurements.sort_by_key(|m| (m.task as u8, m.tool != "pgconvoy", m.tool.clone()));
+    report.measurements.sort_by_key(|m| (m.task as u8, !is_ours(m), m.tool.clone()));
     let mut versus = Vec::new();
-    for rival in report.measurements.iter().filter(|m| m.tool != "pgconvoy") {
-        let ours = report.measurement(rival.task, "pgconvoy");
-        if let Some((ours, time)) = ours.and_then(|ours| Some((ours, ratio(ours, rival, |run| Some(run.elapsed_ms))?)))
-        {
+    for rival in report.measurements.iter().filter(|m| !is_ours(m)) {
+        for ours in report.measurements.iter().filter(|m| m.task == rival.task && is_ours(m)) {
+            let Some(time) = ratio(ours, rival, |run| Some(run.elapsed_ms)) else { continue };
             let archive = ratio(ours, rival, |run| run.archive_bytes);
-            versus.push(Versus { task: rival.task, rival: rival.tool.clone(), time, archive });
+            let counted = ours.tool.strip_prefix(OURS).filter(|rest| !rest.is_empty());
+            let rival_name = format!("{}{}", rival.tool, counted.unwrap_or_default());
+            versus.push(Versus { task: rival.task, rival: rival_name, time, archive });
         }
     }
     report.versus = versus;
+}
+
+/// Also a part of a run of ours.
+fn is_ours(measurement: &Measurement) -> bool {
+    measurement.tool.starts_with(OURS)
 }
 
 fn one_after_the_other(rival: Rival, dump: &Measurement, restore: &Measurement) -> Measurement {

@@ -11,6 +11,8 @@ use crate::ops::server::Server;
 use crate::report::BenchTask;
 
 pub(super) const OURS: &str = "pgconvoy";
+/// Of our restore, what follows the last row. [`OURS`] is what follows the start of the first index at that task.
+pub(super) const OURS_AFTER_ROWS: &str = "pgconvoy, after the rows";
 /// At the post-data task.
 pub(super) const PG_RESTORE: &str = "pg_restore";
 

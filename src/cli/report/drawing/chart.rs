@@ -43,7 +43,7 @@ impl Chart {
                     min_ms: time.min,
                     max_ms: time.max,
                     times_the_floor: report.times_the_floor(m),
-                    is_ours: m.tool == "pgconvoy",
+                    is_ours: m.tool.starts_with("pgconvoy"),
                 })
             })
             .collect();

@@ -85,7 +85,7 @@ fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     }
     html.push_str("</tr></thead>\n<tbody>\n");
     for row in rows {
-        html.push_str(if row[0] == "pgconvoy" { "<tr class=\"ours\">" } else { "<tr>" });
+        html.push_str(if row[0].starts_with("pgconvoy") { "<tr class=\"ours\">" } else { "<tr>" });
         for &c in &kept {
             let _ = write!(html, "<td>{}</td>", escape(&row[c]));
         }
