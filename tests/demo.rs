@@ -109,7 +109,8 @@ fn the_bench_measures_on_servers_of_its_own() {
     let (place, reports) = (Place::new(), tempfile::tempdir().unwrap());
     let path = |name: &str| reports.path().join(name).to_str().unwrap().to_owned();
     let (json, html, svg) = (path("bench.json"), path("bench.html"), path("bench.svg"));
-    let what = ["bench", "--size", "20MB", "--rounds", "1", "-j", "4", "--only", "dump,restore,copy,post-data,floor"];
+    let what = ["bench", "--generate", "narrow", "--size", "30MB", "--rounds", "1", "-j", "4"];
+    let what = [&what[..], &["--only", "dump,restore,copy,post-data,floor"]].concat();
     let arguments = [&what[..], &["--report", &json, "--report", &html, "--report", &svg]].concat();
     // No pgcopydb, wherever the tests run.
     let ran = place.pgconvoy(&arguments).env("PATH", "/usr/bin:/bin").run().expect_success();
@@ -135,8 +136,8 @@ fn the_bench_measures_on_servers_of_its_own() {
     );
     assert!(measured(&report).contains(&"copy pg_dump | pg_restore 1".into()));
     assert!(measured(&report).contains(&"post_data pg_restore 1".into()));
-    assert_eq!(report["tables"], 203);
-    assert_eq!(report["shapes"], serde_json::json!(["mixed"]));
+    assert_eq!(report["tables"], 1);
+    assert_eq!(report["shapes"], serde_json::json!(["narrow"]));
     for measurement in report["measurements"].as_array().unwrap() {
         let (run, tool) = (&measurement["runs"][0], measurement["tool"].as_str().unwrap());
         assert!(run["elapsed_ms"].as_u64().unwrap() > 0, "{measurement}");
@@ -161,12 +162,23 @@ async fn the_bench_fills_a_source_and_drops_what_it_made_at_a_target() {
     let Some(server) = cluster(major).await else { return };
     let (source, target) = (TestDb::new(&server, "bench_source").await, TestDb::new(&server, "bench_target").await);
     let place = Place::new();
-    // Through TCP, with a password.
-    let filled =
-        place.pgconvoy(&["bench", "--generate", "mixed", "--size", "5MB", "--source", &source.tcp_uri()]).run();
-    let filled = filled.expect_success();
-    assert!(filled.stdout.contains("the source is filled"), "{}", filled.stdout);
+    // Through TCP, with a password. All shapes in one database: each has a schema of its own.
+    for (shape, amount) in [
+        ("mixed", ["--size", "2MB"]),
+        ("giant", ["--size", "500kB"]),
+        ("many", ["--tables", "12"]),
+        ("toast", ["--size", "500kB"]),
+        ("keys", ["--size", "200kB"]),
+        ("narrow", ["--size", "200kB"]),
+        ("jsonb", ["--size", "500kB"]),
+    ] {
+        let uri = source.tcp_uri();
+        let arguments = [&["bench", "--generate", shape, "--source", &uri][..], &amount].concat();
+        let filled = place.pgconvoy(&arguments).run().expect_success();
+        assert!(filled.stdout.contains("the source is filled"), "{}", filled.stdout);
+    }
     assert_eq!(source.one("SELECT count(*) FROM pg_tables WHERE schemaname = 'mixed'").await, "203");
+    assert_eq!(source.one("SELECT count(*) FROM pg_tables WHERE schemaname = 'many'").await, "12");
 
     let both = ["bench", "--source", &source.tcp_uri(), "--target", &target.tcp_uri(), "--rounds", "1", "-j", "2"];
     let failing = |arguments: &[&str]| {
@@ -189,6 +201,11 @@ async fn the_bench_fills_a_source_and_drops_what_it_made_at_a_target() {
         ran.stdout
     );
     assert!(!ran.stdout.contains("pg_restore 1") && !ran.stdout.contains("  dump"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("giant and jsonb and keys and many and mixed and narrow and toast: "),
+        "{}",
+        ran.stdout
+    );
     // One server is both: its CPU time is seen, and the parts of the floor are told apart.
     assert!(ran.stdout.contains("are one server") && ran.stdout.contains("the floor, CPU time"), "{}", ran.stdout);
     // It gives us the definitions, and fails at its own work.
@@ -208,6 +225,10 @@ async fn the_bench_fills_a_source_and_drops_what_it_made_at_a_target() {
     let again = place.pgconvoy(&["bench", "--generate", "mixed", "--size", "5MB", "--source", &source.tcp_uri()]).run();
     let error = again.expect_code(6).stderr;
     assert!(error.contains("leave --generate out"), "{error}");
+    let uri = source.tcp_uri();
+    let wrong = ["bench", "--generate", "giant", "--tables", "5", "--source", &uri];
+    let error = place.pgconvoy(&wrong).run().expect_code(2).stderr;
+    assert!(error.contains("--tables is for --generate many"), "{error}");
     let alone = place.pgconvoy(&["bench", "--source", &source.tcp_uri()]).run().expect_code(2).stderr;
     assert!(alone.contains("give --generate mixed to fill it"), "{alone}");
 }

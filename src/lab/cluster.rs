@@ -456,17 +456,28 @@ fn process(pid: i32) -> Option<Process> {
     })
 }
 
-/// CPU time of a server since its start, in ms: the postmaster, its children, and those that have ended. A process
-/// that ends between two looks is counted by both, as a child first, as waited for then.
+/// CPU time of a server since its start, in ms: the postmaster, its children, and those that have ended.
+///
+/// A child that ends while one looks would be counted twice or not at all: the look is repeated until nobody has ended
+/// meanwhile.
 pub(crate) fn server_cpu_ms(postmaster: Pid) -> u64 {
-    let ticks: u64 = processes()
-        .iter()
-        .map(|process| match process {
-            p if p.pid == postmaster => p.own_ticks + p.waited_ticks,
-            p if p.parent == postmaster => p.own_ticks,
-            _ => 0,
-        })
-        .sum();
+    const LOOKS: u32 = 20;
+    let waited = || process(postmaster.as_raw_nonzero().get()).map(|process| process.waited_ticks);
+    let mut ticks = 0;
+    for _ in 0..LOOKS {
+        let before = waited();
+        ticks = processes()
+            .iter()
+            .map(|process| match process {
+                p if p.pid == postmaster => p.own_ticks + p.waited_ticks,
+                p if p.parent == postmaster => p.own_ticks,
+                _ => 0,
+            })
+            .sum();
+        if waited() == before {
+            break;
+        }
+    }
     ticks * 1000 / rustix::param::clock_ticks_per_second().max(1)
 }
 
