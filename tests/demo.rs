@@ -162,9 +162,9 @@ async fn the_bench_fills_a_source_and_drops_what_it_made_at_a_target() {
     let Some(server) = cluster(major).await else { return };
     let (source, target) = (TestDb::new(&server, "bench_source").await, TestDb::new(&server, "bench_target").await);
     let place = Place::new();
-    // Through TCP, with a password. All shapes in one database: each has a schema of its own.
+    // Through TCP, with a password. All shapes in one database, each in a schema of its
+    // own; but for the mixed one, whose 203 tables take their time.
     for (shape, amount) in [
-        ("mixed", ["--size", "2MB"]),
         ("giant", ["--size", "500kB"]),
         ("many", ["--tables", "12"]),
         ("toast", ["--size", "500kB"]),
@@ -177,7 +177,6 @@ async fn the_bench_fills_a_source_and_drops_what_it_made_at_a_target() {
         let filled = place.pgconvoy(&arguments).run().expect_success();
         assert!(filled.stdout.contains("the source is filled"), "{}", filled.stdout);
     }
-    assert_eq!(source.one("SELECT count(*) FROM pg_tables WHERE schemaname = 'mixed'").await, "203");
     assert_eq!(source.one("SELECT count(*) FROM pg_tables WHERE schemaname = 'many'").await, "12");
 
     let both = ["bench", "--source", &source.tcp_uri(), "--target", &target.tcp_uri(), "--rounds", "1", "-j", "2"];
@@ -201,11 +200,7 @@ async fn the_bench_fills_a_source_and_drops_what_it_made_at_a_target() {
         ran.stdout
     );
     assert!(!ran.stdout.contains("pg_restore 1") && !ran.stdout.contains("  dump"), "{}", ran.stdout);
-    assert!(
-        ran.stdout.contains("giant and jsonb and keys and many and mixed and narrow and toast: "),
-        "{}",
-        ran.stdout
-    );
+    assert!(ran.stdout.contains("giant and jsonb and keys and many and narrow and toast: "), "{}", ran.stdout);
     // One server is both: its CPU time is seen, and the parts of the floor are told apart.
     assert!(ran.stdout.contains("are one server") && ran.stdout.contains("the floor, CPU time"), "{}", ran.stdout);
     // It gives us the definitions, and fails at its own work.
@@ -221,8 +216,8 @@ async fn the_bench_fills_a_source_and_drops_what_it_made_at_a_target() {
 
     place.assert_left_empty();
     assert_eq!(target.one("SELECT count(*) FROM pg_database WHERE datname LIKE 'pgconvoy_bench%'").await, "0");
-    assert_eq!(target.one("SELECT count(*) FROM pg_class WHERE relname LIKE 'small%'").await, "0");
-    let again = place.pgconvoy(&["bench", "--generate", "mixed", "--size", "5MB", "--source", &source.tcp_uri()]).run();
+    assert_eq!(target.one("SELECT count(*) FROM pg_class WHERE relname LIKE 'events%'").await, "0");
+    let again = place.pgconvoy(&["bench", "--generate", "giant", "--size", "5MB", "--source", &source.tcp_uri()]).run();
     let error = again.expect_code(6).stderr;
     assert!(error.contains("leave --generate out"), "{error}");
     let uri = source.tcp_uri();
