@@ -285,7 +285,7 @@ fn preflight_help() -> String {
 #[command(after_long_help = "Examples:
   pgconvoy bench --generate mixed --size 3GB
   pgconvoy bench --source service=old --generate giant --size 10GB
-  pgconvoy bench --source service=old --target service=scratch --rounds 5 --report bench.html --report bench.json
+  pgconvoy bench --source service=old --target service=scratch --rounds 5 --report bench.html
   pgconvoy bench --source service=old --target service=scratch --only dump --rivals pg_dump")]
 pub struct BenchArgs {
     /// Server to read; a throw-away server without it
