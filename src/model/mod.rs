@@ -5,6 +5,7 @@
 mod chunk;
 mod facts;
 mod name;
+mod native;
 mod relation;
 mod size;
 mod version;
@@ -12,6 +13,7 @@ mod version;
 pub use chunk::{BlockNumber, Chunk, ChunkId, CtidRange, KeyBounds};
 pub use facts::{CatalogFacts, ConstraintFact, ConstraintKind, IndexFact, MatviewFact, TableFact};
 pub use name::{QualifiedName, quote_ident, quote_literal};
+pub use native::{NativeFunction, NativeLanguage};
 pub use relation::{Column, CopyFormat, Oid, Relation, RelationKind, TextReason};
 pub use size::{Bytes, counted, format_bytes, format_duration_ms, format_rate, parse_bytes};
 pub use version::{Lsn, ServerVersion};

@@ -3,7 +3,7 @@
 use crate::model::{ServerVersion, quote_ident};
 
 use super::cuts::Cuts;
-use super::repairs::{is_optional, named_like_a_view, repair};
+use super::repairs::{is_optional, named_like_a_view, repair, without_inherited_not_null};
 use super::rights::Rights;
 use super::{Toc, TocEntry, statements};
 
@@ -113,6 +113,9 @@ pub fn entry_sql(toc: &Toc, entry: &TocEntry, options: &EntryOptions) -> EntrySq
     let mut sql: Vec<String> = split.into_iter().filter_map(|statement| repair(entry, statement)).collect();
     if entry.desc == "RULE" {
         sql = sql.into_iter().flat_map(|statement| named_like_a_view(entry, statement)).collect();
+    }
+    if matches!(entry.desc.as_str(), "TABLE" | "FOREIGN TABLE") && options.target_version < ServerVersion::V18 {
+        sql = sql.into_iter().flat_map(|statement| without_inherited_not_null(entry, statement)).collect();
     }
     if options.no_owner && entry.desc == "SCHEMA" && !sql.is_empty() {
         // Old pg_dumps wrote AUTHORIZATION into it.

@@ -25,6 +25,6 @@ pub use pg_dump::{
     PG_DUMP_VARIABLE, PgDump, PgDumpCall, PgDumpFilters, PgDumpInfo, PgDumpSearch, choose, find_pg_dump, run_pg_dump,
 };
 pub use repairs::{is_compression, is_optional, repair};
-pub use rights::{Rights, needs_superuser};
+pub use rights::{Rights, native_function, needs_superuser};
 pub use session::session_prologue;
 pub use toc::{DumpId, Toc, TocEntry, TocSection};

@@ -76,6 +76,61 @@ pub fn named_like_a_view(entry: &TocEntry, statement: String) -> Vec<String> {
     ]
 }
 
+/// `NOT NULL c` among the columns, which pg_dump 18 writes of a column that is inherited and is NOT NULL in the child by
+/// itself, is no syntax of servers before 18: there it becomes `ALTER TABLE … SET NOT NULL`, as older pg_dumps write it
+/// (`dumpTableSchema` in `pg_dump.c`).
+#[must_use]
+pub fn without_inherited_not_null(entry: &TocEntry, statement: String) -> Vec<String> {
+    let create = ["CREATE TABLE ", "CREATE UNLOGGED TABLE ", "CREATE FOREIGN TABLE "];
+    if !create.iter().any(|start| statement.starts_with(start)) {
+        return vec![statement];
+    }
+    let Some((head, columns, tail)) = column_list(&statement) else { return vec![statement] };
+    let (not_null, kept): (Vec<&str>, Vec<&str>) = columns.into_iter().partition(|line| line.starts_with("NOT NULL "));
+    if not_null.is_empty() {
+        return vec![statement];
+    }
+    let schema = entry.namespace.as_deref().map(|schema| quote_ident(schema) + ".").unwrap_or_default();
+    let alter = format!("ALTER TABLE ONLY {schema}{} ALTER COLUMN", quote_ident(&entry.tag));
+    let alters = not_null.iter().filter_map(|line| line.strip_prefix("NOT NULL "));
+    let alters = alters.map(|column| format!("{alter} {column} SET NOT NULL"));
+    let inner = kept.iter().map(|line| format!("\n    {line}")).collect::<Vec<_>>().join(",");
+    let create = format!("{head}({inner}\n){tail}");
+    std::iter::once(create).chain(alters).collect()
+}
+
+/// The elements of the list in parentheses that `CREATE TABLE` holds, and what stands before and behind it.
+fn column_list(statement: &str) -> Option<(&str, Vec<&str>, &str)> {
+    let mut elements = Vec::new();
+    let (mut depth, mut open, mut begun) = (0_u32, None, 0);
+    let mut quote = None;
+    for (at, c) in statement.char_indices() {
+        match (quote, c) {
+            // Doubled ones close and open again.
+            (Some(q), _) if q == c => quote = None,
+            (Some(_), _) => {}
+            (None, '\'' | '"') => quote = Some(c),
+            (None, '(') => {
+                depth += 1;
+                if depth == 1 {
+                    (open, begun) = (Some(at), at + 1);
+                }
+            }
+            (None, ',') if depth == 1 => {
+                elements.push(statement[begun..at].trim());
+                begun = at + 1;
+            }
+            (None, ')') if depth == 1 => {
+                elements.push(statement[begun..at].trim());
+                return Some((&statement[..open?], elements, &statement[at + 1..]));
+            }
+            (None, ')') => depth = depth.checked_sub(1)?,
+            _ => {}
+        }
+    }
+    None
+}
+
 fn create_if_not_exists(statement: &str) -> String {
     match statement.strip_prefix("CREATE SCHEMA ") {
         Some(rest) if !rest.starts_with("IF NOT EXISTS ") => format!("CREATE SCHEMA IF NOT EXISTS {rest}"),
@@ -102,6 +157,15 @@ fn without_option(statement: &str, option: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_are_told_from_what_is_in_them() {
+        let create = "CREATE TABLE \"a(,\".t (\n    x numeric(4,2) DEFAULT f(1, 'a''),(') ,\n    NOT NULL \"y,)\"\n)\nINHERITS (p)";
+        let (head, elements, tail) = column_list(create).unwrap();
+        assert_eq!((head, tail), ("CREATE TABLE \"a(,\".t ", "\nINHERITS (p)"));
+        assert_eq!(elements, ["x numeric(4,2) DEFAULT f(1, 'a''),(')", "NOT NULL \"y,)\""]);
+        assert_eq!(column_list("CREATE TABLE t (a int"), None);
+    }
 
     #[test]
     fn only_compression_is_compression() {

@@ -1,6 +1,7 @@
 //! What a role without superuser is not let do, the way managed providers run.
 
 use super::TocEntry;
+use crate::model::{NativeFunction, NativeLanguage};
 
 /// What is left out, or only tried, since the role may not do it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,10 +74,31 @@ pub fn needs_superuser(entry: &TocEntry) -> bool {
 
 /// Whether a function is written in a language that only superusers may use, or promises what only they may promise.
 fn is_privileged_routine(definition: &str) -> bool {
+    let (head, language) = head_and_language(definition);
+    NativeLanguage::from_sql(language).is_some() || language.ends_with('u') || head.contains(" LEAKPROOF")
+}
+
+/// What stands before the body of a function, and the language in it.
+fn head_and_language(definition: &str) -> (&str, &str) {
     let head = definition.split(" AS ").next().unwrap_or_default();
     let language = head.split("LANGUAGE ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
-    let language = language.trim_matches('"');
-    matches!(language, "c" | "internal") || language.ends_with('u') || head.contains(" LEAKPROOF")
+    (head, language.trim_matches('"'))
+}
+
+/// The function as code of the server's, if that is what the entry makes.
+#[must_use]
+pub fn native_function(entry: &TocEntry) -> Option<NativeFunction> {
+    if !matches!(entry.desc.as_str(), "FUNCTION" | "PROCEDURE") {
+        return None;
+    }
+    let (_, language) = head_and_language(&entry.definition);
+    let language = NativeLanguage::from_sql(language)?;
+    // pg_dump begins the line of the body so; nothing follows it but the semicolon.
+    let (_, body) = entry.definition.rsplit_once("\n    AS ")?;
+    let body = body.trim_end().trim_end_matches(';').to_owned();
+    let schema = entry.namespace.as_deref().map(|schema| format!("{schema}.")).unwrap_or_default();
+    let name = entry.tag.split('(').next().unwrap_or_default();
+    Some(NativeFunction { name: format!("function {schema}{name}"), language, body })
 }
 
 #[cfg(test)]

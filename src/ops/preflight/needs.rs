@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Findings, IN_A_NEW_DATABASE, relation_filter, table_filter};
-use crate::model::{Side, quote_ident};
+use crate::model::{NativeFunction, Side, counted, quote_ident};
 use crate::ops::error::{Cause, Error, Result};
 use crate::ops::inventory::Inventory;
 use crate::ops::options::{Contents, Filters, TargetOptions};
@@ -11,7 +11,7 @@ use crate::ops::roles;
 use crate::ops::server::Server;
 use crate::ops::subset;
 use crate::pg::catalog::{ClusterRoles, Lack, RolesInUse};
-use crate::schema::{TocEntry, TocSection, needs_superuser};
+use crate::schema::{TocEntry, TocSection, native_function, needs_superuser};
 
 /// What must be there, or allowed, at a target.
 #[derive(Default)]
@@ -27,6 +27,8 @@ pub(in crate::ops) struct Needs {
     lacks: Vec<Lack>,
     /// What only superusers may make.
     superuser: Vec<String>,
+    /// Functions whose code the target must have.
+    natives: Vec<NativeFunction>,
 }
 
 impl Needs {
@@ -38,19 +40,21 @@ impl Needs {
             return Ok(Self { temporary_tables, ..Self::default() });
         }
         let filter = table_filter(filters)?;
+        let (mut superuser, mut natives) = (Vec::new(), Vec::new());
+        if filters.include_tables.is_empty() {
+            let schemas = relation_filter(filters).schemas_to_sql();
+            let schemas = schemas.map_err(|e| Error::new(Cause::Usage(e.to_string())))?;
+            superuser = catalog.made_by_superusers(&schemas, filters.takes_large_objects()).await?;
+            natives = catalog.native_functions(&schemas).await?;
+        }
         Ok(Self {
             roles: catalog.roles_in_use().await?,
             tablespaces: catalog.tablespaces_in_use(&filter).await?,
             temporary_tables,
             public_schema: catalog.uses_public_schema(&filter).await?,
             lacks: subset::lacks(catalog, filters).await?,
-            superuser: if filters.include_tables.is_empty() {
-                let schemas = relation_filter(filters).schemas_to_sql();
-                let schemas = schemas.map_err(|e| Error::new(Cause::Usage(e.to_string())))?;
-                catalog.made_by_superusers(&schemas, filters.takes_large_objects()).await?
-            } else {
-                Vec::new()
-            },
+            superuser,
+            natives,
         })
     }
 
@@ -79,6 +83,7 @@ impl Needs {
             public_schema: made_in_public,
             lacks: inventory.lacks.clone(),
             superuser: inventory.toc.entries.iter().filter(|e| needs_superuser(e)).map(TocEntry::object).collect(),
+            natives: inventory.toc.entries.iter().filter_map(native_function).collect(),
         }
     }
 
@@ -98,6 +103,7 @@ pub(in crate::ops) async fn check_needs(
 ) -> Result<()> {
     check_roles(&needs.roles, target, options, findings).await?;
     check_superuser(&needs.superuser, target, options, findings).await?;
+    check_natives(&needs.natives, target, findings).await?;
     if options.create {
         // A new database has nothing of the user's.
         let is_there = |lack: &&Lack| lack.needs_kind == "extension" && IN_A_NEW_DATABASE.contains(&&*lack.needs);
@@ -183,6 +189,30 @@ async fn check_superuser(
         format!("role {} is no superuser, and only those make {}{more}", target.facts.role, some.join(", ")),
         "use a superuser, or add --provider (generic, heroku, rds, …): what is refused is left out, with a warning",
     );
+    Ok(())
+}
+
+/// Whether the target has the code of functions that are written in C, or are the server's own. Without superuser the
+/// target makes none of them, which [`check_superuser`] looks at.
+async fn check_natives(natives: &[NativeFunction], target: &Server, findings: &mut Findings) -> Result<()> {
+    const SHOWN: usize = 4;
+    if natives.is_empty() || !target.facts.is_superuser || target.facts.in_recovery {
+        return Ok(());
+    }
+    let unknown = target.catalog().unknown_natives(natives).await?;
+    for (why, names) in &unknown {
+        let some = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = if names.len() > SHOWN { format!(" and {} more", names.len() - SHOWN) } else { String::new() };
+        findings.refuse(
+            Some(Side::Target),
+            format!("{why}: needed by {some}{more}"),
+            "install the library on the target's server, built for its version, or drop the functions at the source",
+        );
+    }
+    if unknown.is_empty() {
+        let number = counted(natives.len() as u64, "function");
+        findings.ok(Some(Side::Target), format!("the code of {number} in C or of the server's own is there"));
+    }
     Ok(())
 }
 

@@ -4,6 +4,7 @@ mod key_bounds;
 mod lacks;
 mod large_objects;
 mod locale;
+mod native;
 mod pattern;
 mod relations;
 mod roles;

@@ -163,7 +163,7 @@ impl<'a> Builder<'a> {
             RelationKind::MaterializedView => {
                 builds.iter().any(|&id| self.graph.jobs[id as usize].kind == JobKind::RefreshMatview)
             }
-            RelationKind::Partitioned => !self.rows_of(&[subject.oid]).is_empty(),
+            RelationKind::Partitioned => !self.rows_of(&[subject.oid]).is_empty() || !self.has_leaves(subject.oid),
             RelationKind::Foreign => true,
             RelationKind::LargeObjects => false,
         };
@@ -186,6 +186,13 @@ impl<'a> Builder<'a> {
         let analyze = (analyze && wanted.analyze).then(|| format!("ANALYZE {only}{}", subject.name.to_sql()));
         let something = !carried.is_empty() || analyze.is_some();
         (has_rows && something).then(|| StatisticsSql { relation: subject.name.to_string(), carried, analyze })
+    }
+
+    /// Whether a partitioned table has a partition that could hold rows here.
+    fn has_leaves(&self, table: Oid) -> bool {
+        let tables = &self.input.facts.tables;
+        let partitions = self.with_partitions(table);
+        tables.iter().any(|t| t.kind == RelationKind::Table && partitions.contains(&t.oid))
     }
 
     fn statistics_job(&mut self, subject: &Subject<'_>, sql: StatisticsSql) -> JobId {
