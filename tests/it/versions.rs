@@ -273,6 +273,39 @@ async fn settings_of_the_databases_do_not_change_values() {
     }
 }
 
+/// pg_dump 18 writes a NOT NULL of an inherited column in a syntax that came with servers of 18.
+#[tokio::test(flavor = "multi_thread")]
+async fn not_null_of_inherited_columns_arrives_at_every_server() {
+    let pg_dump = crate::support::clients().pg_dump.to_str().unwrap();
+    for cluster in clusters().await {
+        let source = TestDb::new(&cluster, "not_null").await;
+        source
+            .execute(
+                "CREATE TABLE p (a int, \"b, (\" text, c int DEFAULT 4);
+                 CREATE TABLE alone () INHERITS (p); ALTER TABLE alone ALTER a SET NOT NULL;
+                 CREATE TABLE \"Many\" (x numeric(4,2) DEFAULT 1.5, CHECK (x > 0 AND \"b, (\" <> ' NOT NULL a,')) INHERITS (p);
+                 ALTER TABLE \"Many\" ALTER a SET NOT NULL, ALTER \"b, (\" SET NOT NULL;
+                 CREATE TABLE declared (a int NOT NULL, c int) INHERITS (p);
+                 INSERT INTO \"Many\" VALUES (1, 'x', 2, 3)",
+            )
+            .await;
+        let known = "SELECT string_agg(attrelid::regclass || '.' || attname || ' ' || attnotnull, ' '
+                        ORDER BY attrelid::regclass::text, attname)
+                     FROM pg_attribute WHERE attnum > 0 AND attrelid IN (SELECT inhrelid FROM pg_inherits)";
+        let (_directory, archive) = scratch("archive");
+        let archive = archive.to_str().unwrap();
+        let args = ["dump", "--pg-dump", pg_dump, "--source", &source.uri(), archive];
+        let _ = pgconvoy(&args).await.expect_success();
+        let (copied, restored) = (empty(&cluster).await, empty(&cluster).await);
+        let _ = copy(&source, &copied, &["--pg-dump", pg_dump]).await.expect_success();
+        let _ = pgconvoy(&["restore", "--target", &restored.uri(), archive]).await.expect_success();
+        for target in [copied, restored] {
+            assert_eq!(target.one(known).await, source.one(known).await, "{}", cluster.major());
+            assert_eq!(target.one("SELECT count(*) FROM p WHERE c = 2").await, "1");
+        }
+    }
+}
+
 async fn set_oddly(db: &TestDb, date_style: &str, zone: &str) {
     let settings = [
         ("DateStyle", date_style),

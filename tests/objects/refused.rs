@@ -79,3 +79,56 @@ async fn a_compression_that_the_target_lacks_is_left_out_and_named() {
         }
     }
 }
+
+/// A server does not let functions be made without their code: those of the source lost it later.
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_whose_code_the_target_lacks_are_refused_by_name() {
+    let clusters = clusters().await;
+    let to = clusters.last().unwrap();
+    for from in &clusters {
+        let source = empty(from, "native").await;
+        source
+            .execute(
+                "CREATE FUNCTION good(int, int) RETURNS int LANGUAGE internal IMMUTABLE STRICT AS 'int4larger';
+                 CREATE FUNCTION handler() RETURNS language_handler LANGUAGE c
+                     AS '$libdir/plpgsql', 'plpgsql_call_handler';
+                 CREATE AGGREGATE largest(int) (sfunc = good, stype = int);
+                 CREATE FUNCTION gone() RETURNS int LANGUAGE internal AS 'pg_backend_pid';
+                 CREATE FUNCTION elsewhere() RETURNS int LANGUAGE c AS '$libdir/plpgsql', 'plpgsql_call_handler';
+                 CREATE FUNCTION symbol() RETURNS int LANGUAGE c AS '$libdir/plpgsql', 'plpgsql_call_handler';
+                 UPDATE pg_proc SET prosrc = 'no_such_builtin' WHERE proname = 'gone';
+                 UPDATE pg_proc SET probin = '/nowhere/their''s' WHERE proname = 'elsewhere';
+                 UPDATE pg_proc SET prosrc = 'no_such_symbol' WHERE proname = 'symbol';
+                 CREATE TABLE t AS SELECT 1 AS i",
+            )
+            .await;
+        let directory = tempfile::tempdir().unwrap();
+        let archive = directory.path().join("archive");
+        let archive = archive.to_str().unwrap();
+        let _ = pgconvoy(&["dump", "--source", &source.uri(), archive]).await.expect_success();
+        let target = empty(to, "native").await;
+        for args in [
+            ["copy", "--source", &source.uri(), "--target", &target.uri()],
+            ["restore", archive, "--target", &target.uri(), "--progress=lines"],
+        ] {
+            let ran = pgconvoy(&args).await.expect_code(4);
+            for what in [
+                "no_such_builtin",
+                "needed by function public.gone",
+                "/nowhere/their's",
+                "needed by function public.elsewhere",
+                "no_such_symbol",
+                "needed by function public.symbol",
+            ] {
+                assert!(ran.stderr.contains(what), "{what}: {}", ran.stderr);
+            }
+            assert!(!["good", "handler", "largest"].iter().any(|f| ran.stderr.contains(&format!("public.{f}"))));
+            assert_eq!(target.one("SELECT count(*) FROM pg_class WHERE relname = 't'").await, "0", "{args:?}");
+        }
+        source.execute("DROP FUNCTION gone(); DROP FUNCTION elsewhere(); DROP FUNCTION symbol()").await;
+        let _ = pgconvoy(&["copy", "--source", &source.uri(), "--target", &target.uri()]).await.expect_success();
+        assert_eq!(target.one("SELECT largest(i) FROM (VALUES (3), (5)) v(i)").await, "5");
+        source.remove().await;
+        target.remove().await;
+    }
+}
