@@ -89,7 +89,7 @@ impl Builder<'_> {
         let fact = self.constraints.get(&entry.catalog.1).copied();
         match fact {
             Some(fact) if self.is_exclusion_of_partition(fact) => {}
-            Some(fact) if fact.kind == ConstraintKind::Exclusion && self.is_partitioned(fact.table_oid) => {
+            Some(fact) if self.is_whole_exclusion(fact) => {
                 self.exclusion_of_partitioned(entry, fact);
             }
             Some(fact) if self.attaches(fact) => match attach(fact) {
@@ -152,8 +152,21 @@ impl Builder<'_> {
 
     /// An exclusion constraint that the one of a partitioned table makes.
     fn is_exclusion_of_partition(&self, fact: &ConstraintFact) -> bool {
+        let mut root = fact;
+        while let Some(parent) = root.parent_oid.filter(|oid| self.dumped_constraints.contains(oid)) {
+            let Some(parent) = self.constraints.get(&parent) else { break };
+            root = parent;
+        }
+        fact.kind == ConstraintKind::Exclusion && root.oid != fact.oid && self.is_whole_exclusion(root)
+    }
+
+    /// An exclusion constraint of a partitioned table that all of its partitions have. One that was made with ONLY, and
+    /// that a partition does not have, makes the index of the partitioned table invalid.
+    fn is_whole_exclusion(&self, fact: &ConstraintFact) -> bool {
+        let index = fact.index_oid.and_then(|oid| self.indexes.get(&oid));
         fact.kind == ConstraintKind::Exclusion
-            && fact.parent_oid.is_some_and(|oid| self.dumped_constraints.contains(&oid))
+            && self.is_partitioned(fact.table_oid)
+            && index.is_some_and(|index| index.is_valid)
     }
 
     /// An exclusion constraint of a partitioned table and all of its partitions', in one job.
@@ -223,7 +236,8 @@ impl Builder<'_> {
             after_rows_of: Vec::new(),
             locks: tables.map(|table| (table, LockMode::AccessExclusive)).collect(),
             cost_bytes: 0,
-            optional: false,
+            // That of an exclusion constraint which not all partitions have: servers refuse it.
+            optional: child.is_some_and(|index| self.is_of_exclusion(index)),
         };
         let id = self.add(job, entry, true);
         self.wants[id as usize].entries.extend(made_by);
@@ -244,6 +258,11 @@ impl Builder<'_> {
 }
 
 impl<'a> Builder<'a> {
+    fn is_of_exclusion(&self, index: &IndexFact) -> bool {
+        let constraints = &self.input.facts.constraints;
+        constraints.iter().any(|c| c.kind == ConstraintKind::Exclusion && c.index_oid == Some(index.oid))
+    }
+
     fn constraints_below(&self, root: &ConstraintFact) -> Vec<&'a ConstraintFact> {
         let mut found: Vec<&'a ConstraintFact> = Vec::new();
         let mut open = vec![root.oid];
