@@ -107,8 +107,7 @@ fn column_list(statement: &str) -> Option<(&str, Vec<&str>, &str)> {
     for (at, c) in statement.char_indices() {
         match (quote, c) {
             // Doubled ones close and open again.
-            (Some(q), _) if q == c => quote = None,
-            (Some(_), _) => {}
+            (Some(q), _) => quote = quote.filter(|_| q != c),
             (None, '\'' | '"') => quote = Some(c),
             (None, '(') => {
                 depth += 1;

@@ -65,7 +65,7 @@ impl Rights {
 #[must_use]
 pub fn needs_superuser(entry: &TocEntry) -> bool {
     match entry.desc.as_str() {
-        "EVENT TRIGGER" | "FOREIGN DATA WRAPPER" => true,
+        "EVENT TRIGGER" | "FOREIGN DATA WRAPPER" | "SHELL TYPE" | "OPERATOR CLASS" | "OPERATOR FAMILY" => true,
         "PUBLICATION" => entry.definition.contains(" FOR ALL TABLES"),
         "FUNCTION" | "PROCEDURE" => is_privileged_routine(&entry.definition),
         _ => false,

@@ -11,7 +11,7 @@ use pgconvoy::lab::Major;
 
 use crate::compare::assert_equal;
 use crate::fixture::{copy, empty, pgconvoy, scratch};
-use crate::support::{TestDb, cluster, say};
+use crate::support::{TestDb, cache_dir, cluster, say};
 
 enum Registry {
     PyPi,
@@ -65,20 +65,15 @@ const APPLICATIONS: [Application; 4] = [
     },
 ];
 
-/// The fetched applications: beside the lab's own cache, never in the repository.
-fn cache() -> PathBuf {
-    let chosen = std::env::var_os("PGCONVOY_CACHE").filter(|path| !path.is_empty()).map(PathBuf::from);
-    chosen.unwrap_or_else(|| format!("/var/tmp/pgconvoy-cache-{}", rustix::process::geteuid().as_raw()).into())
-}
-
 /// A directory with the application and all that it needs; what went wrong where a registry does not give it.
 fn install(application: &Application) -> Result<PathBuf, String> {
-    let entry = cache().join(format!("application-{}", application.packages.concat().replace(['=', '@', '/'], "-")));
+    let entry =
+        cache_dir().join(format!("application-{}", application.packages.concat().replace(['=', '@', '/'], "-")));
     if entry.is_dir() {
         return Ok(entry);
     }
-    std::fs::create_dir_all(cache()).unwrap();
-    let aside = tempfile::tempdir_in(cache()).unwrap();
+    std::fs::create_dir_all(cache_dir()).unwrap();
+    let aside = tempfile::tempdir_in(cache_dir()).unwrap();
     let content = aside.path().join("content");
     std::fs::create_dir(&content).unwrap();
     say(&format!("fetching {} …", application.name));

@@ -125,3 +125,39 @@ async fn what_may_be_refused_is_skipped_for_refusals_only() {
         assert_eq!(ran.stderr.contains("skipped COMMENT EXTENSION citext"), is_refusal, "{}", ran.stderr);
     }
 }
+
+/// What looks like code of the server's and is not: constructors of ranges, aggregates.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_no_superuser_is_not_refused() {
+    for cluster in newest_of(2).await {
+        let source = TestDb::new(&cluster, "harmless").await;
+        source
+            .execute(
+                "CREATE SCHEMA app; SET search_path = app;
+                 CREATE TYPE spans AS RANGE (subtype = float8);
+                 CREATE AGGREGATE largest(int) (sfunc = int4larger, stype = int);
+                 CREATE TABLE t AS SELECT spans(1, i) AS s, i FROM generate_series(1, 10) i",
+            )
+            .await;
+        let (_directory, archive) = scratch("harmless");
+        let archive = archive.to_str().unwrap();
+        let _ = pgconvoy(&["dump", "--source", &source.uri(), archive]).await.expect_success();
+        let (copied, uri) = target("it_tenant").await;
+        let _ = pgconvoy(&["copy", "-O", "-x", "--source", &source.uri(), "--target", &uri]).await.expect_success();
+        let (restored, uri) = target("it_tenant").await;
+        let _ = pgconvoy(&["restore", "-O", "-x", archive, "--target", &uri]).await.expect_success();
+        for db in [copied, restored] {
+            assert_eq!(db.one("SELECT app.largest(i) || ' ' || max(upper(s)) FROM app.t").await, "10 10");
+        }
+        source
+            .execute("CREATE OPERATOR CLASS app.own FOR TYPE int USING btree AS FUNCTION 1 btint4cmp(int, int)")
+            .await;
+        let _ = std::fs::remove_dir_all(archive);
+        let _ = pgconvoy(&["dump", "--source", &source.uri(), archive]).await.expect_success();
+        let (_db, uri) = target("it_tenant").await;
+        for args in [["copy", "--source", &source.uri()].as_slice(), &["restore", archive]] {
+            let ran = pgconvoy(&[args, &["-O", "-x", "--target", &uri]].concat()).await.expect_code(4);
+            assert!(ran.stderr.to_lowercase().contains("operator class app.own"), "{}", ran.stderr);
+        }
+    }
+}

@@ -13,5 +13,6 @@ mod format;
 mod many;
 mod moves;
 mod refused;
+mod regression;
 #[path = "../support/mod.rs"]
 mod support;

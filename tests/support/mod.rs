@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -160,6 +161,12 @@ pub fn clients() -> &'static ClientBinaries {
         Binaries::clients(&progress()).unwrap_or_else(|e| panic!("{e} {}", e.hint().unwrap_or_default()))
     });
     &CLIENTS
+}
+
+/// Where tests keep what they fetched: beside the lab's own cache, never in the repository.
+pub fn cache_dir() -> PathBuf {
+    let chosen = std::env::var_os("PGCONVOY_CACHE").filter(|path| !path.is_empty()).map(PathBuf::from);
+    chosen.unwrap_or_else(|| format!("/var/tmp/pgconvoy-cache-{}", rustix::process::geteuid().as_raw()).into())
 }
 
 /// A run of the built program, with pg_dump in its PATH and nothing of the user's own PG* variables.

@@ -56,22 +56,37 @@ impl Catalog<'_> {
     }
 
     /// What only superusers may make, named for people: event triggers, foreign data wrappers, functions in languages
-    /// of the server's own, publications of all tables. `schemas` is a condition on `n.nspname`; without
-    /// `global_objects`, only what is in a schema is looked at.
+    /// of the server's own, base types, operator classes and families, publications of all tables. Not the functions
+    /// that a range type brings along, nor aggregates, which count as internal: those everybody may make. `schemas` is
+    /// a condition on `n.nspname`; without `global_objects`, only what is in a schema is looked at.
     pub async fn made_by_superusers(&self, schemas: &str, global_objects: bool) -> Result<Vec<String>> {
         let not_of_extension = |class: &str, oid: &str| {
             format!(
                 "NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.{class}'::regclass
-                 AND d.objid = {oid} AND d.deptype = 'e')"
+                 AND d.objid = {oid} AND d.deptype IN ('e', 'i'))"
             )
         };
         let mut queries = vec![format!(
             "SELECT 'function ' || n.nspname || '.' || p.proname FROM pg_catalog.pg_proc p
              JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace JOIN pg_catalog.pg_language l ON l.oid = p.prolang
              WHERE p.oid >= 16384 AND (NOT l.lanpltrusted AND l.lanname <> 'sql' OR p.proleakproof)
+               AND p.prosrc <> 'aggregate_dummy'
                AND n.nspname OPERATOR(pg_catalog.!~) '^pg_' AND ({schemas}) AND {}",
             not_of_extension("pg_proc", "p.oid")
         )];
+        for (kind, catalog, name, own_schema, condition) in [
+            ("base type", "pg_type", "typname", "typnamespace", "o.typtype = 'b' AND o.typelem = 0 AND o.typisdefined"),
+            ("operator class", "pg_opclass", "opcname", "opcnamespace", "true"),
+            ("operator family", "pg_opfamily", "opfname", "opfnamespace", "true"),
+        ] {
+            queries.push(format!(
+                "SELECT '{kind} ' || n.nspname || '.' || o.{name} FROM pg_catalog.{catalog} o
+                 JOIN pg_catalog.pg_namespace n ON n.oid = o.{own_schema}
+                 WHERE o.oid >= 16384 AND {condition}
+                   AND n.nspname OPERATOR(pg_catalog.!~) '^pg_' AND ({schemas}) AND {}",
+                not_of_extension(catalog, "o.oid")
+            ));
+        }
         if global_objects {
             queries.push(format!(
                 "SELECT 'foreign data wrapper ' || w.fdwname FROM pg_catalog.pg_foreign_data_wrapper w WHERE {}",
