@@ -20,8 +20,10 @@ use crate::everything::pgconvoy;
 use crate::support::{TestDb, clients, progress, say};
 use sources::Suite;
 
-/// Not run: what needs tablespaces, shared settings or databases of its own, or an endless stack.
-const LEFT_OUT: [&str; 5] = ["tablespace", "event_trigger_login", "database", "infinite_recurse", "stats"];
+/// Not run: what needs tablespaces, shared settings or databases of its own, or an endless stack; and two that make the
+/// servers of 17 and 18 that can be fetched fall over.
+const LEFT_OUT: [&str; 7] =
+    ["tablespace", "event_trigger_login", "database", "infinite_recurse", "stats", "sqljson", "hash_part"];
 
 /// The tables that a suite leaves behind, at the least: a suite that did not run is no test.
 const TABLES_MIN: u32 = 500;
@@ -107,8 +109,9 @@ fn by_name(sql: String) -> Vec<u8> {
     libraries.iter().fold(sql, |sql, library| sql.replace(&by_path(library), &format!("'{library}'"))).into_bytes()
 }
 
-/// Some tests make some servers fall over, which get up by themselves.
+/// A server that fell over gets up by itself, a moment after its sessions have noticed.
 fn wait_for(cluster: &Cluster) {
+    std::thread::sleep(Duration::from_secs(1));
     for _ in 0..300 {
         let args = ["-X", "-q", "-d", &cluster.uri("regression"), "-c", "SELECT"];
         let output = Command::new(&clients().psql).args(args).output().unwrap();

@@ -98,12 +98,15 @@ fn mirror() -> Result<String, String> {
 fn unpack(major: Major, from: &Path, content: &Path) -> Result<(), String> {
     let (source, headers) = (content.join("source"), from.join("headers"));
     std::fs::create_dir(&source).unwrap();
-    let tarball = file(from, |name| name.contains(".orig.tar."))?;
+    let tarball = file(from, |path| path.to_string_lossy().contains(".orig.tar."))?;
     let mut tar = Command::new("tar");
     tar.arg("--no-same-owner").arg("-xf").arg(tarball).arg("-C").arg(&source);
     tar.args(["--strip-components=1", "--wildcards", "--exclude=*/expected/*"]);
     run(tar.args(["*/src/test/regress/*", "*/contrib/spi/*.c"]))?;
-    run(Command::new("dpkg-deb").arg("-x").arg(file(from, |name| name.ends_with(".deb"))?).arg(&headers))?;
+    run(Command::new("dpkg-deb")
+        .arg("-x")
+        .arg(file(from, |path| path.extension().is_some_and(|e| e == "deb"))?)
+        .arg(&headers))?;
     let library_dir = content.join("lib");
     std::fs::create_dir(&library_dir).unwrap();
     let includes = headers.join("usr/include/postgresql");
@@ -117,10 +120,10 @@ fn unpack(major: Major, from: &Path, content: &Path) -> Result<(), String> {
     Ok(())
 }
 
-fn file(directory: &Path, like: fn(&str) -> bool) -> Result<PathBuf, String> {
+fn file(directory: &Path, like: fn(&Path) -> bool) -> Result<PathBuf, String> {
     let files = std::fs::read_dir(directory).unwrap().flatten().map(|entry| entry.path());
-    let mut found = files.filter(|path| path.file_name().is_some_and(|name| like(&name.to_string_lossy())));
-    found.find(|path| path.is_file()).ok_or_else(|| "apt-get left no such file".to_owned())
+    let mut found = files.filter(|path| path.is_file());
+    found.find(|path| like(path)).ok_or_else(|| "apt-get left no such file".to_owned())
 }
 
 fn run(command: &mut Command) -> Result<(), String> {
