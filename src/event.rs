@@ -263,6 +263,18 @@ pub enum Event {
     Doing {
         what: String,
     },
+    /// Something failed for a passing reason and is tried again after a pause.
+    Retrying {
+        /// For people: `the rows of public.t`.
+        what: String,
+        side: Side,
+        why: String,
+        /// The one that comes, from 2.
+        attempt: u32,
+        pause_ms: u64,
+        /// What would help, where waiting alone may not.
+        advice: Option<String>,
+    },
     Warning {
         message: String,
     },

@@ -1,6 +1,7 @@
 //! Arguments and environment, resolved once into what the engine and the printer need.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::CommandFactory;
 use clap::error::ErrorKind;
@@ -12,8 +13,8 @@ use pgconvoy::ops::{
 };
 
 use super::args::{
-    BenchArgs, Cli, Command, Conninfo, ContentsArgs, DemoArgs, FilterArgs, FilterRule, GeneralArgs, ProgressArgs,
-    ProgressMode, ProviderName, SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
+    BenchArgs, Cli, Command, Conninfo, ContentsArgs, CopyArgs, DemoArgs, DumpArgs, FilterArgs, FilterRule, GeneralArgs, ProgressArgs,
+    ProgressMode, ProviderName, RestoreArgs, SourceArgs, StatisticsMode, TargetArgs, ToastMethod, VerifyArgs,
 };
 use super::environment::Environment;
 use super::redact::has_password;
@@ -54,6 +55,7 @@ pub enum Detail {
 pub struct Settings {
     pub task: Task,
     pub display: Display,
+    pub retry_for: Duration,
     /// Said once before the run.
     pub warnings: Vec<String>,
 }
@@ -63,9 +65,21 @@ pub struct Settings {
 pub fn resolve(cli: Cli, environment: &Environment) -> Result<Settings, clap::Error> {
     require_servers(&cli.command, environment)?;
     let warnings = password_warnings(&cli.command);
+    let retry_for = retry_for(&cli.command);
     let (task, progress) = task(cli.command, environment);
     let display = display(progress, cli.general, environment);
-    Ok(Settings { task, display, warnings })
+    Ok(Settings { task, display, retry_for, warnings })
+}
+
+fn retry_for(command: &Command) -> Duration {
+    let retry = match command {
+        Command::Copy(CopyArgs { retry, .. })
+        | Command::Dump(DumpArgs { retry, .. })
+        | Command::Restore(RestoreArgs { retry, .. })
+        | Command::Verify(VerifyArgs { retry, .. }) => retry,
+        _ => return Duration::ZERO,
+    };
+    Duration::from_secs(retry.retry_for)
 }
 
 fn display(progress: Option<ProgressArgs>, general: GeneralArgs, environment: &Environment) -> Display {

@@ -15,6 +15,8 @@ pub enum LaneOutcome {
     Done(CopyOutcome),
     /// Only the holder of the snapshot can read the relation now.
     HolderOnly,
+    /// Not moved: the lane ends, and another one is to move it. Never of lane 0.
+    HandedBack,
 }
 
 /// One worker: a thread with its own connections, block and compressor.
@@ -119,6 +121,7 @@ fn work<L: Lane>(
                 let _ = reports.send(LaneReport::Finished { task, outcome, elapsed_ms });
             }
             Ok(LaneOutcome::HolderOnly) => queue.hand_to_holder(task),
+            Ok(LaneOutcome::HandedBack) => return queue.hand_back(task),
             Err(error) => {
                 queue.finished(&task);
                 return fail(Some(task), error);

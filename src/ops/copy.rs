@@ -1,5 +1,6 @@
 //! Server to server, no disk.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
@@ -11,18 +12,22 @@ use super::error::{Error, Result};
 use super::inventory::Inventory;
 use super::job_runner::JobRunner;
 use super::keys;
-use super::lanes::{CopyLane, Shared, SourcePort, TargetPort};
+use super::ledger::Ledger;
+use super::lanes::{CopyLane, Shared};
 use super::lost;
 use super::options::{Contents, CopyOptions, Run};
 use super::own_types::OidPatches;
 use super::preflight::{self, Findings};
+use super::reader::SourcePort;
 use super::recorder::{Closing, PhaseTimer, Recorder};
+use super::retry::{Patience, Retrying};
 use super::roles;
 use super::rows::{Cancellers, Moved, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::source_plan::{SourcePlan, check_still_frozen};
 use super::target::{Preparation, PreparedTarget, check_columns, complete, share};
 use super::toast;
+use super::writer::TargetPort;
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, budget};
 use crate::model::{CopyFormat, Oid, Relation, Side, TextReason};
@@ -176,7 +181,7 @@ impl CopyJob<'_> {
         let rows = RowsPlan::new(&shared_relations, chunks, self.lanes).loading(self.target.version());
         rows.announce(self.run);
         let meter = Arc::new(Meter::default());
-        let rows_done = self.move_rows(plan, (rows, patches), (&meter, stop.clone()), move |oid| {
+        let rows_done = self.move_rows(plan, (rows, patches, &prepared.ledger), (&meter, stop.clone()), move |oid| {
             let _ = loaded.send(oid);
         });
         let (moved, jobs) = tokio::join!(rows_done, runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports));
@@ -187,7 +192,7 @@ impl CopyJob<'_> {
     async fn move_rows(
         &self,
         plan: &mut SourcePlan,
-        (rows, oid_patches): (RowsPlan, OidPatches),
+        (rows, oid_patches, ledger): (RowsPlan, OidPatches, &Ledger),
         (meter, stop): (&Arc<Meter>, CancellationToken),
         relation_done: impl FnMut(Oid),
     ) -> Result<Moved> {
@@ -198,22 +203,26 @@ impl CopyJob<'_> {
             stop: stop.clone(),
             cancellers: Cancellers::default(),
             block_bytes: self.lanes.block_bytes,
+            patience: Patience::new(self.run, &stop),
         };
-        let port = plan.source_port(self.source)?;
-        let snapshot = port.snapshot.clone();
-        let target = TargetPort {
+        let port = plan.source_port(self.source, self.options.source.frozen_source)?;
+        let target = Arc::new(TargetPort {
             conninfo: self.target.conninfo.clone(),
             encoding: plan.inventory.encoding.clone(),
             extra_settings: self.load_settings.clone(),
             fresh_tables: self.options.contents == Contents::Everything,
             is_superuser: self.target.facts.is_superuser,
             oid_patches,
-        };
+            ledger: ledger.clone(),
+        });
         let cancellers = shared.cancellers.clone();
-        let make = move |index| CopyLane::open(index, &port, &target, &shared);
+        let (patience, source) = (shared.patience.clone(), Arc::clone(&port));
+        let make = move |index| {
+            Retrying::open(index, &patience, |again| CopyLane::open((index, again), &port, &target, &shared))
+        };
         let jobs_stop = stop.clone();
         let moved = move_rows(rows, make, Watch { run: self.run, cancellers, stop }, relation_done).await?;
-        if let Err(error) = check_still_frozen(self.source, snapshot).await {
+        if let Err(error) = check_still_frozen(self.source, source.snapshot_at_the_end()).await {
             jobs_stop.cancel();
             return Err(error);
         }
@@ -233,18 +242,20 @@ pub(super) fn first_cause(rows: Result<()>, jobs: Result<()>) -> Result<()> {
 
 impl SourcePlan {
     /// What the lanes read from; the snapshot's holder goes with it.
-    pub(super) fn source_port(&mut self, source: &Server) -> Result<SourcePort> {
+    pub(super) fn source_port(&mut self, source: &Server, is_frozen: bool) -> Result<Arc<SourcePort>> {
         let holder = self.holder.take();
         let snapshot = holder.as_ref().map(|h| h.snapshot.clone());
         let snapshot = snapshot
             .ok_or_else(|| Error::new(super::Cause::Internal("the snapshot's holder was taken twice".into())))?;
-        Ok(SourcePort {
+        Ok(Arc::new(SourcePort {
             conninfo: source.conninfo.clone(),
             snapshot,
             rules: self.rules.clone(),
             encoding: self.inventory.encoding.clone(),
             extra_settings: Vec::new(),
+            is_frozen,
+            went_on_without: AtomicBool::new(false),
             holder: Mutex::new(holder),
-        })
+        }))
     }
 }

@@ -1,6 +1,7 @@
 //! The jobs that follow the rows: run side by side, as soon as what they wait for is there.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -8,25 +9,26 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Cause, Error, Result};
-use super::job_sql::{Done, JobSession, StatisticsDone, is_about_the_object, one_message};
+use super::job_attempts::{Connector, JobWorker};
+use super::job_sql::{Done, StatisticsDone, is_about_the_object};
 use super::options::Run;
 use super::recorder::{PhaseTimer, ms};
+use super::retry::{Patience, Trouble};
 use super::server::Server;
 use super::target::PreparedTarget;
 use crate::event::{Event, JobKind, Phase};
 use crate::model::Oid;
-use crate::pg::catalog::Catalog;
-use crate::pg::conninfo::ConnInfo;
-use crate::pg::control::{self, Control};
+use crate::pg::control::Control;
 use crate::plan::budget::{IndexBudget, TargetSettings};
 use crate::plan::job_queue::JobQueue;
 use crate::plan::restore_graph::{Job, JobId, RestoreGraph};
 
 /// The jobs after the rows, run as soon as what they wait for is there.
 pub(super) struct JobRunner {
-    conninfo: ConnInfo,
-    prologue: Vec<String>,
-    budget: IndexBudget,
+    connector: Arc<Connector>,
+    patience: Patience,
+    /// Index builds at the same time.
+    builds: usize,
     /// Jobs at the same time.
     limit: usize,
     run: Run,
@@ -74,11 +76,15 @@ impl JobRunner {
         };
         let builds = prepared.graph.jobs.iter().filter(|j| j.kind == JobKind::Index && !j.is_small()).count();
         let builds = u32::try_from(builds).unwrap_or(u32::MAX).max(2);
+        let budget = IndexBudget::from_target(&settings, jobs, builds);
+        let builds = budget.concurrent as usize;
+        let (conninfo, prologue, ledger) =
+            (target.conninfo.clone(), prepared.prologue.clone(), prepared.ledger.clone());
         Ok(Self {
-            conninfo: target.conninfo.clone(),
-            prologue: prepared.prologue.clone(),
+            connector: Arc::new(Connector { conninfo, prologue, budget, ledger }),
+            patience: Patience::new(run, &stop),
             limit: jobs.max(1) as usize,
-            budget: IndexBudget::from_target(&settings, jobs, builds),
+            builds,
             run: run.clone(),
             stop,
             idle: Vec::new(),
@@ -98,7 +104,7 @@ impl JobRunner {
     ) -> Result<()> {
         let phase = PhaseTimer::start(Phase::Indexes, &self.run);
         let queue = JobQueue::new(graph, rows_of.iter().copied());
-        let mut queue = queue.limit_builds(self.budget.concurrent as usize);
+        let mut queue = queue.limit_builds(self.builds);
         let mut running: JoinSet<Ended> = JoinSet::new();
         let mut failure: Option<Error> = None;
         let mut rows_open = true;
@@ -154,11 +160,12 @@ impl JobRunner {
     fn start(&self, job: &Job, control: Control, running: &mut JoinSet<Ended>) {
         let (id, kind, object) = (job.id, job.kind, job.object.clone());
         self.run.events.send(Event::JobStarted { job: id, kind, object });
-        let (job, stop, side) = (job.clone(), self.stop.clone(), self.conninfo.side());
+        let (connector, patience, stop) = (Arc::clone(&self.connector), self.patience.clone(), self.stop.clone());
+        let (job, worker) = (job.clone(), JobWorker { connector, patience, stop });
         running.spawn(async move {
             let start = Instant::now();
-            let done = JobSession { control: &control, side, stop: &stop }.run(&job).await;
-            Ended { id, control: done.usable.then_some(control), done, elapsed_ms: ms(start) }
+            let (control, done) = worker.run(&job, control).await;
+            Ended { id, control, done, elapsed_ms: ms(start) }
         });
     }
 
@@ -167,20 +174,25 @@ impl JobRunner {
         if !self.idle.is_empty() {
             return Ok(());
         }
-        match self.connect().await {
-            Ok(control) => self.idle.push(control),
-            Err(error) if running > 0 && has_no_connection_left(&error) => self.limit = running,
-            Err(error) => return Err(error),
+        let mut trouble = Trouble::with("connecting for the jobs after the rows");
+        let mut again = false;
+        loop {
+            let error = match self.connector.connect(again).await {
+                Ok(control) => {
+                    self.idle.push(control);
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            if running > 0 && error.sqlstate() == Some(TOO_MANY_CONNECTIONS) {
+                self.limit = running;
+                return Ok(());
+            }
+            match self.patience.judge(&mut trouble, &error) {
+                Some(pause) if self.patience.wait(&pause).await => again = true,
+                _ => return Err(error.into()),
+            }
         }
-        Ok(())
-    }
-
-    async fn connect(&self) -> Result<Control> {
-        let control = control::connect(&self.conninfo).await?;
-        let catalog = Catalog { side: self.conninfo.side(), client: &control.client, version: control.version };
-        let settings = self.budget.settings(control.version);
-        catalog.execute(&one_message(self.prologue.iter().chain(&settings))).await?;
-        Ok(control)
     }
 
     fn note(&mut self, job: &Job, ended: Ended, queue: &mut JobQueue) -> Result<()> {
@@ -215,7 +227,5 @@ impl JobRunner {
     }
 }
 
-/// SQLSTATE 53300: too many connections, for the server, the database or the role.
-fn has_no_connection_left(error: &Error) -> bool {
-    matches!(&error.cause, Cause::Pg(e) if e.sqlstate() == Some("53300"))
-}
+/// SQLSTATE: for the server, the database or the role.
+const TOO_MANY_CONNECTIONS: &str = "53300";

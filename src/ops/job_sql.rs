@@ -8,11 +8,13 @@ use std::time::Duration;
 use tokio_postgres::SimpleQueryMessage;
 use tokio_util::sync::CancellationToken;
 
+use super::ledger::Ledger;
+use super::retry::passes;
 use crate::model::Side;
 use crate::pg;
 use crate::pg::catalog::Catalog;
 use crate::pg::control::Control;
-use crate::plan::restore_graph::{Job, StatisticsSql};
+use crate::plan::restore_graph::{Job, JobId, StatisticsSql};
 
 /// Bytes of SQL in one message. The server parses all of a message before it runs the first statement.
 pub(super) const BATCH_BYTES: usize = 256 << 10;
@@ -29,9 +31,10 @@ pub(super) fn one_message<S: AsRef<str>>(statements: impl IntoIterator<Item = S>
     sql
 }
 
-/// Whether the server refused what was in a message, so that it is worth to ask which statement it was.
+/// Whether the server refused what was in a message, so that it is worth to ask which statement it was. What passes is
+/// no refusal: all of it is tried again.
 pub(super) fn is_refusal(error: &pg::Error) -> bool {
-    error.sqlstate().is_some() && !error.is_cancelled()
+    error.sqlstate().is_some() && !error.is_cancelled() && !passes(error)
 }
 
 /// SQLSTATE classes of what has nothing to do with the object: connection, resources, operators, deadlock, system, inside.
@@ -40,6 +43,13 @@ const NOT_OF_THE_OBJECT: [&str; 6] = ["08", "53", "57", "58", "40", "XX"];
 /// Whether an object that may be missing is what the server refused.
 pub(super) fn is_about_the_object(error: &pg::Error) -> bool {
     is_refusal(error) && error.sqlstate().is_some_and(|s| !NOT_OF_THE_OBJECT.iter().any(|class| s.starts_with(class)))
+}
+
+/// Statements of a job in one message, so in one transaction, that says of itself that they are done.
+fn recorded(job: JobId, statements: &[String], done: usize) -> String {
+    let lock = Ledger::lock_job(job);
+    let record = Ledger::record_job(job, done);
+    one_message(std::iter::once(&lock).chain(statements).chain([&record]))
 }
 
 /// What a job came to.
@@ -68,12 +78,13 @@ pub(super) struct JobSession<'a> {
 }
 
 impl JobSession<'_> {
-    /// Runs a job to its end, or to its first error.
-    pub(super) async fn run(&self, job: &Job) -> Done {
+    /// Runs a job to its end, or to its first error. `done_before`: so many of its statements are recorded as done; of
+    /// those only settings are repeated, which ended with the session.
+    pub(super) async fn run(&self, job: &Job, done_before: usize) -> Done {
         let mut done = Done { result: Ok(()), statistics: StatisticsDone::Nothing, warnings: Vec::new(), usable: true };
         let statistics = job.statistics.as_ref();
         let last = statistics.map(StatisticsSql::first_choice).unwrap_or_default();
-        if job.is_small() && job.statements.len() + last.len() > 1 {
+        if done_before == 0 && job.is_small() && job.statements.len() + last.len() > 1 {
             match self.in_one_message(job, last).await {
                 Ok(set) => {
                     if let Some(statistics) = statistics {
@@ -89,7 +100,14 @@ impl JobSession<'_> {
             }
         }
         for (index, statement) in job.statements.iter().enumerate() {
-            if let Err(error) = self.execute(statement).await {
+            let is_setting = statement.starts_with("SET ");
+            let sql = match index < done_before {
+                true if !is_setting => continue,
+                _ if is_setting => statement.clone(),
+                _ => recorded(job.id, std::slice::from_ref(statement), index + 1),
+            };
+            if let Err(error) = self.execute(&sql).await {
+                let error = pg::Error { statement: Some(statement.clone()), ..error };
                 return Done { result: Err((index, error)), usable: false, ..done };
             }
         }
@@ -103,13 +121,13 @@ impl JobSession<'_> {
     /// Says whether the statistics in it were set as they were told. What is too much for one message is two: statistics that
     /// fail then are no failure of the statements, which are done.
     async fn in_one_message(&self, job: &Job, last: &[String]) -> pg::Result<pg::Result<bool>> {
-        let mut sql = one_message(job.statements.iter().chain(last));
-        if sql.len() > BATCH_BYTES && !last.is_empty() && !job.statements.is_empty() {
-            sql = one_message(&job.statements);
+        let sql = recorded(job.id, &job.statements, job.statements.len());
+        let last = one_message(last);
+        if sql.len() + last.len() > BATCH_BYTES && !last.is_empty() && !job.statements.is_empty() {
             self.rows(&sql).await?;
-            return Ok(self.rows(&one_message(last)).await);
+            return Ok(self.rows(&last).await);
         }
-        Ok(Ok(self.rows(&sql).await?))
+        Ok(Ok(self.rows(&(sql + &last)).await?))
     }
 
     /// Statistics that were not set are gathered; what fails then is a warning.

@@ -1,16 +1,42 @@
-//! What has been loaded is recorded in the target, in the same transaction as the load.
+//! What has been done is recorded in the target, in the same transaction as what was done.
 //!
-//! While it exists, the schema `pgconvoy` says that the database is not whole, and which chunks are in. A run that ends
-//! well removes it.
+//! While it exists, the schema `pgconvoy` says that the database is not whole, which chunks are in, and which statements
+//! of the jobs after the rows are done. A run that ends well removes it.
+//!
+//! Three things make it an answer and not a guess:
+//!
+//! - Its rows have keys: a chunk or a statement that is in cannot be committed a second time.
+//! - Whoever works on a chunk or a job holds an advisory lock on it until the end of that transaction. Whoever comes
+//!   after a lost connection waits for that lock before the look, so that the old backend's COMMIT cannot come after.
+//! - The table `alive` is unlogged: a server that has crashed, or a standby that takes over, finds it empty
+//!   (`ResetUnloggedRelations`). Loads commit without waiting for the disk, so such a server may have forgotten some of
+//!   them; every connection looks whether it is there.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::Result;
 use crate::flow::ChunkTask;
-use crate::model::quote_literal;
+use crate::model::{Side, quote_literal};
+use crate::pg;
 use crate::pg::catalog::Catalog;
-use crate::pg::wire::CopyOutcome;
+use crate::pg::wire::{CopyOutcome, TextRow};
+use crate::plan::restore_graph::JobId;
+
+/// First keys of the advisory locks of jobs. Those of chunks are OIDs of tables, which are larger, or of large objects: 0.
+const JOB_LOCKS: u32 = 1;
+
+/// The ledger of this run, as it was made.
+#[derive(Clone)]
+pub(super) struct Ledger {
+    /// What the table `alive` holds.
+    epoch: String,
+    forgotten: Arc<AtomicBool>,
+}
 
 /// Makes the ledger. `origin` says for people where the rows come from.
-pub(super) async fn create(target: Catalog<'_>, origin: &str) -> Result<()> {
+pub(super) async fn create(target: Catalog<'_>, origin: &str) -> Result<Ledger> {
+    let epoch = format!("{:032x}", rand::random::<u128>());
     let sql = format!(
         "CREATE SCHEMA pgconvoy;
          COMMENT ON SCHEMA pgconvoy IS {comment};
@@ -18,23 +44,117 @@ pub(super) async fn create(target: Catalog<'_>, origin: &str) -> Result<()> {
          CREATE TABLE pgconvoy.chunk (relation oid NOT NULL, chunk int NOT NULL, name text NOT NULL,
              rows bigint NOT NULL, bytes bigint NOT NULL, loaded_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
              PRIMARY KEY (relation, chunk));
+         CREATE TABLE pgconvoy.job (job int NOT NULL, statements int NOT NULL, PRIMARY KEY (job, statements));
+         CREATE UNLOGGED TABLE pgconvoy.alive (epoch text NOT NULL);
+         INSERT INTO pgconvoy.alive VALUES ({epoch});
          INSERT INTO pgconvoy.run (origin) VALUES ({origin})",
         comment = quote_literal("pgconvoy is loading this database, or was stopped while it did: it is not whole"),
         origin = quote_literal(origin),
+        epoch = quote_literal(&epoch),
     );
-    Ok(target.execute(&sql).await?)
+    target.execute(&sql).await?;
+    Ok(Ledger { epoch, forgotten: Arc::default() })
 }
 
-/// The statement that records a chunk; it goes before the COMMIT of the load.
-pub(super) fn record_chunk(task: &ChunkTask, outcome: CopyOutcome) -> String {
-    format!(
-        "INSERT INTO pgconvoy.chunk (relation, chunk, name, rows, bytes) VALUES ({}, {}, {}, {}, {})",
-        task.chunk.id.relation,
-        task.chunk.id.index,
-        quote_literal(&task.relation.name.to_string()),
-        outcome.rows,
-        outcome.bytes
-    )
+impl Ledger {
+    /// Asks whether the server remembers all that this run has done: one row with a count.
+    pub(super) fn remembers(&self) -> String {
+        format!("SELECT pg_catalog.count(*) FROM pgconvoy.alive WHERE epoch OPERATOR(pg_catalog.=) {}", quote_literal(&self.epoch))
+    }
+
+    /// The answer to [`Self::remembers`].
+    ///
+    /// # Errors
+    /// The server has crashed since, or is another one.
+    pub(super) fn check_memory(&self, count: Option<&str>) -> pg::Result<()> {
+        if count == Some("1") {
+            return Ok(());
+        }
+        self.forgotten.store(true, Ordering::Release);
+        Err(pg::Error::unsupported(
+            Side::Target,
+            "the target has crashed, or another server has taken its place: it may have lost what it had committed last",
+            Some("what a server loses in a crash are the last moments before it, and unlogged tables"),
+        ))
+    }
+
+    /// Asks on a control connection.
+    ///
+    /// # Errors
+    /// As [`Self::check_memory`].
+    pub(super) async fn ask(&self, target: Catalog<'_>) -> Result<()> {
+        let count: i64 = target.scalar(&self.remembers()).await?;
+        Ok(self.check_memory(Some(&count.to_string()))?)
+    }
+
+    /// What goes in front of everything that a chunk's transaction does.
+    pub(super) fn lock_chunk(task: &ChunkTask) -> String {
+        let (relation, index) = chunk_key(task);
+        format!("SELECT pg_catalog.pg_advisory_xact_lock({relation}, {index}); ")
+    }
+
+    /// The statement that records a chunk; it goes before the COMMIT of the load.
+    pub(super) fn record_chunk(task: &ChunkTask, outcome: CopyOutcome) -> String {
+        format!(
+            "INSERT INTO pgconvoy.chunk (relation, chunk, name, rows, bytes) VALUES ({}, {}, {}, {}, {})",
+            task.chunk.id.relation,
+            task.chunk.id.index,
+            quote_literal(&task.relation.name.to_string()),
+            outcome.rows,
+            outcome.bytes
+        )
+    }
+
+    /// Ends whoever is still at work on a chunk, waits for the end of that transaction, and looks whether the chunk is
+    /// in: the only row of two columns. Its client is gone, so that a load could not end well; a COMMIT that has begun
+    /// does.
+    pub(super) fn find_chunk(task: &ChunkTask) -> String {
+        let (relation, index) = chunk_key(task);
+        format!(
+            "SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l
+             WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.pid <> pg_catalog.pg_backend_pid()
+               AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+               AND l.classid = {oid} AND l.objid = {index};
+             BEGIN; {lock} SELECT rows, bytes FROM pgconvoy.chunk WHERE relation = {oid} AND chunk = {index}; COMMIT",
+            oid = task.chunk.id.relation,
+            lock = format_args!("SELECT pg_catalog.pg_advisory_xact_lock({relation}, {index});"),
+        )
+    }
+
+    /// The answer to [`Self::find_chunk`].
+    pub(super) fn found_chunk(rows: &[TextRow]) -> Option<CopyOutcome> {
+        rows.iter().find_map(|row| match row.as_slice() {
+            [Some(rows), Some(bytes)] => {
+                Some(CopyOutcome { rows: rows.parse().ok()?, bytes: bytes.parse().ok()? })
+            }
+            _ => None,
+        })
+    }
+
+    /// What goes in front of a statement of a job, in the same message.
+    pub(super) fn lock_job(job: JobId) -> String {
+        format!("SELECT pg_catalog.pg_advisory_xact_lock({JOB_LOCKS}, {job})")
+    }
+
+    /// Records how many of a job's statements are done; it goes behind them, in the same message.
+    pub(super) fn record_job(job: JobId, statements: usize) -> String {
+        format!("INSERT INTO pgconvoy.job (job, statements) VALUES ({job}, {statements})")
+    }
+
+    /// Waits for whoever is still at work on a job, and looks how far it is: the last row. An index that a backend is
+    /// about to finish without its client is worth the wait.
+    pub(super) fn find_job(job: JobId) -> String {
+        format!(
+            "BEGIN; {}; SELECT coalesce(pg_catalog.max(statements), 0) FROM pgconvoy.job WHERE job = {job}; COMMIT",
+            Self::lock_job(job)
+        )
+    }
+}
+
+/// As the two keys of `pg_advisory_xact_lock`, which are signed.
+fn chunk_key(task: &ChunkTask) -> (i32, i32) {
+    let signed = |n: u32| i32::from_ne_bytes(n.to_ne_bytes());
+    (signed(task.chunk.id.relation), signed(task.chunk.id.index))
 }
 
 /// Removes the ledger: the database is whole.

@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -9,6 +10,8 @@ use crate::event::EventSink;
 pub struct Run {
     pub events: EventSink,
     pub cancel: CancellationToken,
+    /// How long a chunk or job is tried again, waits added up, when it fails for a passing reason. Zero: never.
+    pub retry_for: Duration,
 }
 
 /// How a server is to be found: what the user gave, before libpq's conventions fill in the rest.
@@ -273,6 +276,6 @@ pub struct PreflightOptions {
 impl Run {
     /// The same run, for work that nobody watches.
     pub(super) fn silent(&self) -> Self {
-        Self { events: EventSink::none(), cancel: self.cancel.clone() }
+        Self { events: EventSink::none(), ..self.clone() }
     }
 }

@@ -13,17 +13,19 @@ use super::error::{Cause, Error, Result};
 use super::inventory::{Inventory, LARGE_OBJECTS_OID};
 use super::job_runner::JobRunner;
 use super::keys;
-use super::lanes::{ArchivePort, RestoreLane, Shared, TargetPort};
+use super::lanes::{ArchivePort, RestoreLane, Shared};
 use super::lost;
 use super::options::{Contents, RestoreOptions, Run};
 use super::own_types::OidPatches;
 use super::preflight::{self, Findings};
 use super::recorder::{Closing, PhaseTimer, Recorder};
+use super::retry::{Patience, Retrying};
 use super::roles;
 use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::target::{Preparation, PreparedTarget, check_columns, complete, share};
 use super::toast;
+use super::writer::TargetPort;
 use crate::archive::{Archive, ArchiveContents};
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, budget};
@@ -227,19 +229,24 @@ impl RestoreJob<'_> {
             stop: stop.clone(),
             cancellers: Cancellers::default(),
             block_bytes: self.lanes.block_bytes,
+            patience: Patience::new(self.run, &stop),
         };
         let phase = PhaseTimer::start(Phase::Rows, self.run);
-        let target = TargetPort {
+        let target = Arc::new(TargetPort {
             conninfo: self.target.conninfo.clone(),
             encoding: inventory.encoding.clone(),
             extra_settings: self.load_settings.clone(),
             fresh_tables: self.contents == Contents::Everything,
             is_superuser: self.target.facts.is_superuser,
             oid_patches,
-        };
+            ledger: prepared.ledger.clone(),
+        });
         let port = Arc::new(ArchivePort::new(archive));
         let cancellers = shared.cancellers.clone();
-        let make = move |_| RestoreLane::open(&port, &target, &shared);
+        let patience = shared.patience.clone();
+        let make = move |index| {
+            Retrying::open(index, &patience, |again| RestoreLane::open(again, &port, &target, &shared))
+        };
         let rows_done = async {
             let done = move |oid| {
                 let _ = loaded.send(oid);

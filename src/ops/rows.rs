@@ -52,7 +52,7 @@ impl RowsPlan {
             .filter_map(|chunk| {
                 let (board_index, relation) = places.get(&chunk.id.relation)?;
                 let is_whole = counts.get(&chunk.id.relation) == Some(&1);
-                Some(ChunkTask { chunk, relation: Arc::clone(relation), board_index: *board_index, is_whole })
+                Some(ChunkTask { chunk, relation: Arc::clone(relation), board_index: *board_index, is_whole, in_doubt: false })
             })
             .collect();
         let lanes_at_first = lanes.at_first;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
 use super::job_sql::{BATCH_BYTES, is_about_the_object, is_refusal, one_message};
-use super::ledger;
+use super::ledger::{self, Ledger};
 use super::options::{Contents, Run, Statistics, TargetOptions};
 use super::recorder::PhaseTimer;
+use super::retry::Patience;
 use super::server::Server;
 use super::subset;
 use crate::event::Phase;
@@ -31,6 +32,7 @@ pub(super) struct PreparedTarget {
     pub rows_of: HashSet<Oid>,
     /// For every connection that runs jobs.
     pub prologue: Vec<String>,
+    pub ledger: Ledger,
     large_objects: Vec<String>,
     cuts: Cuts,
     no_owner: bool,
@@ -105,12 +107,12 @@ impl Preparation<'_> {
         }
         let mut graph = graph;
         self.make_schemas(&mut graph, &entry_options, catalog).await?;
-        ledger::create(catalog, &self.origin).await?;
+        let ledger = ledger::create(catalog, &self.origin).await?;
         self.run_pre_data(&graph, catalog, run).await?;
         self.create_large_objects(catalog).await?;
         phase.finish();
         let (cuts, large_objects) = (entry_options.cuts, self.large_object_attributes());
-        Ok(PreparedTarget { graph, rows_of, prologue, large_objects, cuts, no_owner: self.options.no_owner })
+        Ok(PreparedTarget { graph, rows_of, prologue, ledger, large_objects, cuts, no_owner: self.options.no_owner })
     }
 
     /// Schemas that objects are in and that neither the dump nor the target has: with `-t`, pg_dump writes none.
@@ -324,6 +326,31 @@ pub(super) async fn complete(
     run: &Run,
 ) -> Result<()> {
     let phase = PhaseTimer::start(Phase::PostData, run);
+    let patience = Patience::new(run, &run.cancel);
+    let settle = async |again: bool| {
+        if !again && !target.control.client.is_closed() {
+            return settle(target, prepared, sequences, contents).await;
+        }
+        let renewed = target.renewed(run).await?;
+        // Gone: it is this that had no reply.
+        if ledger::unfinished(renewed.catalog()).await?.is_none() {
+            return Ok(());
+        }
+        prepared.ledger.ask(renewed.catalog()).await?;
+        settle(&renewed, prepared, sequences, contents).await
+    };
+    patience.persist("sequences, and the end", settle).await?;
+    phase.finish();
+    Ok(())
+}
+
+/// Can be repeated as a whole.
+async fn settle(
+    target: &Server,
+    prepared: &PreparedTarget,
+    sequences: &[SequenceState],
+    contents: Contents,
+) -> Result<()> {
     let catalog = target.catalog();
     if contents != Contents::SchemaOnly {
         let setvals = SequenceState::setval_statements(sequences);
@@ -331,9 +358,7 @@ pub(super) async fn complete(
         let doing = "setting owners and grants of large objects";
         run_all(catalog, &prepared.large_objects).await.map_err(|e| Error::from(e).doing(doing))?;
     }
-    ledger::remove(catalog).await?;
-    phase.finish();
-    Ok(())
+    ledger::remove(catalog).await
 }
 
 /// Runs statements in few messages; where the server refuses one of them, one by one.

@@ -7,3 +7,4 @@ pub mod chunking;
 pub mod job_queue;
 pub mod locks;
 pub mod restore_graph;
+pub mod retry;

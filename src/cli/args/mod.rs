@@ -12,13 +12,17 @@ use pgconvoy::lab::shapes::Shape;
 
 pub use filter_file::FilterRule;
 pub use groups::{
-    ContentsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode, ProviderName, SourceArgs,
-    StatisticsMode, TargetArgs, ToastMethod,
+    ContentsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode, ProviderName, RetryArgs,
+    SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
 };
 pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_scale, shape_parser};
 
 /// Segments are compressed at this zstd level unless `--zstd-level` says otherwise.
 pub const DEFAULT_ZSTD_LEVEL: i32 = 1;
+
+/// Time for a server to come back unless `--retry-for` says otherwise, in seconds.
+const DEFAULT_RETRY_S: u64 = 300;
+
 /// Parallel sessions per server unless `--jobs` says otherwise.
 pub const DEFAULT_JOBS: u32 = 16;
 
@@ -86,6 +90,8 @@ pub struct CopyArgs {
     #[command(flatten)]
     pub jobs: JobsArgs,
     #[command(flatten)]
+    pub retry: RetryArgs,
+    #[command(flatten)]
     pub contents: ContentsArgs,
     #[command(flatten)]
     pub filters: FilterArgs,
@@ -118,6 +124,8 @@ pub struct DumpArgs {
     pub source: SourceArgs,
     #[command(flatten)]
     pub jobs: JobsArgs,
+    #[command(flatten)]
+    pub retry: RetryArgs,
     /// Compression of the segments: 1 is fastest, 19 is smallest
     #[arg(
         long,
@@ -160,6 +168,8 @@ pub struct RestoreArgs {
     #[command(flatten)]
     pub jobs: JobsArgs,
     #[command(flatten)]
+    pub retry: RetryArgs,
+    #[command(flatten)]
     pub contents: ContentsArgs,
     #[command(flatten)]
     pub progress: ProgressArgs,
@@ -195,6 +205,8 @@ pub struct VerifyArgs {
     pub source_encoding: Option<String>,
     #[command(flatten)]
     pub jobs: JobsArgs,
+    #[command(flatten)]
+    pub retry: RetryArgs,
     #[command(flatten)]
     pub filters: FilterArgs,
     #[command(flatten)]
