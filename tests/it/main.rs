@@ -6,6 +6,7 @@ mod applications;
 mod chunks;
 mod compare;
 mod errors;
+mod faults;
 mod filters;
 mod fixture;
 mod frozen;
