@@ -219,6 +219,13 @@ pub enum Event {
         bytes: u64,
         elapsed_ms: u64,
     },
+    /// The target has crashed and has forgotten a chunk that was finished: it will be moved again.
+    ChunkLost {
+        chunk: ChunkId,
+        name: QualifiedName,
+        rows: u64,
+        bytes: u64,
+    },
     RelationFinished {
         oid: Oid,
         name: QualifiedName,

@@ -13,8 +13,9 @@ use pgconvoy::ops::{
 };
 
 use super::args::{
-    BenchArgs, Cli, Command, Conninfo, ContentsArgs, CopyArgs, DemoArgs, DumpArgs, FilterArgs, FilterRule, GeneralArgs, ProgressArgs,
-    ProgressMode, ProviderName, RestoreArgs, SourceArgs, StatisticsMode, TargetArgs, ToastMethod, VerifyArgs,
+    BenchArgs, Cli, Command, Conninfo, ContentsArgs, CopyArgs, DemoArgs, DumpArgs, FilterArgs, FilterRule, GeneralArgs,
+    ProgressArgs, ProgressMode, ProviderName, RestoreArgs, SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
+    VerifyArgs,
 };
 use super::environment::Environment;
 use super::redact::has_password;

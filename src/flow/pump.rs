@@ -23,6 +23,9 @@ pub enum Error {
     Stream(String),
     #[error("cancelled")]
     Cancelled,
+    /// The lane ends so that the run can begin anew: what it moved may be forgotten. The others find out themselves.
+    #[error("suspended")]
+    Suspended,
 }
 
 impl Error {

@@ -140,13 +140,18 @@ impl Created {
     /// # Errors
     /// The target refuses a grant.
     pub(super) async fn finish(&self, run: &Run) -> Result<()> {
+        let renewed = match self.maintenance.control.client.is_closed() {
+            true => Some(self.maintenance.renewed(run).await?),
+            false => None,
+        };
+        let maintenance = renewed.as_ref().unwrap_or(&self.maintenance);
         let (settings, others): (Vec<String>, Vec<String>) =
             self.sql.last.iter().cloned().partition(|statement| statement.starts_with("ALTER "));
         for statement in &others {
-            let done = self.maintenance.catalog().execute(statement).await;
+            let done = maintenance.catalog().execute(statement).await;
             done.map_err(|e| Error::from(e).doing(format!("settling database {}", self.sql.name)))?;
         }
-        run_settings(&self.maintenance, &settings, run).await;
+        run_settings(maintenance, &settings, run).await;
         Ok(())
     }
 }

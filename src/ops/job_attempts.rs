@@ -74,10 +74,9 @@ pub(super) struct JobWorker {
 
 impl JobWorker {
     /// What the job came to, and a connection if one is still good.
-    pub(super) async fn run(&self, job: &Job, mut control: Control) -> (Option<Control>, Done) {
+    pub(super) async fn run(&self, job: &Job, mut done_before: usize, mut control: Control) -> (Option<Control>, Done) {
         let (kind, object) = (job.kind, &job.object);
         let mut trouble = Trouble::with(kind.doing(object));
-        let mut done_before = 0;
         let mut warnings = Vec::new();
         loop {
             let session = JobSession { control: &control, side: self.connector.side(), stop: &self.stop };
@@ -101,12 +100,7 @@ impl JobWorker {
     }
 
     /// After a failure that passes: a connection, and how far the job is. Else the failure.
-    async fn reconnect(
-        &self,
-        job: &Job,
-        trouble: &mut Trouble,
-        mut error: pg::Error,
-    ) -> pg::Result<(Control, usize)> {
+    async fn reconnect(&self, job: &Job, trouble: &mut Trouble, mut error: pg::Error) -> pg::Result<(Control, usize)> {
         loop {
             match self.patience.judge(trouble, &error) {
                 Some(pause) if self.patience.wait(&pause).await => {}

@@ -1,6 +1,6 @@
 //! The jobs that follow the rows: run side by side, as soon as what they wait for is there.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::{Cause, Error, Result};
 use super::job_attempts::{Connector, JobWorker};
 use super::job_sql::{Done, StatisticsDone, is_about_the_object};
+use super::ledger::Ledger;
 use super::options::Run;
 use super::recorder::{PhaseTimer, ms};
 use super::retry::{Patience, Trouble};
@@ -27,6 +28,7 @@ use crate::plan::restore_graph::{Job, JobId, RestoreGraph};
 pub(super) struct JobRunner {
     connector: Arc<Connector>,
     patience: Patience,
+    done: JobsDone,
     /// Index builds at the same time.
     builds: usize,
     /// Jobs at the same time.
@@ -35,6 +37,13 @@ pub(super) struct JobRunner {
     stop: CancellationToken,
     idle: Vec<Control>,
     statistics: StatisticsCount,
+}
+
+/// What earlier rounds have done.
+pub(super) struct JobsDone {
+    pub ledger: Ledger,
+    /// How many statements of a job are done.
+    pub statements: HashMap<JobId, usize>,
 }
 
 /// A job that ended, with its connection if that is still good.
@@ -55,7 +64,7 @@ struct StatisticsCount {
 impl JobRunner {
     pub(super) async fn new(
         target: &Server,
-        prepared: &PreparedTarget,
+        (prepared, done): (&PreparedTarget, JobsDone),
         (jobs, lanes): (u32, u32),
         run: &Run,
         stop: CancellationToken,
@@ -78,11 +87,11 @@ impl JobRunner {
         let builds = u32::try_from(builds).unwrap_or(u32::MAX).max(2);
         let budget = IndexBudget::from_target(&settings, jobs, builds);
         let builds = budget.concurrent as usize;
-        let (conninfo, prologue, ledger) =
-            (target.conninfo.clone(), prepared.prologue.clone(), prepared.ledger.clone());
+        let (conninfo, prologue, ledger) = (target.conninfo.clone(), prepared.prologue.clone(), done.ledger.clone());
         Ok(Self {
             connector: Arc::new(Connector { conninfo, prologue, budget, ledger }),
-            patience: Patience::new(run, &stop),
+            patience: Patience::new(run, &stop).until_forgotten(&done.ledger),
+            done,
             limit: jobs.max(1) as usize,
             builds,
             run: run.clone(),
@@ -112,7 +121,7 @@ impl JobRunner {
         loop {
             while failure.is_none() && !self.stop.is_cancelled() && running.len() < self.limit && queue.can_start() {
                 if let Err(error) = self.have_idle_connection(running.len()).await {
-                    self.stop.cancel();
+                    self.stop_the_rest();
                     failure = Some(error.doing("connecting for the jobs after the rows"));
                 } else if let Some(control) = self.idle.pop()
                     && let Some(id) = queue.start_next()
@@ -122,6 +131,9 @@ impl JobRunner {
             }
             if running.is_empty() && (queue.is_done() || failure.is_some() || self.stop.is_cancelled()) {
                 break;
+            }
+            if running.is_empty() && !rows_open && self.done.ledger.is_forgotten() {
+                return Err(Error::new(Cause::Cancelled));
             }
             if running.is_empty() && !rows_open {
                 self.stop.cancel();
@@ -137,7 +149,7 @@ impl JobRunner {
                     let Some(ended) = ended else { continue };
                     let ended = ended.map_err(|e| Error::new(Cause::Internal(e.to_string())))?;
                     if let Err(error) = self.note(&graph.jobs[ended.id as usize], ended, &mut queue) {
-                        self.stop.cancel();
+                        self.stop_the_rest();
                         failure.get_or_insert(error);
                     }
                 }
@@ -156,15 +168,34 @@ impl JobRunner {
         }
     }
 
+    /// A target that has forgotten stops lanes by itself, and gently: the snapshot is needed again.
+    fn stop_the_rest(&self) {
+        if !self.done.ledger.is_forgotten() {
+            self.stop.cancel();
+        }
+    }
+
+    fn done_before(&self, job: &Job) -> usize {
+        self.done.statements.get(&job.id).copied().unwrap_or_default()
+    }
+
+    /// An earlier round has done it, and told so. Statistics are gathered again: they are recorded nowhere.
+    fn is_known(&self, job: &Job) -> bool {
+        !job.statements.is_empty() && self.done_before(job) >= job.statements.len()
+    }
+
     /// Starts a job on a connection of its own.
     fn start(&self, job: &Job, control: Control, running: &mut JoinSet<Ended>) {
         let (id, kind, object) = (job.id, job.kind, job.object.clone());
-        self.run.events.send(Event::JobStarted { job: id, kind, object });
+        if !self.is_known(job) {
+            self.run.events.send(Event::JobStarted { job: id, kind, object });
+        }
         let (connector, patience, stop) = (Arc::clone(&self.connector), self.patience.clone(), self.stop.clone());
+        let done_before = self.done_before(job);
         let (job, worker) = (job.clone(), JobWorker { connector, patience, stop });
         running.spawn(async move {
             let start = Instant::now();
-            let (control, done) = worker.run(&job, control).await;
+            let (control, done) = worker.run(&job, done_before, control).await;
             Ended { id, control, done, elapsed_ms: ms(start) }
         });
     }
@@ -210,7 +241,9 @@ impl JobRunner {
         match result {
             Ok(()) => {
                 queue.finished(ended.id);
-                self.run.events.send(Event::JobFinished { job: ended.id, kind, object, elapsed_ms });
+                if !self.is_known(job) {
+                    self.run.events.send(Event::JobFinished { job: ended.id, kind, object, elapsed_ms });
+                }
                 Ok(())
             }
             Err((_, error)) if job.optional && is_about_the_object(&error) => {

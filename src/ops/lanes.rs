@@ -14,8 +14,7 @@ use super::writer::{TargetPort, Writer};
 use crate::archive::{Archive, ArchiveWriter, SegmentRecord, SegmentSpec};
 use crate::event::ProgressBoard;
 use crate::flow::{
-    ChunkTask, Error, HashSink, LaneOutcome, Meter, Patched, Result, RowHash, RowHasher, SegmentChain, Source,
-    pump,
+    ChunkTask, Error, HashSink, LaneOutcome, Meter, Patched, Result, RowHash, RowHasher, SegmentChain, Source, pump,
 };
 use crate::model::{CopyFormat, Oid};
 use crate::pg::oid_patch::RowPatch;
@@ -98,6 +97,10 @@ impl Restartable for CopyLane {
     fn recover(&mut self, task: &ChunkTask, failed: &Error) -> Result<Option<CopyOutcome>> {
         self.reader.recover(failed, &self.shared)?;
         self.writer.recover(task, failed, &self.shared)
+    }
+
+    fn end(self) {
+        self.reader.end();
     }
 }
 
@@ -200,12 +203,7 @@ impl RestoreLane {
     ) -> Result<Self> {
         let writer = target.open(shared, again)?;
         shared.count_lane();
-        Ok(Self {
-            port: Arc::clone(port),
-            writer,
-            block: Block::new(shared.block_bytes),
-            shared: shared.clone(),
-        })
+        Ok(Self { port: Arc::clone(port), writer, block: Block::new(shared.block_bytes), shared: shared.clone() })
     }
 }
 

@@ -12,12 +12,15 @@
 //!   (`ResetUnloggedRelations`). Loads commit without waiting for the disk, so such a server may have forgotten some of
 //!   them; every connection looks whether it is there.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::error::Result;
+use super::error::{Cause, Error, Result};
+use super::options::Run;
+use super::server::Server;
 use crate::flow::ChunkTask;
-use crate::model::{Side, quote_literal};
+use crate::model::{ChunkId, Oid, Side, quote_literal};
 use crate::pg;
 use crate::pg::catalog::Catalog;
 use crate::pg::wire::{CopyOutcome, TextRow};
@@ -29,37 +32,51 @@ const JOB_LOCKS: u32 = 1;
 /// The ledger of this run, as it was made.
 #[derive(Clone)]
 pub(super) struct Ledger {
+    /// Of the run.
+    id: String,
     /// What the table `alive` holds.
     epoch: String,
     forgotten: Arc<AtomicBool>,
 }
 
+/// What a target has, by its ledger.
+#[derive(Default)]
+pub(super) struct Remembered {
+    pub chunks: HashMap<ChunkId, CopyOutcome>,
+    /// How many statements of a job are done.
+    pub jobs: HashMap<JobId, usize>,
+}
+
 /// Makes the ledger. `origin` says for people where the rows come from.
 pub(super) async fn create(target: Catalog<'_>, origin: &str) -> Result<Ledger> {
-    let epoch = format!("{:032x}", rand::random::<u128>());
+    let epoch = new_epoch();
     let sql = format!(
         "CREATE SCHEMA pgconvoy;
          COMMENT ON SCHEMA pgconvoy IS {comment};
-         CREATE TABLE pgconvoy.run (started_at timestamptz NOT NULL DEFAULT pg_catalog.now(), origin text NOT NULL);
+         CREATE TABLE pgconvoy.run (started_at timestamptz NOT NULL DEFAULT pg_catalog.now(), origin text NOT NULL,
+             id text NOT NULL, rows_in_at timestamptz);
          CREATE TABLE pgconvoy.chunk (relation oid NOT NULL, chunk int NOT NULL, name text NOT NULL,
              rows bigint NOT NULL, bytes bigint NOT NULL, loaded_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
              PRIMARY KEY (relation, chunk));
          CREATE TABLE pgconvoy.job (job int NOT NULL, statements int NOT NULL, PRIMARY KEY (job, statements));
          CREATE UNLOGGED TABLE pgconvoy.alive (epoch text NOT NULL);
          INSERT INTO pgconvoy.alive VALUES ({epoch});
-         INSERT INTO pgconvoy.run (origin) VALUES ({origin})",
+         INSERT INTO pgconvoy.run (origin, id) VALUES ({origin}, {epoch})",
         comment = quote_literal("pgconvoy is loading this database, or was stopped while it did: it is not whole"),
         origin = quote_literal(origin),
         epoch = quote_literal(&epoch),
     );
     target.execute(&sql).await?;
-    Ok(Ledger { epoch, forgotten: Arc::default() })
+    Ok(Ledger { id: epoch.clone(), epoch, forgotten: Arc::default() })
 }
 
 impl Ledger {
     /// Asks whether the server remembers all that this run has done: one row with a count.
     pub(super) fn remembers(&self) -> String {
-        format!("SELECT pg_catalog.count(*) FROM pgconvoy.alive WHERE epoch OPERATOR(pg_catalog.=) {}", quote_literal(&self.epoch))
+        format!(
+            "SELECT pg_catalog.count(*) FROM pgconvoy.alive WHERE epoch OPERATOR(pg_catalog.=) {}",
+            quote_literal(&self.epoch)
+        )
     }
 
     /// The answer to [`Self::remembers`].
@@ -76,6 +93,58 @@ impl Ledger {
             "the target has crashed, or another server has taken its place: it may have lost what it had committed last",
             Some("what a server loses in a crash are the last moments before it, and unlogged tables"),
         ))
+    }
+
+    /// The target has crashed since this ledger was made, as somebody has found.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.forgotten.load(Ordering::Acquire)
+    }
+
+    /// What the target has of this run.
+    ///
+    /// # Errors
+    /// It has nothing of it: it is another server, or it has lost even what had waited for its disk.
+    pub(super) async fn read(&self, target: Catalog<'_>) -> Result<Remembered> {
+        let exists: bool = target.scalar("SELECT pg_catalog.to_regclass('pgconvoy.run') IS NOT NULL").await?;
+        let id = quote_literal(&self.id);
+        let is_ours = format!("SELECT EXISTS (SELECT 1 FROM pgconvoy.run WHERE id OPERATOR(pg_catalog.=) {id})");
+        if !exists || !target.scalar::<bool>(&is_ours).await? {
+            let message =
+                "the target knows nothing of this run any more: it is another server, or an older state of it";
+            return Err(Error::new(Cause::Refused { side: Side::Target, message: message.into() }));
+        }
+        let mut remembered = Remembered::default();
+        for row in target.rows("SELECT relation, chunk, rows, bytes FROM pgconvoy.chunk").await? {
+            let (relation, index): (Oid, i32) = (target.get(&row, 0)?, target.get(&row, 1)?);
+            let (rows, bytes): (i64, i64) = (target.get(&row, 2)?, target.get(&row, 3)?);
+            let id = ChunkId { relation, index: index.cast_unsigned() };
+            let outcome = CopyOutcome { rows: rows.cast_unsigned(), bytes: bytes.cast_unsigned() };
+            remembered.chunks.insert(id, outcome);
+        }
+        for row in target.rows("SELECT job, pg_catalog.max(statements) FROM pgconvoy.job GROUP BY job").await? {
+            let (job, done): (i32, i32) = (target.get(&row, 0)?, target.get(&row, 1)?);
+            remembered.jobs.insert(job.cast_unsigned(), usize::try_from(done).unwrap_or_default());
+        }
+        Ok(remembered)
+    }
+
+    /// Goes on after a crash: what this one's connections were told no longer counts.
+    pub(super) async fn begin_again(&self, target: Catalog<'_>) -> Result<Self> {
+        let epoch = new_epoch();
+        let sql = format!("DELETE FROM pgconvoy.alive; INSERT INTO pgconvoy.alive VALUES ({})", quote_literal(&epoch));
+        target.execute(&sql).await?;
+        Ok(Self { id: self.id.clone(), epoch, forgotten: Arc::default() })
+    }
+
+    /// All rows are in: one commit that waits for the disk, and all before it wait with it. `again`: after a failure.
+    pub(super) async fn flush(&self, target: &Server, run: &Run, again: bool) -> Result<()> {
+        const FLUSH: &str = "UPDATE pgconvoy.run SET rows_in_at = pg_catalog.now()";
+        if !again && !target.control.client.is_closed() {
+            return Ok(target.catalog().execute(FLUSH).await?);
+        }
+        let renewed = target.renewed(run).await?;
+        self.ask(renewed.catalog()).await?;
+        Ok(renewed.catalog().execute(FLUSH).await?)
     }
 
     /// Asks on a control connection.
@@ -124,9 +193,7 @@ impl Ledger {
     /// The answer to [`Self::find_chunk`].
     pub(super) fn found_chunk(rows: &[TextRow]) -> Option<CopyOutcome> {
         rows.iter().find_map(|row| match row.as_slice() {
-            [Some(rows), Some(bytes)] => {
-                Some(CopyOutcome { rows: rows.parse().ok()?, bytes: bytes.parse().ok()? })
-            }
+            [Some(rows), Some(bytes)] => Some(CopyOutcome { rows: rows.parse().ok()?, bytes: bytes.parse().ok()? }),
             _ => None,
         })
     }
@@ -149,6 +216,10 @@ impl Ledger {
             Self::lock_job(job)
         )
     }
+}
+
+fn new_epoch() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }
 
 /// As the two keys of `pg_advisory_xact_lock`, which are signed.

@@ -29,6 +29,7 @@ mod recorder;
 mod restore;
 mod retry;
 mod roles;
+mod rounds;
 mod rows;
 mod server;
 mod source_plan;

@@ -10,7 +10,7 @@ use crate::model::{Oid, RelationKind};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::copy_sql::{self, ReadRules};
 use crate::pg::session;
-use crate::pg::snapshot::{Snapshot, SnapshotHolder, lock_nowait};
+use crate::pg::snapshot::{Snapshot, lock_nowait};
 use crate::pg::wire::{Block, CopyOut, DataConnection};
 use crate::pg::{self};
 
@@ -27,8 +27,8 @@ pub(super) struct SourcePort {
     pub is_frozen: bool,
     /// The snapshot went with its holder's connection, and lanes have gone on without.
     pub went_on_without: AtomicBool,
-    /// Taken by lane 0.
-    pub holder: Mutex<Option<SnapshotHolder>>,
+    /// The connection that has exported the snapshot. Taken by lane 0, which gives it back at its end.
+    pub holder: Mutex<Option<DataConnection>>,
 }
 
 /// What SET TRANSACTION SNAPSHOT says when the exporting transaction is over: invalid identifier, not found, not running.
@@ -78,13 +78,18 @@ impl SourcePort {
         if self.went_on_without.load(Ordering::Acquire) { self.snapshot.unexported() } else { self.snapshot.clone() }
     }
 
+    /// Lets the snapshot go: all that is to be read is, for good.
+    pub(super) fn release(&self) {
+        drop(self.holder.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
     /// The connection of lane `index`: the holder's own for lane 0.
     pub(super) fn open(self: &Arc<Self>, index: u32, shared: &Shared) -> Result<Reader> {
         let holder = if index == 0 { self.holder.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
         let (connection, locked) = match holder {
             Some(holder) => {
-                shared.cancellers.add(holder.connection.canceller());
-                (holder.connection, None)
+                shared.cancellers.add(holder.canceller());
+                (holder, None)
             }
             None => (self.connect(shared)?, Some(HashSet::new())),
         };
@@ -119,8 +124,11 @@ impl Reader {
             return Ok(None);
         }
         if self.was_holder {
-            let message = format!("DDL waits for {}, and the connection that had locked it is gone", task.relation.name);
-            return Err(pg::Error::unsupported(self.port.conninfo.side(), message, Some("stop it, then start again")).into());
+            let message =
+                format!("DDL waits for {}, and the connection that had locked it is gone", task.relation.name);
+            return Err(
+                pg::Error::unsupported(self.port.conninfo.side(), message, Some("stop it, then start again")).into()
+            );
         }
         Ok(Some(LaneOutcome::HolderOnly))
     }
@@ -152,6 +160,13 @@ impl Reader {
             self.is_spoiled = true;
         }
         moved
+    }
+
+    /// A holder outlives its lane.
+    pub(super) fn end(self) {
+        if self.locked.is_none() && !self.is_spoiled && !self.connection.is_broken() {
+            *self.port.holder.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.connection);
+        }
     }
 
     /// Makes it fit for another attempt after a failure.

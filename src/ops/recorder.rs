@@ -14,7 +14,9 @@ use super::server::Server;
 use crate::event::{Event, EventSink, JobKind, Operation, Phase, ServerInfo};
 use crate::flow::Meter;
 use crate::model::{Oid, QualifiedName, Relation, Side};
-use crate::report::{ArchiveSummary, JobReport, PhaseTiming, RetryReport, StatisticsReport, TableReport, TransferReport};
+use crate::report::{
+    ArchiveSummary, JobReport, PhaseTiming, RetryReport, StatisticsReport, TableReport, TransferReport,
+};
 
 /// Listens to a run, and passes everything on.
 pub(super) struct Recorder {
@@ -80,7 +82,7 @@ impl Recorder {
     pub(super) fn explain_target(&self, error: Error, target: &Server, contents: Contents) -> Error {
         let (done, all) = {
             let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            (state.relations_done, state.relations_planned)
+            (state.relations_done.min(state.relations_planned), state.relations_planned)
         };
         let database = &target.facts.database;
         let error = explain_bytes(error);
@@ -163,6 +165,13 @@ impl State {
                 times.rows += rows;
                 times.bytes += bytes;
                 times.chunks += 1;
+            }
+            Event::ChunkLost { chunk, rows, bytes, .. } => {
+                if let Some(times) = self.tables.get_mut(&chunk.relation) {
+                    times.rows = times.rows.saturating_sub(*rows);
+                    times.bytes = times.bytes.saturating_sub(*bytes);
+                    times.chunks = times.chunks.saturating_sub(1);
+                }
             }
             Event::JobFinished { kind, object, elapsed_ms, .. } => {
                 if matches!(kind, JobKind::Index | JobKind::Constraint)

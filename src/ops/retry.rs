@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use super::ledger::Ledger;
 use super::options::Run;
 use crate::event::{Event, EventSink};
 use crate::flow::{ChunkTask, Error, Lane, LaneOutcome, Result};
@@ -33,6 +34,8 @@ pub(super) struct Patience {
     limit: Duration,
     events: EventSink,
     stop: CancellationToken,
+    /// Once the target has forgotten, no attempt is any use before the whole run begins anew.
+    memory: Option<Ledger>,
 }
 
 /// What has happened to one chunk, job or other piece of work.
@@ -65,7 +68,23 @@ pub(super) struct Pause {
 impl Patience {
     /// `stop` ends the waits: the run's own token or a child of it.
     pub(super) fn new(run: &Run, stop: &CancellationToken) -> Self {
-        Self { limit: run.retry_for, events: run.events.clone(), stop: stop.clone() }
+        Self { limit: run.retry_for, events: run.events.clone(), stop: stop.clone(), memory: None }
+    }
+
+    /// Ends with the target's memory.
+    #[must_use]
+    pub(super) fn until_forgotten(mut self, ledger: &Ledger) -> Self {
+        self.memory = Some(ledger.clone());
+        self
+    }
+
+    fn is_forgotten(&self) -> bool {
+        self.memory.as_ref().is_some_and(Ledger::is_forgotten)
+    }
+
+    /// What a lane ends with.
+    fn last(&self, error: Error) -> Error {
+        if self.is_forgotten() { Error::Suspended } else { error }
     }
 
     /// What to do about a failure. `None`: it is final.
@@ -73,7 +92,8 @@ impl Patience {
         let (side, symptom) = (error.side, symptom(error));
         let verdict = verdict(side, symptom);
         let down = trouble.down_since.get_or_insert_with(Instant::now).elapsed();
-        if !verdict.is_retried() || self.stop.is_cancelled() || trouble.waited + down >= self.limit {
+        let is_over = self.stop.is_cancelled() || self.is_forgotten();
+        if !verdict.is_retried() || is_over || trouble.waited + down >= self.limit {
             return None;
         }
         trouble.attempt += 1;
@@ -102,7 +122,7 @@ impl Patience {
         /// How soon a lane notices that it is to stop.
         const STEP: Duration = Duration::from_millis(50);
         let end = Instant::now() + pause.length;
-        while !self.stop.is_cancelled() {
+        while !self.stop.is_cancelled() && !self.is_forgotten() {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return true;
@@ -143,6 +163,13 @@ pub(super) trait Restartable: Send {
 
     /// Replaces what a failure has spoiled. `Some`: the target has the chunk already.
     fn recover(&mut self, task: &ChunkTask, failed: &Error) -> Result<Option<CopyOutcome>>;
+
+    /// See [`Lane::end`].
+    fn end(self)
+    where
+        Self: Sized,
+    {
+    }
 }
 
 /// A lane that tries again what fails for a passing reason.
@@ -163,19 +190,23 @@ impl<L: Restartable> Retrying<L> {
                 Ok(lane) => return Ok(Self { lane, patience: patience.clone(), may_end }),
                 Err(error) => error,
             };
-            let Error::Pg(failed) = &error else { return Err(error) };
+            let Error::Pg(failed) = &error else { return Err(patience.last(error)) };
             if may_end && failed.sqlstate() == Some("53300") {
                 return Err(error);
             }
             match patience.judge(&mut trouble, failed) {
                 Some(pause) if patience.wait_blocking(&pause) => {}
-                _ => return Err(error),
+                _ => return Err(patience.last(error)),
             }
         }
     }
 }
 
 impl<L: Restartable> Lane for Retrying<L> {
+    fn end(self) {
+        self.lane.end();
+    }
+
     fn run(&mut self, task: &ChunkTask) -> Result<LaneOutcome> {
         let mut error = match self.lane.attempt(task) {
             Ok(outcome) => return Ok(outcome),
@@ -183,11 +214,11 @@ impl<L: Restartable> Lane for Retrying<L> {
         };
         let mut trouble = Trouble::with(format!("the rows of {}", task.relation.name));
         loop {
-            let Error::Pg(failed) = &error else { return Err(error) };
+            let Error::Pg(failed) = &error else { return Err(self.patience.last(error)) };
             match self.patience.judge(&mut trouble, failed) {
                 Some(pause) if pause.with_fewer && self.may_end => return Ok(LaneOutcome::HandedBack),
                 Some(pause) if self.patience.wait_blocking(&pause) => {}
-                _ => return Err(error),
+                _ => return Err(self.patience.last(error)),
             }
             error = match self.lane.recover(task, &error) {
                 Ok(Some(outcome)) => return Ok(LaneOutcome::Done(outcome)),

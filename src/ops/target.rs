@@ -320,7 +320,7 @@ const LARGE_OBJECT_BATCH: usize = 1000;
 /// What is left when rows and jobs are done: sequences, owners and grants of large objects, the ledger.
 pub(super) async fn complete(
     target: &Server,
-    prepared: &PreparedTarget,
+    (prepared, ledger): (&PreparedTarget, &Ledger),
     sequences: &[SequenceState],
     contents: Contents,
     run: &Run,
@@ -336,7 +336,7 @@ pub(super) async fn complete(
         if ledger::unfinished(renewed.catalog()).await?.is_none() {
             return Ok(());
         }
-        prepared.ledger.ask(renewed.catalog()).await?;
+        ledger.ask(renewed.catalog()).await?;
         settle(&renewed, prepared, sequences, contents).await
     };
     patience.persist("sequences, and the end", settle).await?;

@@ -15,12 +15,12 @@ use super::copy::first_cause;
 use super::error::{Cause, Error, Result};
 use super::inventory::{Inventory, large_object_chunks};
 use super::lanes::{ArchivePort, HashLane, HashSource, Hashes, Shared};
-use super::reader::SourcePort;
-use super::retry::{Patience, Retrying};
 use super::options::{Filters, Run, ServerArgs, VerifyAgainst, VerifyOptions};
 use super::own_types::{OidPatches, OwnTypes};
 use super::preflight::table_filter;
+use super::reader::SourcePort;
 use super::recorder::{PhaseTimer, ms, name_some};
+use super::retry::{Patience, Retrying};
 use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::source_plan::check_still_frozen;
@@ -367,7 +367,7 @@ impl VerifyJob<'_> {
             extra_settings: how.settings.clone(),
             is_frozen: false,
             went_on_without: AtomicBool::new(false),
-            holder: Mutex::new(Some(holder)),
+            holder: Mutex::new(Some(holder.connection)),
         };
         let moment = Some((server, port.snapshot.clone()));
         let (reader, oid_patches) = (ReaderKind::Server(Arc::new(port)), OidPatches::default());

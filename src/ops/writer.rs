@@ -143,12 +143,7 @@ impl Writer {
     }
 
     /// Makes it fit for another attempt after a failure. `Some`: the chunk is in.
-    pub(super) fn recover(
-        &mut self,
-        task: &ChunkTask,
-        failed: &Error,
-        shared: &Shared,
-    ) -> Result<Option<CopyOutcome>> {
+    pub(super) fn recover(&mut self, task: &ChunkTask, failed: &Error, shared: &Shared) -> Result<Option<CopyOutcome>> {
         let failed_here = matches!(failed, Error::Pg(e) if e.side == Side::Target);
         if !failed_here && !self.is_in_doubt && !self.connection.is_broken() {
             return Ok(None);

@@ -19,6 +19,7 @@ mod odd;
 mod rights;
 mod round_trip;
 mod round_trips;
+mod soak;
 mod statistics;
 #[path = "../support/mod.rs"]
 mod support;

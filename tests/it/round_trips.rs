@@ -48,7 +48,8 @@ async fn two_hundred_small_tables_need_few_messages() {
     assert_eq!(count("statement: SELECT * FROM pg_catalog.pg_restore") + count("statement: ANALYZE"), 0);
     // All that is not said for each table: connections, preflight, plan, preparation, end.
     let all = messages(&log, |_| true);
-    let of_rows = count("statement: BEGIN; SELECT pg_catalog.pg_advisory_xact_lock") + count("INSERT INTO pgconvoy.chunk");
+    let of_rows =
+        count("statement: BEGIN; SELECT pg_catalog.pg_advisory_xact_lock") + count("INSERT INTO pgconvoy.chunk");
     assert!(of_rows <= 2 * TABLES);
     assert!(all <= after + of_rows + 80, "{all} messages, {of_rows} of them for rows, {after} after them");
 }

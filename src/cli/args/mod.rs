@@ -12,8 +12,8 @@ use pgconvoy::lab::shapes::Shape;
 
 pub use filter_file::FilterRule;
 pub use groups::{
-    ContentsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode, ProviderName, RetryArgs,
-    SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
+    ContentsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode, ProviderName, RetryArgs, SourceArgs,
+    StatisticsMode, TargetArgs, ToastMethod,
 };
 pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_scale, shape_parser};
 
