@@ -121,7 +121,11 @@ impl JobSession<'_> {
     /// Says whether the statistics in it were set as they were told. What is too much for one message is two: statistics that
     /// fail then are no failure of the statements, which are done.
     async fn in_one_message(&self, job: &Job, last: &[String]) -> pg::Result<pg::Result<bool>> {
-        let sql = recorded(job.id, &job.statements, job.statements.len());
+        // Statistics alone can be set twice: nothing to record.
+        let sql = match job.statements.len() {
+            0 => String::new(),
+            all => recorded(job.id, &job.statements, all),
+        };
         let last = one_message(last);
         if sql.len() + last.len() > BATCH_BYTES && !last.is_empty() && !job.statements.is_empty() {
             self.rows(&sql).await?;

@@ -423,7 +423,7 @@ impl VerifyJob<'_> {
             stop: stop.clone(),
             cancellers: Cancellers::default(),
             block_bytes: self.lanes.block_bytes,
-            patience: Patience::new(&run, stop),
+            patience: Patience::new(self.run, stop),
         };
         let hashes: Hashes = Arc::default();
         let cancellers = shared.cancellers.clone();
