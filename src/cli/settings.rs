@@ -73,12 +73,12 @@ pub fn resolve(cli: Cli, environment: &Environment) -> Result<Settings, clap::Er
 }
 
 fn retry_for(command: &Command) -> Duration {
-    let retry = match command {
-        Command::Copy(CopyArgs { retry, .. })
-        | Command::Dump(DumpArgs { retry, .. })
-        | Command::Restore(RestoreArgs { retry, .. })
-        | Command::Verify(VerifyArgs { retry, .. }) => retry,
-        _ => return Duration::ZERO,
+    let (Command::Copy(CopyArgs { retry, .. })
+    | Command::Dump(DumpArgs { retry, .. })
+    | Command::Restore(RestoreArgs { retry, .. })
+    | Command::Verify(VerifyArgs { retry, .. })) = command
+    else {
+        return Duration::ZERO;
     };
     Duration::from_secs(retry.retry_for)
 }

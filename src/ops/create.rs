@@ -140,10 +140,8 @@ impl Created {
     /// # Errors
     /// The target refuses a grant.
     pub(super) async fn finish(&self, run: &Run) -> Result<()> {
-        let renewed = match self.maintenance.control.client.is_closed() {
-            true => Some(self.maintenance.renewed(run).await?),
-            false => None,
-        };
+        let is_lost = self.maintenance.control.client.is_closed();
+        let renewed = if is_lost { Some(self.maintenance.renewed(run).await?) } else { None };
         let maintenance = renewed.as_ref().unwrap_or(&self.maintenance);
         let (settings, others): (Vec<String>, Vec<String>) =
             self.sql.last.iter().cloned().partition(|statement| statement.starts_with("ALTER "));

@@ -41,6 +41,7 @@ impl Verdict {
 
 /// The table: what a failure on this side means for the chunk or job at hand. `docs/RELIABILITY.md` explains each row.
 #[must_use]
+#[expect(clippy::match_same_arms, reason = "a table, with a reason for each row")]
 pub fn verdict(side: Side, symptom: Symptom<'_>) -> Verdict {
     let state = match symptom {
         Symptom::Lost | Symptom::NoConnection => return Verdict::Retry,

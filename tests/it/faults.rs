@@ -313,10 +313,12 @@ async fn a_target_that_crashes_while_indexes_are_built_goes_on_with_them() {
     let _ = run(Pgconvoy::new(["dump", "--source", &source.uri(), archive])).await.expect_success();
     for is_restore in [false, true] {
         let target = empty(&own).await;
-        let child = match is_restore {
-            true => Pgconvoy::new(["restore", archive, "--target", &target.uri(), "--progress", "lines"]).spawn(),
-            false => copy_between(&source.uri(), &target.uri(), &[]).spawn(),
+        let program = if is_restore {
+            Pgconvoy::new(["restore", archive, "--target", &target.uri(), "--progress", "lines"])
+        } else {
+            copy_between(&source.uri(), &target.uri(), &[])
         };
+        let child = program.spawn();
         wait_for(&target, "state = 'active' AND query ILIKE '%CREATE INDEX r%_slow%'").await;
         crash(&target).await;
         let (ran, _) = wait(child, Duration::from_secs(60)).await;

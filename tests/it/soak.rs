@@ -132,10 +132,8 @@ async fn one_round(rng: &mut StdRng, source: &TestDb, target: &TestDb, archive: 
     let to_source = FaultProxy::start(source.cluster.port(), fault(false));
     let (from, to) = (to_source.uri(&source.tcp_uri()), to_target.uri(&target.tcp_uri()));
     let jobs = rng.random_range(1..6).to_string();
-    let args = match is_restore {
-        true => vec!["restore", archive, "--target", &to, "-j", &jobs, "--progress", "lines"],
-        false => vec!["copy", "--source", &from, "--target", &to, "-j", &jobs, "--progress", "lines"],
-    };
+    let what = if is_restore { vec!["restore", archive] } else { vec!["copy", "--source", &from] };
+    let args = what.into_iter().chain(["--target", &to, "-j", &jobs, "--progress", "lines"]);
     let mut child = Pgconvoy::new(args).spawn();
     let victim = rng.random_range(1..1009);
     if !matches!(trouble, Trouble::AtTarget(_) | Trouble::AtSource(_)) && rows_move(target, &mut child).await {
