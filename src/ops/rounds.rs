@@ -179,7 +179,7 @@ impl Round<'_> {
         rows: &RowsPlan,
         how: &impl Rounds,
         stop: &CancellationToken,
-        relation_done: impl FnMut(Oid),
+        mut relation_done: impl FnMut(Oid),
     ) -> Result<()> {
         let Filling { lanes, run, .. } = self.filling;
         let phase = PhaseTimer::start(Phase::Rows, run);
@@ -195,7 +195,12 @@ impl Round<'_> {
         let cancellers = shared.cancellers.clone();
         let make = how.lanes(shared, self.ledger);
         let left = rows.without(&self.remembered.chunks);
-        move_rows(left, make, Watch { run, cancellers, stop: stop.clone() }, relation_done).await?;
+        if left.tasks.is_empty() {
+            // All that is there was read in the snapshot, which is gone by now.
+            left.whole.iter().copied().for_each(&mut relation_done);
+        } else {
+            move_rows(left, make, Watch { run, cancellers, stop: stop.clone() }, relation_done).await?;
+        }
         patience.persist("the rows", async |again| self.ledger.flush(self.target, run, again).await).await?;
         how.rows_are_in().await?;
         phase.finish();

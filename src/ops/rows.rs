@@ -32,7 +32,7 @@ pub(super) struct RowsPlan {
     /// Lanes on one relation at most.
     pub lanes_per_relation: usize,
     /// Relations all of whose chunks are in already.
-    whole: Vec<Oid>,
+    pub whole: Vec<Oid>,
     /// What has been told to be in, over all rounds.
     told: Arc<Mutex<HashMap<ChunkId, (ChunkTask, CopyOutcome)>>>,
 }

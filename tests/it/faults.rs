@@ -320,6 +320,10 @@ async fn a_target_that_crashes_while_indexes_are_built_goes_on_with_them() {
         };
         let child = program.spawn();
         wait_for(&target, "state = 'active' AND query ILIKE '%CREATE INDEX r%_slow%'").await;
+        // With the rows, the snapshot goes.
+        while target.one("SELECT count(*) FROM pgconvoy.run WHERE rows_in_at IS NOT NULL").await == "0" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         crash(&target).await;
         let (ran, _) = wait(child, Duration::from_secs(60)).await;
         assert_says(&ran.expect_success(), &["the target has crashed"]);
