@@ -114,7 +114,8 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<ProgressAr
             (Task::Dump(options), Some(args.progress))
         }
         Command::Restore(args) => {
-            let (archive, target) = (args.archive, target_options(args.target));
+            let (archive, target) =
+                (args.archive, TargetOptions { resume: args.resume, ..target_options(args.target) });
             let contents = contents(&args.contents);
             (Task::Restore(RestoreOptions { archive, target, jobs: args.jobs.jobs, contents }), Some(args.progress))
         }
@@ -215,6 +216,7 @@ fn target_options(args: TargetArgs) -> TargetOptions {
             ToastMethod::Pglz => ToastCompression::Pglz,
         },
         create: args.create,
+        resume: false,
         roles: args.roles,
     }
     .with_provider()

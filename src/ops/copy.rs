@@ -130,6 +130,7 @@ impl CopyJob<'_> {
             options: &self.options.target,
             contents,
             origin: self.source.conninfo.address(),
+            settings: None,
         };
         let prepared = preparation.run(self.target, self.run).await?;
         if contents != Contents::SchemaOnly {

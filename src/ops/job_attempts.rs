@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_postgres::SimpleQueryMessage;
 use tokio_util::sync::CancellationToken;
 
-use super::job_sql::{Done, JobSession, StatisticsDone, one_message};
+use super::job_sql::{Done, JobSession, one_message};
 use super::ledger::Ledger;
 use super::retry::{Patience, Trouble};
 use crate::model::Side;
@@ -74,10 +74,25 @@ pub(super) struct JobWorker {
 
 impl JobWorker {
     /// What the job came to, and a connection if one is still good.
-    pub(super) async fn run(&self, job: &Job, mut done_before: usize, mut control: Control) -> (Option<Control>, Done) {
+    /// `in_doubt`: an earlier process may still be at work on it.
+    pub(super) async fn run(
+        &self,
+        job: &Job,
+        (mut done_before, in_doubt): (usize, bool),
+        mut control: Control,
+    ) -> (Option<Control>, Done) {
         let (kind, object) = (job.kind, &job.object);
         let mut trouble = Trouble::with(kind.doing(object));
         let mut warnings = Vec::new();
+        if in_doubt {
+            match self.connector.find(job, &control).await {
+                Ok(found) => done_before = found,
+                Err(error) => match self.reconnect(job, &mut trouble, error).await {
+                    Ok((fresh, found)) => (control, done_before) = (fresh, found),
+                    Err(error) => return (None, Done::failed((0, error), warnings)),
+                },
+            }
+        }
         loop {
             let session = JobSession { control: &control, side: self.connector.side(), stop: &self.stop };
             let mut done = session.run(job, done_before).await;
@@ -92,8 +107,7 @@ impl JobWorker {
             match self.reconnect(job, &mut trouble, error).await {
                 Ok((fresh, found)) => (control, done_before) = (fresh, found),
                 Err(error) => {
-                    let result = Err((statement, error));
-                    return (None, Done { result, statistics: StatisticsDone::Nothing, warnings, usable: false });
+                    return (None, Done::failed((statement, error), warnings));
                 }
             }
         }

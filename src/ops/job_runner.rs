@@ -44,6 +44,8 @@ pub(super) struct JobsDone {
     pub ledger: Ledger,
     /// How many statements of a job are done.
     pub statements: HashMap<JobId, usize>,
+    /// Sessions of an earlier process may still be at work.
+    pub in_doubt: bool,
 }
 
 /// A job that ended, with its connection if that is still good.
@@ -191,7 +193,7 @@ impl JobRunner {
             self.run.events.send(Event::JobStarted { job: id, kind, object });
         }
         let (connector, patience, stop) = (Arc::clone(&self.connector), self.patience.clone(), self.stop.clone());
-        let done_before = self.done_before(job);
+        let done_before = (self.done_before(job), self.done.in_doubt);
         let (job, worker) = (job.clone(), JobWorker { connector, patience, stop });
         running.spawn(async move {
             let start = Instant::now();

@@ -62,6 +62,13 @@ pub(super) struct Done {
     pub usable: bool,
 }
 
+impl Done {
+    /// Nothing, for good.
+    pub(super) fn failed(failed: (usize, pg::Error), warnings: Vec<String>) -> Self {
+        Self { result: Err(failed), statistics: StatisticsDone::Nothing, warnings, usable: false }
+    }
+}
+
 /// What was done for a relation's statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StatisticsDone {

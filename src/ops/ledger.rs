@@ -12,9 +12,10 @@
 //!   (`ResetUnloggedRelations`). Loads commit without waiting for the disk, so such a server may have forgotten some of
 //!   them; every connection looks whether it is there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use super::error::{Cause, Error, Result};
 use super::options::Run;
@@ -29,6 +30,9 @@ use crate::plan::restore_graph::JobId;
 /// First keys of the advisory locks of jobs. Those of chunks are OIDs of tables, which are larger, or of large objects: 0.
 const JOB_LOCKS: u32 = 1;
 
+/// First key of the lock that the process holds that is at work, on its control connection, for its whole session.
+const RUN_LOCK: u32 = 2;
+
 /// The ledger of this run, as it was made.
 #[derive(Clone)]
 pub(super) struct Ledger {
@@ -40,37 +44,89 @@ pub(super) struct Ledger {
 }
 
 /// What a target has, by its ledger.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Remembered {
     pub chunks: HashMap<ChunkId, CopyOutcome>,
     /// How many statements of a job are done.
     pub jobs: HashMap<JobId, usize>,
 }
 
-/// Makes the ledger. `origin` says for people where the rows come from.
-pub(super) async fn create(target: Catalog<'_>, origin: &str) -> Result<Ledger> {
+/// Makes the ledger. `origin` says for people where the rows come from, `settings` for `--resume` what was asked for.
+pub(super) async fn create(target: Catalog<'_>, origin: &str, settings: Option<&str>) -> Result<Ledger> {
     let epoch = new_epoch();
     let sql = format!(
         "CREATE SCHEMA pgconvoy;
          COMMENT ON SCHEMA pgconvoy IS {comment};
          CREATE TABLE pgconvoy.run (started_at timestamptz NOT NULL DEFAULT pg_catalog.now(), origin text NOT NULL,
-             id text NOT NULL, rows_in_at timestamptz);
+             id text NOT NULL, settings text,
+             prepared_at timestamptz, rows_in_at timestamptz);
          CREATE TABLE pgconvoy.chunk (relation oid NOT NULL, chunk int NOT NULL, name text NOT NULL,
              rows bigint NOT NULL, bytes bigint NOT NULL, loaded_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
              PRIMARY KEY (relation, chunk));
          CREATE TABLE pgconvoy.job (job int NOT NULL, statements int NOT NULL, PRIMARY KEY (job, statements));
          CREATE UNLOGGED TABLE pgconvoy.alive (epoch text NOT NULL);
          INSERT INTO pgconvoy.alive VALUES ({epoch});
-         INSERT INTO pgconvoy.run (origin, id) VALUES ({origin}, {epoch})",
+         INSERT INTO pgconvoy.run (origin, id, settings) VALUES ({origin}, {epoch}, {settings});
+         SELECT pg_catalog.pg_advisory_lock({RUN_LOCK}, 0)",
         comment = quote_literal("pgconvoy is loading this database, or was stopped while it did: it is not whole"),
         origin = quote_literal(origin),
         epoch = quote_literal(&epoch),
+        settings = settings.map_or_else(|| "NULL".to_owned(), quote_literal),
     );
     target.execute(&sql).await?;
     Ok(Ledger { id: epoch.clone(), epoch, forgotten: Arc::default() })
 }
 
+/// What a process has left that did not come to its end.
+pub(super) struct LeftBehind {
+    pub ledger: Ledger,
+    pub settings: BTreeMap<String, String>,
+    /// The schema was there.
+    pub is_prepared: bool,
+    /// The server has crashed since.
+    pub has_crashed: bool,
+}
+
+/// Makes this process the one that is at work. `false`: another one is, still after this time.
+pub(super) async fn lock_run(target: Catalog<'_>, patience: Duration) -> Result<bool> {
+    const AGAIN_AFTER: Duration = Duration::from_millis(100);
+    let end = Instant::now() + patience;
+    let lock = format!("SELECT pg_catalog.pg_try_advisory_lock({RUN_LOCK}, 0)");
+    while !target.scalar::<bool>(&lock).await? {
+        if Instant::now() >= end {
+            return Ok(false);
+        }
+        tokio::time::sleep(AGAIN_AFTER).await;
+    }
+    Ok(true)
+}
+
 impl Ledger {
+    /// What an earlier process has left, if it can be gone on with.
+    pub(super) async fn left_behind(target: Catalog<'_>) -> Result<Option<LeftBehind>> {
+        // A ledger of another version may lack what this one needs.
+        let knows = "SELECT count(*) OPERATOR(pg_catalog.=) 3 FROM pg_catalog.pg_attribute
+                     WHERE attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('pgconvoy.run')
+                       AND attname IN ('id', 'settings', 'prepared_at')";
+        if !target.scalar::<bool>(knows).await? {
+            return Ok(None);
+        }
+        let sql = "SELECT id, settings, prepared_at IS NOT NULL, EXISTS (SELECT 1 FROM pgconvoy.alive)
+                   FROM pgconvoy.run WHERE settings IS NOT NULL";
+        let Some(row) = target.rows(sql).await?.into_iter().next() else { return Ok(None) };
+        let (id, settings): (String, String) = (target.get(&row, 0)?, target.get(&row, 1)?);
+        let (is_prepared, is_alive): (bool, bool) = (target.get(&row, 2)?, target.get(&row, 3)?);
+        let settings = serde_json::from_str(&settings)
+            .map_err(|e| Error::new(Cause::Internal(format!("the ledger's settings: {e}"))))?;
+        let ledger = Self { id, epoch: String::new(), forgotten: Arc::default() };
+        Ok(Some(LeftBehind { ledger, settings, is_prepared, has_crashed: !is_alive }))
+    }
+
+    /// The schema is there: from here on it can be gone on with.
+    pub(super) async fn note_prepared(target: Catalog<'_>) -> Result<()> {
+        Ok(target.execute("UPDATE pgconvoy.run SET prepared_at = pg_catalog.now()").await?)
+    }
+
     /// Asks whether the server remembers all that this run has done: one row with a count.
     pub(super) fn remembers(&self) -> String {
         format!(

@@ -27,6 +27,7 @@ mod program;
 mod reader;
 mod recorder;
 mod restore;
+mod resume;
 mod retry;
 mod roles;
 mod rounds;

@@ -138,6 +138,8 @@ pub struct TargetOptions {
     pub create: bool,
     /// Make the roles that the target lacks.
     pub roles: bool,
+    /// Go on with what an earlier run has left unfinished there.
+    pub resume: bool,
 }
 
 /// Managed PostgreSQL: what its administrator's role is known not to be allowed.

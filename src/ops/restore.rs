@@ -17,6 +17,7 @@ use super::options::{Contents, RestoreOptions, Run};
 use super::own_types::OidPatches;
 use super::preflight::{self, Findings};
 use super::recorder::{Closing, PhaseTimer, Recorder};
+use super::resume;
 use super::retry::Retrying;
 use super::roles;
 use super::rounds::{Filling, MakeLane, Rounds};
@@ -61,7 +62,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
         lost::check_archive_types(&inventory, &target, &mut findings).await?;
     }
     let mut needs = preflight::Needs::of_archive(&inventory, contents);
-    if options.target.roles {
+    if options.target.roles && !options.target.resume {
         roles::check(&inventory.cluster_roles, &target, &mut findings).await?;
         needs = needs.without_roles(&inventory.cluster_roles);
     }
@@ -71,7 +72,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
 
     let totals = archive.totals();
     let mut left_out = Vec::new();
-    if options.target.roles {
+    if options.target.roles && !options.target.resume {
         left_out = roles::create(&inventory.cluster_roles, &None, &target, &run).await?;
     }
     let created = Target::prepare(target, &inventory.toc, &options.target, &run).await?;
@@ -80,8 +81,11 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     let toast = toast::setting(target, options.target.toast_compression).await?;
     load_settings.extend(toast.statement);
     let job = RestoreJob { target, options, contents, lanes, load_settings, run: &run };
-    let done =
-        job.fill_target(&mut inventory, archive).await.map_err(|e| recorder.explain_target(e, target, contents))?;
+    let done = job.fill_target(&mut inventory, archive).await.map_err(|e| {
+        let is_resumable = contents != Contents::DataOnly && !options.target.create;
+        let error = recorder.explain_target(e, target, contents);
+        if is_resumable { error.hint("the same command with --resume goes on behind what is there") } else { error }
+    })?;
     created.finish(&run).await?;
     let closing = Closing {
         relations: done.relations.iter().map(AsRef::as_ref).collect(),
@@ -177,7 +181,9 @@ impl RestoreJob<'_> {
         let mut patches = OidPatches::default();
         let contents = self.contents;
         let origin = format!("archive {}", self.options.archive.display());
-        let preparation = Preparation { inventory, options: &self.options.target, contents, origin };
+        let settings = resume::settings(&archive, self.options, (contents, self.whole_bytes(inventory)));
+        let preparation =
+            Preparation { inventory, options: &self.options.target, contents, origin, settings: Some(settings) };
         let prepared = preparation.run(self.target, self.run).await?;
         if contents != Contents::SchemaOnly {
             refuse_other_columns(inventory, check_columns(self.target, inventory).await?)?;
@@ -186,7 +192,8 @@ impl RestoreJob<'_> {
             refuse_other_columns(inventory, compared.to_text(&inventory.relations)?)?;
         }
         let prepared = &prepared;
-        let rows = self.rows(inventory, &archive);
+        let whole_bytes = prepared.resumed.as_ref().map(|resumed| resumed.whole_bytes);
+        let rows = self.rows(inventory, &archive, whole_bytes);
         let relations = rows.as_ref().map(|(relations, _)| relations.clone()).unwrap_or_default();
         let filling =
             Filling { target: self.target, prepared, jobs: self.options.jobs, lanes: self.lanes, run: self.run };
@@ -196,22 +203,32 @@ impl RestoreJob<'_> {
         Ok(Filled { relations: rounds.relations, meter, skipped: prepared.skipped(inventory) })
     }
 
+    /// Relations up to this size are loaded as one.
+    fn whole_bytes(&self, inventory: &Inventory) -> u64 {
+        let large_objects = inventory.large_object_chunks().map_or(0, |(relation, _)| relation.size_bytes());
+        let sizes = inventory.relations.iter().map(Relation::size_bytes);
+        self.lanes.loaders.whole_bytes(sizes.fold(large_objects, u64::saturating_add))
+    }
+
     /// What has rows, and its chunks; nothing where only definitions move.
-    fn rows(&self, inventory: &mut Inventory, archive: &Archive) -> Option<(Vec<Arc<Relation>>, RowsPlan)> {
+    /// `whole_bytes`: of an earlier run, whose chunks these must be.
+    fn rows(
+        &self,
+        inventory: &mut Inventory,
+        archive: &Archive,
+        whole_bytes: Option<u64>,
+    ) -> Option<(Vec<Arc<Relation>>, RowsPlan)> {
         if self.contents == Contents::SchemaOnly {
             return None;
         }
+        let whole_bytes = whole_bytes.unwrap_or_else(|| self.whole_bytes(inventory));
         let mut relations = share(std::mem::take(&mut inventory.relations));
         if let Some((relation, _)) = inventory.large_object_chunks() {
             relations.push(Arc::new(relation));
         }
         let mut chunks: Vec<Chunk> = archive.segments().iter().map(|s| s.chunk).collect();
         let sizes: HashMap<Oid, u64> = relations.iter().map(|r| (r.oid, r.size_bytes())).collect();
-        join_chunks(
-            &mut chunks,
-            &sizes,
-            self.lanes.loaders.whole_bytes(sizes.values().fold(0, |all, size| all.saturating_add(*size))),
-        );
+        join_chunks(&mut chunks, &sizes, whole_bytes);
         chunks.sort_by_key(|c| (Reverse(sizes.get(&c.id.relation).copied().unwrap_or(0)), c.id));
         let rows = RowsPlan::new(&relations, chunks, self.lanes).loading(self.target.version());
         rows.announce(self.run);

@@ -17,11 +17,12 @@ use super::lanes::Shared;
 use super::ledger::{Ledger, Remembered};
 use super::options::Run;
 use super::recorder::PhaseTimer;
+use super::resume::Resumed;
 use super::retry::Patience;
 use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server};
 use super::target::PreparedTarget;
-use crate::event::Phase;
+use crate::event::{Event, Phase};
 use crate::flow::{self, ChunkTask, Lane, Meter};
 use crate::model::{Oid, QualifiedName, Side, counted};
 use crate::pg::{self, ErrorKind, ServerError};
@@ -66,9 +67,17 @@ impl Filling<'_> {
         let mut ledger = self.prepared.ledger.clone();
         let mut remembered = Remembered::default();
         let mut renewed: Option<Server> = None;
-        for _ in 0..ROUNDS {
+        let resumed = self.prepared.resumed.as_ref();
+        let doubtful = rows.filter(|_| resumed.is_some()).map(RowsPlan::in_doubt);
+        let rows = doubtful.as_ref().or(rows);
+        if let Some(resumed) = resumed {
+            remembered = self.take_up(rows, resumed).await?;
+        }
+        for round in 0..ROUNDS {
             let target = renewed.as_ref().unwrap_or(self.target);
-            let round = Round { filling: self, target, ledger: &ledger, remembered: &remembered, meter: &meter };
+            let in_doubt = round == 0 && resumed.is_some();
+            let round =
+                Round { filling: self, target, ledger: &ledger, remembered: &remembered, meter: &meter, in_doubt };
             let done = round.run(rows, how).await;
             if !ledger.is_forgotten() || self.run.cancel.is_cancelled() {
                 return done.map(|()| meter);
@@ -98,6 +107,20 @@ impl Filling<'_> {
             refuse_emptied_tables(rows, &target, &remembered).await?;
         }
         Ok((target, remembered))
+    }
+
+    /// What an earlier run has done is told as if it were done now.
+    async fn take_up(&self, rows: Option<&RowsPlan>, resumed: &Resumed) -> Result<Remembered> {
+        let remembered = resumed.remembered.clone();
+        if let Some(rows) = rows {
+            if resumed.has_crashed {
+                refuse_emptied_tables(rows, self.target, &remembered).await?;
+            }
+            rows.correct(&remembered.chunks, self.run);
+            let (kept, all) = (remembered.chunks.len(), counted(rows.tasks.len() as u64, "chunk"));
+            self.run.events.send(Event::Note { message: format!("{kept} of {all} of rows are there already") });
+        }
+        Ok(remembered)
     }
 
     fn say(&self, rows: Option<&RowsPlan>, remembered: &Remembered) {
@@ -139,6 +162,8 @@ struct Round<'a> {
     ledger: &'a Ledger,
     remembered: &'a Remembered,
     meter: &'a Arc<Meter>,
+    /// Sessions of an earlier process may still be at work.
+    in_doubt: bool,
 }
 
 impl Round<'_> {
@@ -153,7 +178,11 @@ impl Round<'_> {
             if again {
                 self.ledger.ask(target.catalog()).await?;
             }
-            let done = JobsDone { ledger: self.ledger.clone(), statements: self.remembered.jobs.clone() };
+            let done = JobsDone {
+                ledger: self.ledger.clone(),
+                statements: self.remembered.jobs.clone(),
+                in_doubt: self.in_doubt,
+            };
             JobRunner::new(target, (prepared, done), (*jobs, lanes.count), run, stop.clone()).await
         };
         let runner = patience.persist("preparing the jobs after the rows", runner).await?;

@@ -87,6 +87,13 @@ impl RowsPlan {
         self
     }
 
+    /// Each chunk is looked up before it is moved.
+    pub(super) fn in_doubt(&self) -> Self {
+        let mut doubtful = self.clone();
+        doubtful.tasks.iter_mut().for_each(|task| task.in_doubt = true);
+        doubtful
+    }
+
     /// What is left when these chunks are in.
     pub(super) fn without(&self, known: &HashMap<ChunkId, CopyOutcome>) -> Self {
         let mut left = self.clone();

@@ -9,6 +9,7 @@ use super::job_sql::{BATCH_BYTES, is_about_the_object, is_refusal, one_message};
 use super::ledger::{self, Ledger};
 use super::options::{Contents, Run, Statistics, TargetOptions};
 use super::recorder::PhaseTimer;
+use super::resume::{self, Resumed, Settings};
 use super::retry::Patience;
 use super::server::Server;
 use super::subset;
@@ -33,6 +34,8 @@ pub(super) struct PreparedTarget {
     /// For every connection that runs jobs.
     pub prologue: Vec<String>,
     pub ledger: Ledger,
+    /// What an earlier run has left.
+    pub resumed: Option<Resumed>,
     large_objects: Vec<String>,
     cuts: Cuts,
     no_owner: bool,
@@ -67,6 +70,8 @@ pub(super) struct Preparation<'a> {
     pub contents: Contents,
     /// For the ledger: where the rows come from, in words.
     pub origin: String,
+    /// For `--resume`: what was asked for, where it can be gone on with.
+    pub settings: Option<Settings>,
 }
 
 impl Preparation<'_> {
@@ -106,13 +111,45 @@ impl Preparation<'_> {
             run.events.warn(warning.clone());
         }
         let mut graph = graph;
-        self.make_schemas(&mut graph, &entry_options, catalog).await?;
-        let ledger = ledger::create(catalog, &self.origin).await?;
-        self.run_pre_data(&graph, catalog, run).await?;
-        self.create_large_objects(catalog).await?;
+        let settings = self.settings.clone().map(|mut settings| {
+            resume::add_jobs(&mut settings, &graph);
+            settings
+        });
+        let (ledger, resumed) = match &settings {
+            Some(settings) if self.options.resume => {
+                let (ledger, resumed) = resume::take_over(target, settings).await?;
+                (ledger, Some(resumed))
+            }
+            _ => {
+                self.make_schemas(&mut graph, &entry_options, catalog).await?;
+                (self.make(&graph, settings.as_ref(), catalog, run).await?, None)
+            }
+        };
         phase.finish();
         let (cuts, large_objects) = (entry_options.cuts, self.large_object_attributes());
-        Ok(PreparedTarget { graph, rows_of, prologue, ledger, large_objects, cuts, no_owner: self.options.no_owner })
+        let no_owner = self.options.no_owner;
+        Ok(PreparedTarget { graph, rows_of, prologue, ledger, resumed, large_objects, cuts, no_owner })
+    }
+
+    /// The ledger, then everything that is there before rows are.
+    async fn make(
+        &self,
+        graph: &RestoreGraph,
+        settings: Option<&Settings>,
+        catalog: Catalog<'_>,
+        run: &Run,
+    ) -> Result<Ledger> {
+        let json = settings
+            .map(serde_json::to_string)
+            .transpose()
+            .map_err(|e| Error::new(Cause::Internal(format!("the settings do not serialise: {e}"))))?;
+        let ledger = ledger::create(catalog, &self.origin, json.as_deref()).await?;
+        self.run_pre_data(graph, catalog, run).await?;
+        self.create_large_objects(catalog).await?;
+        if settings.is_some() {
+            Ledger::note_prepared(catalog).await?;
+        }
+        Ok(ledger)
     }
 
     /// Schemas that objects are in and that neither the dump nor the target has: with `-t`, pg_dump writes none.

@@ -24,7 +24,7 @@ pub const ROWS: &str = "
     SELECT lo_from_bytea(0, convert_to(repeat(i::text, 3000), 'UTF8')) FROM generate_series(1, 5) i;";
 
 /// Rows that take 10 ms each to load, so that several lanes are at work at a time.
-const SLOWLY: &str = "
+pub const SLOWLY: &str = "
     CREATE OR REPLACE FUNCTION slow(int) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
     IF current_setting('application_name') LIKE 'pgconvoy%' THEN PERFORM pg_sleep(0.01); END IF; RETURN true; END $$";
 

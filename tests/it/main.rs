@@ -16,6 +16,7 @@ mod loading;
 mod memory;
 mod needs;
 mod odd;
+mod resume;
 mod rights;
 mod round_trip;
 mod round_trips;

@@ -169,6 +169,10 @@ pub struct RestoreArgs {
     pub jobs: JobsArgs,
     #[command(flatten)]
     pub retry: RetryArgs,
+    /// Go on with a restore that was stopped, with the same options: what its ledger in the target lists is not done
+    /// again
+    #[arg(long, conflicts_with_all = ["drop_target_objects", "create", "data_only"], help_heading = "When it fails")]
+    pub resume: bool,
     #[command(flatten)]
     pub contents: ContentsArgs,
     #[command(flatten)]
