@@ -99,6 +99,14 @@ pub struct PlannedRelation {
     pub estimated_rows: u64,
 }
 
+impl PlannedRelation {
+    /// Large objects go as a relation of their own, with `InvalidOid`.
+    #[must_use]
+    pub fn is_large_objects(&self) -> bool {
+        self.oid == 0
+    }
+}
+
 /// Counters of one relation, written by workers and read by listeners.
 #[derive(Debug, Default)]
 pub struct RelationCounters {

@@ -37,7 +37,10 @@ pub struct Failure {
 impl Failure {
     /// `interrupted`: the user has asked to stop. What breaks then breaks because of it.
     pub fn new(error: &Error, interrupted: bool) -> Self {
-        let own_reason = matches!(error.cause, Cause::Difference(_) | Cause::Usage(_) | Cause::Refused { .. });
+        let own_reason = matches!(
+            error.cause,
+            Cause::Difference(_) | Cause::Usage(_) | Cause::Refused { .. } | Cause::Blocked { .. }
+        );
         let exit_code = if interrupted && !own_reason { INTERRUPTED } else { error.exit_code() };
         Self {
             exit_code,

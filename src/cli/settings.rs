@@ -7,9 +7,9 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 use pgconvoy::lab::shapes::Amount;
 use pgconvoy::ops::{
-    BenchOptions, CheckOptions, Contents, CopyOptions, DemoOptions, DumpOptions, Filters, PreflightOptions, Provider,
-    RestoreOptions, Rivals, RowCondition, ServerArgs, SourceOptions, Statistics, TargetOptions, ToastCompression,
-    VerifyAgainst, VerifyOptions,
+    BenchOptions, CheckOptions, Contents, CopyOptions, Definitions, DemoOptions, DumpOptions, Filters,
+    PreflightOptions, Provider, RestoreOptions, Rivals, RowCondition, ServerArgs, SourceOptions, Statistics,
+    TargetOptions, ToastCompression, VerifyAgainst, VerifyOptions,
 };
 
 use super::args::{
@@ -123,7 +123,15 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<ProgressAr
             let source = ServerArgs { encoding: args.source_encoding, ..server(args.source) };
             let reference = args.archive.map_or(VerifyAgainst::Server(source), VerifyAgainst::Archive);
             let (target, filters) = (server(args.target), filters(args.filters));
-            (Task::Verify(VerifyOptions { reference, target, jobs: args.jobs.jobs, filters }), Some(args.progress))
+            let definitions = args.definitions.definitions.then_some(Definitions {
+                no_owner: args.definitions.no_owner,
+                no_privileges: args.definitions.no_privileges,
+                no_tablespaces: args.definitions.no_tablespaces,
+                no_comments: args.definitions.no_comments,
+                pg_dump: args.definitions.pg_dump,
+            });
+            let jobs = args.jobs.jobs;
+            (Task::Verify(VerifyOptions { reference, target, jobs, filters, definitions }), Some(args.progress))
         }
         Command::Check(args) => {
             (Task::Check(CheckOptions { archive: args.archive, jobs: args.jobs.jobs }), Some(args.progress))

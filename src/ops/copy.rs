@@ -48,7 +48,7 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
     let mut needs = preflight::Needs::of_source(&source, &options.source.filters, options.contents).await?;
     let database = (source.conninfo.dbname(), source.facts.encoding.as_str());
     create::check_target(&mut target, database, &options.target, options.contents, &mut findings).await?;
-    preflight::check_pair(&source, &target, &options.source.filters, &mut findings).await?;
+    preflight::check_pair(&source, &target, (&options.source.filters, &options.target), &mut findings).await?;
     if options.target.roles {
         let wanted = source.catalog().cluster_roles().await?;
         roles::check(&wanted, &target, &mut findings).await?;
@@ -79,7 +79,7 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
     load_settings.extend(toast.statement);
     let job = CopyJob { source: &source, target, options, lanes, load_settings, run: &run };
     let done = job.fill_target(&mut plan).await.map_err(|e| recorder.explain_target(e, target, options.contents))?;
-    created.finish(&run).await?;
+    left_out.extend(created.finish(&run).await?);
     let closing = Closing {
         relations: done.relations.iter().map(AsRef::as_ref).collect(),
         meter: Some(&done.meter),

@@ -1,11 +1,12 @@
 //! The target database itself: `--create`, as `pg_restore --create` does it.
 
-use super::error::{Error, Result};
+use super::error::{Cause, Error, Result};
+use super::job_sql::is_about_the_object;
 use super::options::{Contents, Run, TargetOptions};
 use super::preflight::{self, Findings};
 use super::server::Server;
-use crate::model::{Side, quote_literal};
-use crate::schema::{DatabaseSql, EntryOptions, Toc, database_sql};
+use crate::model::{Side, quote_ident, quote_literal};
+use crate::schema::{Cuts, DatabaseSql, DatabaseStep, Skip, Toc, database_sql};
 
 /// Connects to the target: to the database that is filled, or, where that is to be made, to the one that the user
 /// named, else `postgres`.
@@ -36,6 +37,7 @@ pub(super) async fn check_target(
 async fn check(name: &str, encoding: &str, target: &mut Server, findings: &mut Findings) -> Result<()> {
     let side = Some(Side::Target);
     encoding.clone_into(&mut target.facts.encoding);
+    preflight::check_server(target, findings);
     let exists: bool = target
         .catalog()
         .scalar(&format!(
@@ -91,10 +93,13 @@ impl Target {
         }
     }
 
-    /// When everything is in.
-    pub(super) async fn finish(&self, run: &Run) -> Result<()> {
+    /// When everything is in. Returns what is left out, in words.
+    ///
+    /// # Errors
+    /// Those of [`Created::finish`].
+    pub(super) async fn finish(&self, run: &Run) -> Result<Vec<String>> {
         match self {
-            Self::There(_) => Ok(()),
+            Self::There(_) => Ok(Vec::new()),
             Self::Created(created) => created.finish(run).await,
         }
     }
@@ -106,51 +111,77 @@ pub(super) struct Created {
     /// In the new database, whose encoding can be another, its own name may not be what it is here.
     maintenance: Server,
     sql: DatabaseSql,
+    /// By a provider, who may refuse what is only tried then.
+    managed: bool,
 }
 
-/// Makes the database, gives it its owner and settings, and connects to it. `maintenance` is another database there.
+/// Makes the database with its owner, gives it its settings, and connects to it. `maintenance` is another database there.
 ///
 /// # Errors
-/// The dump does not describe the database, or the target refuses a statement: a locale that it lacks, for one. A
-/// setting that the target does not know is left out with a warning.
+/// The dump does not describe the database, or the target refuses to make it (a locale that it lacks, an owner that this
+/// role cannot set), or to be connected to in it: then it is dropped again. A setting that the target does not know is
+/// left out with a warning.
 async fn create(maintenance: Server, toc: &Toc, options: &TargetOptions, run: &Run) -> Result<Created> {
-    let entry_options = EntryOptions {
-        no_owner: options.no_owner,
-        no_privileges: options.no_privileges,
-        no_tablespaces: options.no_tablespaces,
-        ..EntryOptions::new(maintenance.version())
-    };
+    let entry_options = options.entry_options(maintenance.version(), Cuts::default());
     let sql = database_sql(toc, &entry_options).ok_or_else(|| {
         let message = "the dump does not say how its database is made: --create is not possible".to_owned();
-        Error::new(super::Cause::Usage(message))
+        Error::new(Cause::Usage(message))
     })?;
     for statement in &sql.create {
-        let done = maintenance.catalog().execute(statement).await;
-        done.map_err(|e| Error::from(e).doing(format!("creating database {}", sql.name)))?;
+        if let Err(error) = maintenance.catalog().execute(statement).await {
+            let refused = error.sqlstate() == Some(INSUFFICIENT_PRIVILEGE) && !options.no_owner;
+            let error = Error::from(error).doing(format!("creating database {}", sql.name));
+            let hint = "a database can be given only to roles that this one is a member of; --no-owner keeps it";
+            return Err(if refused { error.hint(hint) } else { error });
+        }
     }
     run_settings(&maintenance, &sql.settings, run).await;
     let conninfo = maintenance.conninfo.with_dbname(&sql.name);
-    let server = Server::connect_to(conninfo, run).await?;
-    Ok(Created { server, maintenance, sql })
+    match Server::connect_to(conninfo, run).await {
+        Ok(server) => Ok(Created { server, maintenance, sql, managed: options.provider.is_some() }),
+        Err(error) => {
+            let dropped = maintenance.catalog().execute(&format!("DROP DATABASE {}", quote_ident(&sql.name))).await;
+            let error = error.doing(format!("connecting to database {}, which was just made", sql.name));
+            Err(match dropped {
+                Ok(()) => error,
+                Err(left) => error.hint(format!("database {} is left, empty: {left}", sql.name)),
+            })
+        }
+    }
 }
 
+/// SQLSTATE of what a role may not do.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
 impl Created {
-    /// What would have stood in our own way: limits, grants, read-only; comment and labels.
+    /// What would have stood in our own way: limits, grants, read-only; comment and labels. Returns what is left out,
+    /// in words.
     ///
     /// # Errors
-    /// The target refuses a grant.
-    pub(super) async fn finish(&self, run: &Run) -> Result<()> {
+    /// The target refuses a grant, and no provider was named that may.
+    async fn finish(&self, run: &Run) -> Result<Vec<String>> {
         let is_lost = self.maintenance.control.client.is_closed();
         let renewed = if is_lost { Some(self.maintenance.renewed(run).await?) } else { None };
         let maintenance = renewed.as_ref().unwrap_or(&self.maintenance);
-        let (settings, others): (Vec<String>, Vec<String>) =
-            self.sql.last.iter().cloned().partition(|statement| statement.starts_with("ALTER "));
-        for statement in &others {
-            let done = maintenance.catalog().execute(statement).await;
-            done.map_err(|e| Error::from(e).doing(format!("settling database {}", self.sql.name)))?;
+        let mut left_out: Vec<String> = self.sql.left_out.iter().map(|o| format!("{o}: {}", Skip::Unwanted)).collect();
+        let is_setting = |step: &&DatabaseStep| step.statements.iter().all(|s| s.starts_with("ALTER "));
+        let (settings, others): (Vec<&DatabaseStep>, Vec<_>) = self.sql.last.iter().partition(is_setting);
+        for step in others {
+            for statement in &step.statements {
+                match maintenance.catalog().execute(statement).await {
+                    Ok(()) => {}
+                    Err(error) if self.managed && is_about_the_object(&error) => {
+                        run.events.warn(format!("skipped {}: {error}", step.object));
+                        left_out.push(format!("{}: {}", step.object, Skip::Refused));
+                        break;
+                    }
+                    Err(error) => return Err(Error::from(error).doing(format!("settling database {}", self.sql.name))),
+                }
+            }
         }
+        let settings: Vec<String> = settings.into_iter().flat_map(|step| step.statements.clone()).collect();
         run_settings(maintenance, &settings, run).await;
-        Ok(())
+        Ok(left_out)
     }
 }
 

@@ -40,6 +40,9 @@ pub enum Cause {
     /// Refused before anything was written.
     #[error("{message}")]
     Refused { side: Side, message: String },
+    /// Somebody else's lock stood in the way for too long.
+    #[error("{message}")]
+    Blocked { side: Side, message: String },
     /// Refused since the archive's disk is too small: exit code 5.
     #[error("{0}")]
     NoRoom(String),
@@ -78,7 +81,7 @@ impl Error {
         match &self.cause {
             Cause::Pg(e) => Some(e.side),
             Cause::Schema(e) => e.side(),
-            Cause::Refused { side, .. } => Some(*side),
+            Cause::Refused { side, .. } | Cause::Blocked { side, .. } => Some(*side),
             _ => None,
         }
     }
@@ -116,7 +119,7 @@ impl Error {
             Cause::Usage(_) => 2,
             Cause::Archive(_) | Cause::NoRoom(_) => 5,
             Cause::Lab(_) | Cause::Program { .. } | Cause::Internal(_) => 6,
-            Cause::Pg(_) | Cause::Schema(_) | Cause::Refused { .. } => match self.side() {
+            Cause::Pg(_) | Cause::Schema(_) | Cause::Refused { .. } | Cause::Blocked { .. } => match self.side() {
                 Some(Side::Source) => 3,
                 Some(Side::Target) => 4,
                 None => 6,

@@ -38,11 +38,14 @@ pub(super) struct Inventory {
     pub cuts: Cuts,
     /// What is needed and left out.
     pub lacks: Vec<Lack>,
+    /// Generated columns below plain ones, for people: targets from 16 on refuse them.
+    pub generated_below_plain: Vec<String>,
     /// Tables of which a condition says which rows move.
     pub conditions: HashSet<Oid>,
 }
 
-/// What an archive keeps of an inventory besides relations, sequences and schema, in its `catalog` record.
+/// What an archive keeps of an inventory besides relations, sequences and schema, in its `catalog` record: specified in
+/// `docs/FORMAT.md`.
 #[derive(Serialize, Deserialize)]
 pub(super) struct StoredInventory {
     facts: CatalogFacts,
@@ -59,6 +62,8 @@ pub(super) struct StoredInventory {
     cuts: Cuts,
     #[serde(default)]
     lacks: Vec<Lack>,
+    #[serde(default)]
+    generated_below_plain: Vec<String>,
 }
 
 /// Large objects that one chunk holds at most.
@@ -76,6 +81,7 @@ impl Inventory {
             own_types: self.own_types.clone(),
             cuts: self.cuts.clone(),
             lacks: self.lacks.clone(),
+            generated_below_plain: self.generated_below_plain.clone(),
         }
     }
 
@@ -111,6 +117,7 @@ impl Inventory {
             conditions: stored.cuts.partial_tables.clone(),
             cuts: stored.cuts,
             lacks: stored.lacks,
+            generated_below_plain: stored.generated_below_plain,
             toc: Arc::new(toc),
         })
     }

@@ -40,9 +40,8 @@ impl Connector {
         };
         let control = control::connect(conninfo).await?;
         let catalog = Catalog { side: self.side(), client: &control.client, version: control.version };
-        let settings = self.budget.settings(control.version);
         let remembers = self.ledger.remembers();
-        let sql = one_message(self.prologue.iter().chain(&settings).chain([&remembers]));
+        let sql = one_message(self.prologue.iter().chain([&self.budget.session_setting(), &remembers]));
         self.ledger.check_memory(last_value(&catalog.simple(&sql).await?))?;
         Ok(control)
     }
@@ -77,7 +76,7 @@ impl JobWorker {
     /// `in_doubt`: an earlier process may still be at work on it.
     pub(super) async fn run(
         &self,
-        job: &Job,
+        (job, settings): (&Job, Vec<String>),
         (mut done_before, in_doubt): (usize, bool),
         mut control: Control,
     ) -> (Option<Control>, Done) {
@@ -94,7 +93,8 @@ impl JobWorker {
             }
         }
         loop {
-            let session = JobSession { control: &control, side: self.connector.side(), stop: &self.stop };
+            let (side, settings) = (self.connector.side(), settings.clone());
+            let session = JobSession { control: &control, settings, side, stop: &self.stop };
             let mut done = session.run(job, done_before).await;
             warnings.append(&mut done.warnings);
             let (statement, error) = match done.result {

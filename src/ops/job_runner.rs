@@ -17,12 +17,12 @@ use super::recorder::{PhaseTimer, ms};
 use super::retry::{Patience, Trouble};
 use super::server::Server;
 use super::target::PreparedTarget;
-use crate::event::{Event, JobKind, Phase};
-use crate::model::Oid;
+use crate::event::{Event, Phase};
+use crate::model::{Oid, ServerVersion};
 use crate::pg::control::Control;
-use crate::plan::budget::{IndexBudget, TargetSettings};
+use crate::plan::budget::{Build, IndexBudget, TargetSettings};
 use crate::plan::job_queue::JobQueue;
-use crate::plan::restore_graph::{Job, JobId, RestoreGraph};
+use crate::plan::restore_graph::{IndexWork, Job, JobId, RestoreGraph};
 
 /// The jobs after the rows, run as soon as what they wait for is there.
 pub(super) struct JobRunner {
@@ -83,9 +83,10 @@ impl JobRunner {
             max_worker_processes: settings.max_worker_processes,
             max_parallel_workers: settings.max_parallel_workers,
             max_parallel_maintenance_workers: settings.max_parallel_maintenance_workers,
+            limits_temp_files: settings.limits_temp_files,
             cpus: target.local_cpus(),
         };
-        let builds = prepared.graph.jobs.iter().filter(|j| j.kind == JobKind::Index && !j.is_small()).count();
+        let builds = prepared.graph.jobs.iter().filter(|job| job.is_build()).count();
         let builds = u32::try_from(builds).unwrap_or(u32::MAX).max(2);
         let budget = IndexBudget::from_target(&settings, jobs, builds);
         let builds = budget.concurrent as usize;
@@ -128,7 +129,9 @@ impl JobRunner {
                 } else if let Some(control) = self.idle.pop()
                     && let Some(id) = queue.start_next()
                 {
-                    self.start(&graph.jobs[id as usize], control, &mut running);
+                    let job = &graph.jobs[id as usize];
+                    let settings = self.settings_of(job, &queue, control.version);
+                    self.start(job, (control, settings), &mut running);
                 }
             }
             if running.is_empty() && (queue.is_done() || failure.is_some() || self.stop.is_cancelled()) {
@@ -186,8 +189,19 @@ impl JobRunner {
         !job.statements.is_empty() && self.done_before(job) >= job.statements.len()
     }
 
+    /// Those of the job, and for a build its share of memory and cores.
+    fn settings_of(&self, job: &Job, queue: &JobQueue, version: ServerVersion) -> Vec<String> {
+        match job.index.filter(|_| job.is_build()) {
+            None => job.settings.clone(),
+            Some(IndexWork { is_sorted, table_bytes }) => {
+                let (cost, cost_left) = (job.cost_bytes, queue.builds_cost_left());
+                self.connector.budget.build_settings(Build { is_sorted, table_bytes, cost, cost_left }, version)
+            }
+        }
+    }
+
     /// Starts a job on a connection of its own.
-    fn start(&self, job: &Job, control: Control, running: &mut JoinSet<Ended>) {
+    fn start(&self, job: &Job, (control, settings): (Control, Vec<String>), running: &mut JoinSet<Ended>) {
         let (id, kind, object) = (job.id, job.kind, job.object.clone());
         if !self.is_known(job) {
             self.run.events.send(Event::JobStarted { job: id, kind, object });
@@ -197,7 +211,7 @@ impl JobRunner {
         let (job, worker) = (job.clone(), JobWorker { connector, patience, stop });
         running.spawn(async move {
             let start = Instant::now();
-            let (control, done) = worker.run(&job, done_before, control).await;
+            let (control, done) = worker.run((&job, settings), done_before, control).await;
             Ended { id, control, done, elapsed_ms: ms(start) }
         });
     }

@@ -13,7 +13,7 @@ use super::retry::passes;
 use crate::model::Side;
 use crate::pg;
 use crate::pg::catalog::Catalog;
-use crate::pg::control::Control;
+use crate::pg::control::{Control, ServerWarning};
 use crate::plan::restore_graph::{Job, JobId, StatisticsSql};
 
 /// Bytes of SQL in one message. The server parses all of a message before it runs the first statement.
@@ -80,6 +80,8 @@ pub(super) enum StatisticsDone {
 /// A connection at work for a job.
 pub(super) struct JobSession<'a> {
     pub control: &'a Control,
+    /// For the transaction of each statement that is run by itself.
+    pub settings: Vec<String>,
     pub side: Side,
     pub stop: &'a CancellationToken,
 }
@@ -90,6 +92,7 @@ impl JobSession<'_> {
     pub(super) async fn run(&self, job: &Job, done_before: usize) -> Done {
         let mut done = Done { result: Ok(()), statistics: StatisticsDone::Nothing, warnings: Vec::new(), usable: true };
         let statistics = job.statistics.as_ref();
+        drop(self.control.take_warnings());
         let last = statistics.map(StatisticsSql::first_choice).unwrap_or_default();
         if done_before == 0 && job.is_small() && job.statements.len() + last.len() > 1 {
             match self.in_one_message(job, last).await {
@@ -108,12 +111,12 @@ impl JobSession<'_> {
         }
         for (index, statement) in job.statements.iter().enumerate() {
             let is_setting = statement.starts_with("SET ");
-            let sql = match index < done_before {
+            let executed = match index < done_before {
                 true if !is_setting => continue,
-                _ if is_setting => statement.clone(),
-                _ => recorded(job.id, std::slice::from_ref(statement), index + 1),
+                _ if is_setting => self.execute(statement).await,
+                _ => self.execute_recorded(job.id, statement, index + 1).await,
             };
-            if let Err(error) = self.execute(&sql).await {
+            if let Err(error) = executed {
                 let error = pg::Error { statement: Some(statement.clone()), ..error };
                 return Done { result: Err((index, error)), usable: false, ..done };
             }
@@ -150,7 +153,7 @@ impl JobSession<'_> {
                 return;
             }
             Ok(_) if !carries => {
-                done.statistics = StatisticsDone::Analyzed;
+                self.note_analyzed(sql, None, done);
                 return;
             }
             Ok(_) => "the target did not take all of them".to_owned(),
@@ -165,10 +168,7 @@ impl JobSession<'_> {
         match sql.analyze.as_ref().filter(|_| carries) {
             None => done.warnings.push(format!("no statistics for {relation}: {why}")),
             Some(analyze) => match self.execute(analyze).await {
-                Ok(()) => {
-                    done.statistics = StatisticsDone::Analyzed;
-                    done.warnings.push(format!("statistics of {relation} are gathered anew: {why}"));
-                }
+                Ok(()) => self.note_analyzed(sql, Some(&why), done),
                 Err(error) if is_refusal(&error) => {
                     done.warnings.push(format!("no statistics for {relation}: {why}; ANALYZE: {error}"));
                 }
@@ -177,6 +177,28 @@ impl JobSession<'_> {
                     done.result = Err((0, error));
                 }
             },
+        }
+    }
+
+    /// Several statements in one message are one transaction, and SET LOCAL ends with it.
+    async fn execute_recorded(&self, job: JobId, statement: &String, done: usize) -> pg::Result<()> {
+        let statements: Vec<String> = self.settings.iter().chain([statement]).cloned().collect();
+        self.execute(&recorded(job, &statements, done)).await
+    }
+
+    /// ANALYZE that the server only warned of has done nothing: of a table that belongs to somebody else, for one.
+    /// `instead`: why statistics are not carried over, where they were to be.
+    fn note_analyzed(&self, sql: &StatisticsSql, instead: Option<&str>, done: &mut Done) {
+        let relation = &sql.relation;
+        let why = instead.map(|why| format!("{why}; ")).unwrap_or_default();
+        let skips = |warning: &ServerWarning| ["vacuum.c", "analyze.c"].iter().any(|f| warning.file.ends_with(f));
+        if let Some(skipped) = self.control.take_warnings().into_iter().find(skips) {
+            done.warnings.push(format!("no statistics for {relation}: {why}{}", skipped.message));
+            return;
+        }
+        done.statistics = StatisticsDone::Analyzed;
+        if let Some(why) = instead {
+            done.warnings.push(format!("statistics of {relation} are gathered anew: {why}"));
         }
     }
 

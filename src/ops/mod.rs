@@ -48,7 +48,7 @@ pub use demo::{DemoOptions, KeptServers, demo};
 pub use dump::dump;
 pub use error::{Cause, Error, Result};
 pub use options::{
-    CheckOptions, Contents, CopyOptions, DumpOptions, Filters, PreflightOptions, Provider, RestoreOptions,
+    CheckOptions, Contents, CopyOptions, Definitions, DumpOptions, Filters, PreflightOptions, Provider, RestoreOptions,
     RowCondition, Run, ServerArgs, SourceOptions, Statistics, TargetOptions, ToastCompression, VerifyAgainst,
     VerifyOptions,
 };

@@ -4,6 +4,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::event::EventSink;
+use crate::model::ServerVersion;
+use crate::schema::{Cuts, EntryOptions, Rights};
 
 /// What every operation is handed: where to say what happens, and how it is told to stop.
 #[derive(Clone)]
@@ -197,6 +199,18 @@ impl Provider {
 }
 
 impl TargetOptions {
+    /// How entries of the schema are run at a target of this version.
+    pub(super) fn entry_options(&self, target_version: ServerVersion, cuts: Cuts) -> EntryOptions {
+        EntryOptions {
+            target_version,
+            rights: Rights { no_comments: self.no_comments, managed: self.provider.is_some() },
+            cuts,
+            no_owner: self.no_owner,
+            no_privileges: self.no_privileges,
+            no_tablespaces: self.no_tablespaces,
+        }
+    }
+
     /// With what the provider does not allow.
     #[must_use]
     pub fn with_provider(mut self) -> Self {
@@ -259,6 +273,19 @@ pub struct VerifyOptions {
     pub target: ServerArgs,
     pub jobs: u32,
     pub filters: Filters,
+    /// Of two servers: compare their definitions too.
+    pub definitions: Option<Definitions>,
+}
+
+/// Which definitions are compared: what a copy left out, a comparison leaves out in the same words.
+#[derive(Clone, Debug, Default)]
+pub struct Definitions {
+    pub no_owner: bool,
+    pub no_privileges: bool,
+    pub no_tablespaces: bool,
+    pub no_comments: bool,
+    /// A pg_dump to use for both servers.
+    pub pg_dump: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]

@@ -27,6 +27,10 @@ const CONNECTIONS_MIN: u32 = 4;
 /// What a dump takes of the bytes in the tables, at the most: zstd makes it less, TOAST is compressed already.
 const DUMP_SHARE_PERCENT: u64 = 70;
 
+/// Extensions of a database made from `template0`, as pg_dump makes them all: those that initdb puts there. The database
+/// that `--create` connects to says nothing of it.
+const IN_A_NEW_DATABASE: [&str; 1] = ["plpgsql"];
+
 /// Findings so far.
 #[derive(Default)]
 pub(super) struct Findings(Vec<PreflightFinding>);
@@ -101,21 +105,18 @@ pub async fn preflight(options: &PreflightOptions, run: &Run) -> Result<Prefligh
             None => check_target(server, o, options.contents, &mut findings).await?,
         }
     }
-    if let (Some(source), Some(target)) = (&source, &target) {
-        let filters = options.source.as_ref().map(|o| o.filters.clone()).unwrap_or_default();
-        check_pair(source, target, &filters, &mut findings).await?;
-        if let Some(o) = options.source.as_ref().filter(|_| options.contents != Contents::DataOnly) {
-            lost::check_types(source, target, o, &mut findings).await?;
+    if let (Some(source), Some(target), Some(from), Some(to)) = (&source, &target, &options.source, &options.target) {
+        check_pair(source, target, (&from.filters, to), &mut findings).await?;
+        if options.contents != Contents::DataOnly {
+            lost::check_types(source, target, from, &mut findings).await?;
         }
-        if let (Some(from), Some(to)) = (&options.source, &options.target) {
-            let mut needs = Needs::of_source(source, &from.filters, options.contents).await?;
-            if to.roles {
-                let wanted = source.catalog().cluster_roles().await?;
-                roles::check(&wanted, target, &mut findings).await?;
-                needs = needs.without_roles(&wanted);
-            }
-            check_needs(&needs, target, to, &mut findings).await?;
+        let mut needs = Needs::of_source(source, &from.filters, options.contents).await?;
+        if to.roles {
+            let wanted = source.catalog().cluster_roles().await?;
+            roles::check(&wanted, target, &mut findings).await?;
+            needs = needs.without_roles(&wanted);
         }
+        check_needs(&needs, target, to, &mut findings).await?;
     }
     let servers: Vec<&Server> = source.iter().chain(target.iter()).collect();
     Ok(findings.into_report(&servers))
@@ -168,7 +169,8 @@ pub(super) async fn check_source(
         );
     }
     if let Some(target_version) = target_version {
-        check_generated(source, &filter, target_version, findings).await?;
+        let below_plain = source.catalog().generated_below_plain(&filter).await?;
+        check_generated(&below_plain, target_version, findings);
     }
     check_readable(source, &relations, findings);
     if !options.filters.exclude_table_data.is_empty() {
@@ -235,24 +237,17 @@ async fn check_pg_dump(
 }
 
 /// Generated columns that the target's version does not make.
-async fn check_generated(
-    source: &Server,
-    filter: &str,
-    target_version: ServerVersion,
-    findings: &mut Findings,
-) -> Result<()> {
-    let lost = source.catalog().generated_below_plain(filter, target_version).await?;
-    if !lost.is_empty() {
+pub(super) fn check_generated(below_plain: &[String], target_version: ServerVersion, findings: &mut Findings) {
+    if !below_plain.is_empty() && target_version >= ServerVersion::V16 {
         findings.refuse(
             Some(Side::Target),
             format!(
                 "version {target_version} makes no generated column below an inherited one that is not: {}",
-                lost.join(", ")
+                below_plain.join(", ")
             ),
             "take those tables out of their inheritance at the source (ALTER TABLE … NO INHERIT), or exclude them",
         );
     }
-    Ok(())
 }
 
 fn check_connections(server: &Server, findings: &mut Findings) {
@@ -318,11 +313,7 @@ pub(super) async fn check_target(
     findings: &mut Findings,
 ) -> Result<()> {
     let side = Some(Side::Target);
-    findings.ok(side, format!("{} is PostgreSQL {}", target.conninfo.address(), target.version()));
-    if target.facts.in_recovery {
-        findings.refuse(side, "the target is a standby: it cannot be written to", "name its primary");
-    }
-    check_connections(target, findings);
+    check_server(target, findings);
     check_rights(target, findings).await?;
     let unfinished = ledger::unfinished(target.catalog()).await?;
     if contents == Contents::DataOnly {
@@ -361,6 +352,16 @@ pub(super) async fn check_target(
     Ok(())
 }
 
+/// What is the same for a database that is there and for one that is made.
+pub(super) fn check_server(target: &Server, findings: &mut Findings) {
+    let side = Some(Side::Target);
+    findings.ok(side, format!("{} is PostgreSQL {}", target.conninfo.address(), target.version()));
+    if target.facts.in_recovery {
+        findings.refuse(side, "the target is a standby: it cannot be written to", "name its primary");
+    }
+    check_connections(target, findings);
+}
+
 fn some_of(objects: &[String]) -> String {
     match objects {
         [a, b, c, _, ..] => format!("{a}, {b}, {c} and more"),
@@ -387,7 +388,7 @@ async fn check_rights(target: &Server, findings: &mut Findings) -> Result<()> {
 pub(super) async fn check_pair(
     source: &Server,
     target: &Server,
-    filters: &super::options::Filters,
+    (filters, options): (&super::options::Filters, &TargetOptions),
     findings: &mut Findings,
 ) -> Result<()> {
     check_versions(source.version(), target, findings);
@@ -398,8 +399,10 @@ pub(super) async fn check_pair(
         wanted.retain(|e| moved.contains(&e.name));
     }
     let wanted: Vec<(String, String)> = wanted.into_iter().map(|e| (e.name, e.version)).collect();
-    check_extensions(&wanted, target, findings).await?;
-    check_order_of_text(source, target, findings).await?;
+    check_extensions(&wanted, target, options, findings).await?;
+    if !options.create {
+        check_order_of_text(source, target, findings).await?;
+    }
     if source.facts.identity == target.facts.identity {
         findings.refuse(
             Some(Side::Target),
@@ -476,11 +479,16 @@ pub(super) fn check_encoding(source_encoding: &str, target: &Server, findings: &
 pub(super) async fn check_extensions(
     wanted: &[(String, String)],
     target: &Server,
+    options: &TargetOptions,
     findings: &mut Findings,
 ) -> Result<()> {
     let available: HashMap<String, String> =
         target.catalog().available_extensions().await?.into_iter().map(|e| (e.name, e.version)).collect();
-    let installed: HashSet<String> = target.catalog().extensions().await?.into_iter().map(|e| e.name).collect();
+    let installed: HashSet<String> = if options.create {
+        HashSet::from(IN_A_NEW_DATABASE.map(str::to_owned))
+    } else {
+        target.catalog().extensions().await?.into_iter().map(|e| e.name).collect()
+    };
     let mut had: Vec<&str> = Vec::new();
     for (name, version) in wanted {
         match available.get(name) {

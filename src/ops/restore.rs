@@ -57,9 +57,10 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     create::check_target(&mut target, database, &options.target, contents, &mut findings).await?;
     preflight::check_versions(inventory.source_version, &target, &mut findings);
     preflight::check_encoding(&inventory.encoding, &target, &mut findings);
-    preflight::check_extensions(&inventory.extensions, &target, &mut findings).await?;
+    preflight::check_extensions(&inventory.extensions, &target, &options.target, &mut findings).await?;
     if contents != Contents::DataOnly {
         lost::check_archive_types(&inventory, &target, &mut findings).await?;
+        preflight::check_generated(&inventory.generated_below_plain, target.version(), &mut findings);
     }
     let mut needs = preflight::Needs::of_archive(&inventory, contents);
     if options.target.roles && !options.target.resume {
@@ -86,7 +87,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
         let error = recorder.explain_target(e, target, contents);
         if is_resumable { error.hint("the same command with --resume goes on behind what is there") } else { error }
     })?;
-    created.finish(&run).await?;
+    left_out.extend(created.finish(&run).await?);
     let closing = Closing {
         relations: done.relations.iter().map(AsRef::as_ref).collect(),
         archive: name.map(|path| ArchiveSummary {

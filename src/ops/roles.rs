@@ -78,15 +78,17 @@ pub(super) async fn create(
     let there = catalog.cluster_roles().await?;
     let made = missing(wanted, &there);
     let may_all = target.facts.is_superuser;
+    let may_give = catalog.attributes_to_give().await?;
     let mut left_out = Vec::new();
     for role in &made {
-        for statement in role.create_statements(may_all) {
+        for statement in role.create_statements(&may_give) {
             let done = catalog.execute(&statement).await;
             done.map_err(|e| Error::from(e).doing(format!("creating role {}", role.name)))?;
         }
-        if !may_all && !role.privileged.is_empty() {
-            let words = role.privileged.join(", ");
-            left_out.push(format!("role {}: {words}, which only a superuser can give", role.name));
+        let words = role.not_to_be_given(&may_give);
+        if !words.is_empty() {
+            let (name, words, who) = (&role.name, words.join(", "), &target.facts.role);
+            left_out.push(format!("role {name}: {words}, which role {who} cannot give"));
         }
         for statement in role.setting_statements() {
             if let Err(error) = catalog.execute(&statement).await {
@@ -99,7 +101,13 @@ pub(super) async fn create(
     let names: HashSet<&str> = made.iter().map(|r| r.name.as_str()).collect();
     left_out.extend(set_passwords(&made, passwords, target).await?);
     let is_ours = |m: &&Membership| names.contains(m.role.as_str()) || names.contains(m.member.as_str());
+    let now_there: HashSet<String> = catalog.role_names().await?.into_iter().collect();
     for membership in wanted.memberships.iter().filter(is_ours) {
+        if membership.role.starts_with("pg_") && !now_there.contains(&membership.role) {
+            let Membership { member, role, .. } = membership;
+            left_out.push(format!("membership of {member} in {role}: the target has no such predefined role"));
+            continue;
+        }
         if let Err(error) = catalog.execute(&membership.grant_statement(target.version())).await {
             let what = format!("membership of {} in {}", membership.member, membership.role);
             if may_all {

@@ -51,13 +51,13 @@ impl SourcePlan {
         let target_knows = target_version.is_none_or(|version| version >= ServerVersion::V18);
         let statistics = options.statistics && contents == Contents::Everything && target_knows;
         let wanted = Wanted { options, contents, filter: &filter, target_version, statistics };
-        let Snapshotted { holder, schema_dump, read, key_bounds } = snapshot_with_schema(source, wanted, run).await?;
+        let Snapshotted { holder, schema_dump, read, key_bounds, conditions } =
+            snapshot_with_schema(source, wanted, run).await?;
         let toc = {
             let file = Arc::clone(&schema_dump);
             let read = tokio::task::spawn_blocking(move || Toc::read_file(&file, Path::new("pg_dump's output"))).await;
             read.map_err(|e| Error::new(Cause::Internal(e.to_string())))??
         };
-        let conditions = subset::row_conditions(source, &options.filters).await?;
         let (relations, excluded) = choose_formats(&read, source, (&holder.sizes, &conditions));
         let own_types = read_own_types(source.catalog(), &read, relations.iter().chain(&excluded)).await?;
         let mut inventory = Inventory {
@@ -76,6 +76,7 @@ impl SourcePlan {
             toc: Arc::new(toc),
             cuts: Cuts::default(),
             lacks: Vec::new(),
+            generated_below_plain: read.generated_below_plain,
             conditions: conditions.into_keys().collect(),
         };
         subset::cut(&mut inventory, source.catalog(), &options.filters).await?;
@@ -140,18 +141,12 @@ async fn snapshot_with_schema(source: &Server, wanted: Wanted<'_>, run: &Run) ->
     loop {
         let holder = take_snapshot(source, wanted.options, wanted.filter, run).await?;
         import_into_control(source, &holder.snapshot).await?;
-        let catalog = source.catalog();
-        // The queries wait in one connection's line; pg_dump works on another one meanwhile.
-        let read = tokio::try_join!(
-            dump_schema(source, wanted, &holder.snapshot, run),
-            read_catalogs(catalog, wanted),
-            async { Ok(catalog.key_bounds().await?) },
-        );
-        match read {
-            Ok((schema_dump, read, key_bounds)) => return Ok(Snapshotted { holder, schema_dump, read, key_bounds }),
-            Err(Error { cause: Cause::Schema(error), .. }) if error.is_lock_timeout() && attempt < LOCK_ATTEMPTS => {
-                run.events
-                    .warn("DDL at the source came in before pg_dump had its locks: let through, then begun again");
+        match read_schema(source, wanted, &holder.snapshot, run).await {
+            Ok((schema_dump, read, key_bounds, conditions)) => {
+                return Ok(Snapshotted { holder, schema_dump, read, key_bounds, conditions });
+            }
+            Err(error) if waited_for_ddl(&error) && attempt < LOCK_ATTEMPTS => {
+                run.events.warn("DDL at the source came in before all had their locks: let through, then begun again");
                 // Its connection ends with it: the locks are gone before we ask for them again.
                 tokio::task::spawn_blocking(move || drop(holder)).await.ok();
                 source.catalog().execute("ROLLBACK").await?;
@@ -159,6 +154,29 @@ async fn snapshot_with_schema(source: &Server, wanted: Wanted<'_>, run: &Run) ->
             }
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// What pg_dump, the catalogs, and the conditions of `--where` say in the snapshot.
+async fn read_schema(source: &Server, wanted: Wanted<'_>, snapshot: &Snapshot, run: &Run) -> Result<SchemaRead> {
+    let catalog = source.catalog();
+    // The queries wait in one connection's line; pg_dump works on another one meanwhile.
+    let (schema_dump, read, key_bounds) =
+        tokio::try_join!(dump_schema(source, wanted, snapshot, run), read_catalogs(catalog, wanted), async {
+            Ok(catalog.key_bounds().await?)
+        },)?;
+    let conditions = subset::row_conditions(source, &wanted.options.filters).await?;
+    Ok((schema_dump, read, key_bounds, conditions))
+}
+
+type SchemaRead = (Arc<File>, CatalogRead, HashMap<Oid, KeyBounds>, HashMap<Oid, String>);
+
+/// Whether pg_dump or a query of ours stood behind DDL, which waits for the locks that we hold.
+fn waited_for_ddl(error: &Error) -> bool {
+    match &error.cause {
+        Cause::Schema(error) => error.is_lock_timeout(),
+        Cause::Blocked { .. } => true,
+        _ => false,
     }
 }
 
@@ -245,6 +263,8 @@ struct Snapshotted {
     schema_dump: Arc<File>,
     read: CatalogRead,
     key_bounds: HashMap<Oid, KeyBounds>,
+    /// Of the rows, by table.
+    conditions: HashMap<Oid, String>,
 }
 
 /// What the catalogs say in the snapshot.
@@ -258,6 +278,7 @@ struct CatalogRead {
     extensions: Vec<ExtensionFacts>,
     roles: RolesInUse,
     cluster_roles: ClusterRoles,
+    generated_below_plain: Vec<String>,
 }
 
 /// Independent queries are sent without waiting for each other's answers.
@@ -269,7 +290,7 @@ async fn read_catalogs(catalog: Catalog<'_>, wanted: Wanted<'_>) -> Result<Catal
         let access = if objects.is_empty() { LargeObjectAccess::Pages } else { catalog.large_object_access().await? };
         Ok((objects, access))
     };
-    let (facts, relations, types, sequences, (large_objects, access), extensions, roles, cluster_roles) = tokio::try_join!(
+    let (facts, relations, types, sequences, objects, extensions, roles, cluster_roles, generated_below_plain) = tokio::try_join!(
         crate::pg::read_catalog_facts(catalog.client, catalog.version),
         catalog.relations(filter),
         catalog.type_flags(),
@@ -278,8 +299,21 @@ async fn read_catalogs(catalog: Catalog<'_>, wanted: Wanted<'_>) -> Result<Catal
         catalog.extensions(),
         catalog.roles_in_use(),
         catalog.cluster_roles(),
+        catalog.generated_below_plain(filter),
     )?;
-    Ok(CatalogRead { relations, types, facts, sequences, large_objects, access, extensions, roles, cluster_roles })
+    let (large_objects, access) = objects;
+    Ok(CatalogRead {
+        relations,
+        types,
+        facts,
+        sequences,
+        large_objects,
+        access,
+        extensions,
+        roles,
+        cluster_roles,
+        generated_below_plain,
+    })
 }
 
 async fn read_own_types(

@@ -1,6 +1,7 @@
 //! Filters that pg_dump does not know, and what all of them cut off.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
@@ -8,9 +9,9 @@ use super::options::Filters;
 use super::preflight::{relation_filter, table_filter};
 use super::server::Server;
 use crate::model::{Oid, QualifiedName, Side};
-use crate::pg::catalog::{Catalog, Lack, Picked, TableFilter};
+use crate::pg::catalog::{Catalog, ExtensionMember, Lack, Picked, TableFilter};
 use crate::pg::copy_sql::both_conditions;
-use crate::schema::{Cuts, statements::stays_in_parentheses};
+use crate::schema::{Cuts, TocEntry, statements::stays_in_parentheses};
 
 fn usage(error: impl std::fmt::Display) -> Error {
     Error::new(Cause::Usage(error.to_string()))
@@ -42,10 +43,14 @@ pub(super) async fn lacks(catalog: Catalog<'_>, filters: &Filters) -> Result<Vec
     Ok(catalog.lacks(&picked(catalog, filters).await?).await?)
 }
 
+/// How long a condition is kept from its table by somebody's lock. As long as pg_dump is (`LOCK_WAIT_MS` of the plan).
+const CONDITION_WAIT: Duration = Duration::from_secs(4);
+
 /// The condition on each table's rows, from `--where`.
 ///
 /// # Errors
-/// `Usage` or `Refused`: a pattern that no table matches, a condition that the server does not take.
+/// `Usage` or `Refused`: a pattern that no table matches, a condition that the server does not take. `Blocked`: DDL, or
+/// DDL that waits for others, kept us from the table; a transaction that was open is rolled back then.
 pub(super) async fn row_conditions(server: &Server, filters: &Filters) -> Result<HashMap<Oid, String>> {
     let mut conditions: HashMap<Oid, String> = HashMap::new();
     for wanted in &filters.conditions {
@@ -60,7 +65,7 @@ pub(super) async fn row_conditions(server: &Server, filters: &Filters) -> Result
             return Err(Error::new(Cause::Refused { side: server.side, message }));
         }
         for (oid, name) in tables {
-            check_condition(server, &name, condition).await?;
+            check_condition(server, (oid, &name), condition).await?;
             let both = both_conditions(conditions.get(&oid).map(String::as_str), Some(condition));
             conditions.extend(both.map(|both| (oid, both)));
         }
@@ -68,10 +73,11 @@ pub(super) async fn row_conditions(server: &Server, filters: &Filters) -> Result
     Ok(conditions)
 }
 
-async fn check_condition(server: &Server, table: &QualifiedName, condition: &str) -> Result<()> {
+async fn check_condition(server: &Server, (oid, table): (Oid, &QualifiedName), condition: &str) -> Result<()> {
     let sql = format!("SELECT 1 FROM ONLY {} WHERE ({condition}\n) LIMIT 0", table.to_sql());
-    match server.catalog().rows(&sql).await {
-        Ok(_) => Ok(()),
+    match server.catalog().rows_within(&sql, CONDITION_WAIT).await {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(blocked(server, (oid, table)).await?),
         Err(error) if error.sqlstate().is_some_and(|s| s.starts_with("42") || s.starts_with("22")) => {
             let message = format!("--where {table}: `{condition}` is no condition on its rows: {error}");
             let error = Error::new(Cause::Refused { side: server.side, message });
@@ -79,6 +85,20 @@ async fn check_condition(server: &Server, table: &QualifiedName, condition: &str
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Says who keeps us from a table. Behind DDL that waits for somebody we would wait as long, and, where we hold a lock
+/// that it waits for, for ever.
+async fn blocked(server: &Server, (oid, table): (Oid, &QualifiedName)) -> Result<Error> {
+    // A transaction that was open has failed, and answers nothing.
+    server.catalog().execute("ROLLBACK").await?;
+    let who = server.catalog().who_keeps_readers_out(oid).await?;
+    let who = if who.is_empty() { "which is over by now".to_owned() } else { who.join(", ") };
+    let waited = CONDITION_WAIT.as_secs();
+    let message =
+        format!("--where {table}: its condition could not be checked for {waited} s because of a lock: {who}");
+    let error = Error::new(Cause::Blocked { side: server.side, message });
+    Ok(error.hint("start again when that statement is through, or end it (SELECT pg_terminate_backend(…))"))
 }
 
 /// Leaves out of an inventory what filters leave out of pg_dump's schema, and looks whether rows and definitions are
@@ -125,10 +145,55 @@ async fn cut_extensions(inventory: &mut Inventory, catalog: Catalog<'_>, filters
     for entry in toc.entries.iter().filter(|e| e.desc == "EXTENSION" && !moved.contains(&e.tag)) {
         inventory.cuts.cut(entry, "left out by --extension or --exclude-extension");
     }
+    let installed = catalog.extensions_where("true").await?;
+    let left_out: HashSet<String> = installed.difference(&moved).cloned().collect();
+    cut_rights_on_members(inventory, &catalog.members_of(&left_out).await?);
     inventory.extensions.retain(|(name, _)| moved.contains(name));
     let theirs = catalog.configuration_tables(&moved).await?;
     inventory.relations.retain(|r| !r.of_extension || theirs.contains(&r.oid));
     Ok(())
+}
+
+/// pg_dump writes what was changed in the rights on an extension's members, and policies of its tables, without the
+/// members (`checkExtensionMembership` in pg_dump.c): without the extension, there is nothing to have them.
+fn cut_rights_on_members(inventory: &mut Inventory, members: &[ExtensionMember]) {
+    let toc = std::sync::Arc::clone(&inventory.toc);
+    let of_member = |entry: &&TocEntry| {
+        let stands_alone = entry.dependencies.iter().all(|d| toc.get(*d).is_none_or(|on| on.desc == "ACL"));
+        stands_alone && members.iter().any(|m| entry.namespace == m.schema && is_about(entry, m))
+    };
+    for entry in toc.entries.iter().filter(of_member) {
+        inventory.cuts.cut(entry, "its object is of an extension that is left out");
+    }
+}
+
+/// As `dumpACL`, `dumpSecLabel` and `dumpPolicy` write the tags: `FUNCTION f(integer)`, `COLUMN t.c`, `t policy`.
+fn is_about(entry: &TocEntry, member: &ExtensionMember) -> bool {
+    const KINDS: [&str; 12] = [
+        "FUNCTION ",
+        "PROCEDURE ",
+        "AGGREGATE ",
+        "TABLE ",
+        "FOREIGN TABLE ",
+        "SEQUENCE ",
+        "TYPE ",
+        "DOMAIN ",
+        "SCHEMA ",
+        "LANGUAGE ",
+        "FOREIGN DATA WRAPPER ",
+        "FOREIGN SERVER ",
+    ];
+    let ExtensionMember { quoted, name, .. } = member;
+    let tag = entry.tag.as_str();
+    match entry.desc.as_str() {
+        "ACL" | "SECURITY LABEL" => match tag.strip_prefix("COLUMN ") {
+            Some(column) => column.strip_prefix(quoted.as_str()).is_some_and(|rest| rest.starts_with('.')),
+            None => KINDS.iter().any(|kind| tag.strip_prefix(kind) == Some(quoted)) || tag == name,
+        },
+        "ROW SECURITY" => tag == name,
+        "POLICY" => tag.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with(' ')),
+        _ => false,
+    }
 }
 
 /// pg_dump has the last word on which tables and sequences a pattern picks. Rows of a table that it does not define go

@@ -18,7 +18,7 @@ use crate::model::{Oid, RelationKind, ServerVersion, Side, quote_ident, quote_li
 use crate::pg;
 use crate::pg::catalog::{Catalog, LargeObjectFacts, SequenceState};
 use crate::plan::restore_graph::{GraphInput, PreDataStep, RestoreGraph, StatisticsInput};
-use crate::schema::{self, Cuts, EntryOptions, Rights, Skip, TocEntry, TocSection};
+use crate::schema::{self, Cuts, EntryOptions, Skip, TocEntry, TocSection};
 
 /// SQLSTATE of a statement on something that is not there.
 const UNDEFINED: [&str; 4] = ["42P01", "42704", "42883", "3F000"];
@@ -75,24 +75,13 @@ pub(super) struct Preparation<'a> {
 }
 
 impl Preparation<'_> {
-    fn entry_options(&self, target: &Server, cuts: Cuts) -> EntryOptions {
-        EntryOptions {
-            target_version: target.version(),
-            rights: Rights { no_comments: self.options.no_comments, managed: self.options.provider.is_some() },
-            cuts,
-            no_owner: self.options.no_owner,
-            no_privileges: self.options.no_privileges,
-            no_tablespaces: self.options.no_tablespaces,
-        }
-    }
-
     /// Drops what stands in the way if that was asked for, makes the ledger, runs the pre-data section.
     pub(super) async fn run(&self, target: &Server, run: &Run) -> Result<PreparedTarget> {
         let phase = PhaseTimer::start(Phase::PreData, run);
         let catalog = target.catalog();
         let toc = &self.inventory.toc;
         let cuts = subset::cuts_for(self.inventory, catalog).await?;
-        let entry_options = self.entry_options(target, cuts);
+        let entry_options = self.options.entry_options(target.version(), cuts);
         let mut prologue = schema::session_prologue(toc, target.version());
         if target.version() >= ServerVersion::V17 && target.facts.is_superuser {
             // Those of the target itself: a provider's, for one. Ours come last of all.

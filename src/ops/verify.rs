@@ -1,5 +1,6 @@
 //! Compares two databases, or an archive and a database: counts, and an order-independent hash of every row.
 
+mod definitions;
 mod objects;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
+use definitions::DefinitionsJob;
 use objects::{Compared, kind_of, pair};
 
 use super::copy::first_cause;
@@ -39,7 +41,7 @@ use crate::pg::session;
 use crate::pg::snapshot::{Snapshot, SnapshotHolder, SnapshotMode};
 use crate::pg::wire::{Block, DataConnection};
 use crate::plan::chunking::{ChunkingRules, plan_chunks};
-use crate::report::{ComparedKind, TableComparison, VerifyReport};
+use crate::report::{ComparedDefinitions, ComparedKind, TableComparison, VerifyReport};
 
 /// Compares. Differences are in the report, not an error.
 ///
@@ -66,6 +68,7 @@ struct Context {
     compared: Compared,
     servers: Vec<crate::event::ServerInfo>,
     archive: Option<String>,
+    definitions: Option<ComparedDefinitions>,
     /// Tables whose rows have no form that is the same on both sides.
     counted_only: HashSet<QualifiedName>,
 }
@@ -100,9 +103,26 @@ impl Context {
                     .into(),
             );
         }
-        let Self { servers, archive, compared, .. } = self;
+        if self.definitions.is_some_and(|d| !d.by_statement) {
+            warnings.push(
+                "servers of two major versions print most definitions otherwise: which objects exist was compared, and \
+                 the statements of comments, extensions, foreign keys, casts and transforms"
+                    .into(),
+            );
+        }
+        let Self { servers, archive, compared, definitions, .. } = self;
         let Compared { differences, sequences, large_objects } = compared;
-        VerifyReport { elapsed_ms: 0, servers, archive, tables, sequences, large_objects, differences, warnings }
+        VerifyReport {
+            elapsed_ms: 0,
+            servers,
+            archive,
+            tables,
+            sequences,
+            large_objects,
+            definitions,
+            differences,
+            warnings,
+        }
     }
 }
 
@@ -157,6 +177,12 @@ impl VerifyJob<'_> {
             let objects = [source.catalog().large_objects().await?, self.target.catalog().large_objects().await?];
             compared.large_objects(&objects[0], &objects[1], "source");
         }
+        let mut definitions = None;
+        if let Some(wanted) = &self.options.definitions {
+            let (filters, run) = (&self.options.filters, self.run);
+            let job = DefinitionsJob { source: &source, target: self.target, filters, definitions: wanted, run };
+            definitions = Some(job.run(&mut compared).await?);
+        }
         let access = self.common_access(&source).await?;
         let mut formats = Formats::choose(&pairs, &source, self.target).await?;
         let oid_patches = self.same_types(&source, &pairs, &mut formats).await?;
@@ -169,7 +195,7 @@ impl VerifyJob<'_> {
         reference.oid_patches = oid_patches;
         let target = self.server_side(self.target, formats.apply(pairs.iter().map(|(_, t)| t)), &how).await?;
         let servers = vec![source.info(), self.target.info()];
-        let context = Context { compared, servers, archive: None, counted_only: HashSet::new() };
+        let context = Context { compared, servers, archive: None, definitions, counted_only: HashSet::new() };
         self.compare(reference, target, context).await
     }
 
@@ -269,7 +295,8 @@ impl VerifyJob<'_> {
         let encoding = inventory.encoding;
         let how = SideRules { encoding, access: inventory.large_object_access, settings: Vec::new() };
         let target = self.server_side(self.target, target, &how).await?;
-        let context = Context { compared, servers: vec![self.target.info()], archive: Some(name), counted_only };
+        let servers = vec![self.target.info()];
+        let context = Context { compared, servers, archive: Some(name), definitions: None, counted_only };
         self.compare(reference, target, context).await
     }
 

@@ -1,14 +1,17 @@
 //! The control plane: tokio-postgres on a socket, a TLS and a choice of server that the data plane shares.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::Socket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_postgres::error::{DbError, Severity};
 use tokio_postgres::tls::{NoTls, TlsStream};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, config};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +33,21 @@ pub struct Control {
     pub version: ServerVersion,
     pub in_recovery: bool,
     pinned: ConnInfo,
+    warnings: Warnings,
+}
+
+/// WARNINGs of a server that nobody has asked for yet, the oldest first.
+type Warnings = Arc<Mutex<VecDeque<ServerWarning>>>;
+
+/// More are forgotten: what a statement of ours warns of is asked for as soon as it is over.
+const WARNINGS_MAX: usize = 100;
+
+/// A WARNING that a statement gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerWarning {
+    pub message: String,
+    /// The file of the server's source that it comes from: messages are in the server's language.
+    pub file: String,
 }
 
 impl std::fmt::Debug for Control {
@@ -51,6 +69,11 @@ impl Control {
     /// The settings for every further connection to the same server.
     pub fn pinned(&self) -> &ConnInfo {
         &self.pinned
+    }
+
+    /// The warnings since this was asked last. When a statement's result is there, its warnings are.
+    pub fn take_warnings(&self) -> Vec<ServerWarning> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
     }
 
     /// What stops the statement that runs on this connection; to be kept where Ctrl-C is heard.
@@ -102,12 +125,12 @@ pub async fn connect(conninfo: &ConnInfo) -> Result<Control> {
     };
     let endpoint = endpoint_of(&pinned)?;
     let attempt = log_in(&pinned, &endpoint);
-    let client = match pinned.connect_timeout {
+    let (client, warnings) = match pinned.connect_timeout {
         None => attempt.await?,
         Some(timeout) => tokio::time::timeout(timeout, attempt).await.map_err(|_| timed_out(&pinned, &endpoint))??,
     };
     let (version, in_recovery) = prepare(&client, pinned.side()).await?;
-    Ok(Control { client, endpoint, version, in_recovery, pinned })
+    Ok(Control { client, endpoint, version, in_recovery, pinned, warnings })
 }
 
 async fn choose(conninfo: &ConnInfo) -> Result<Endpoint> {
@@ -150,19 +173,20 @@ fn connector(info: &ConnInfo, endpoint: &Endpoint) -> Result<Option<Connector>> 
     }))
 }
 
-async fn log_in(info: &ConnInfo, endpoint: &Endpoint) -> Result<Client> {
+async fn log_in(info: &ConnInfo, endpoint: &Endpoint) -> Result<(Client, Warnings)> {
+    let warnings = Warnings::default();
     let stream = dial(info, endpoint, info.connect_timeout).await?;
     let config = login(info, endpoint);
     if let Some(connector) = connector(info, endpoint)? {
         let connected = config.connect_raw(stream, connector).await;
         let (client, connection) = connected.map_err(|error| connect_error(info, endpoint, &error))?;
-        tokio::spawn(drive(info.side(), connection));
-        return Ok(client);
+        tokio::spawn(drive(info.side(), connection, Arc::clone(&warnings)));
+        return Ok((client, warnings));
     }
     let connected = config.connect_raw(stream, NoTls).await;
     let (client, connection) = connected.map_err(|error| connect_error(info, endpoint, &error))?;
-    tokio::spawn(drive(info.side(), connection));
-    Ok(client)
+    tokio::spawn(drive(info.side(), connection, Arc::clone(&warnings)));
+    Ok((client, warnings))
 }
 
 fn login(info: &ConnInfo, endpoint: &Endpoint) -> Config {
@@ -188,12 +212,19 @@ fn login(info: &ConnInfo, endpoint: &Endpoint) -> Config {
 }
 
 /// Moves the connection's bytes until the client is dropped.
-async fn drive<T: TlsStream + Unpin>(side: Side, mut connection: Connection<Stream, T>) {
+async fn drive<T: TlsStream + Unpin>(side: Side, mut connection: Connection<Stream, T>, warnings: Warnings) {
     loop {
         match poll_fn(|cx| connection.poll_message(cx)).await {
             None => return,
-            Some(Ok(AsyncMessage::Notice(notice))) if notice.severity() == "WARNING" => {
+            Some(Ok(AsyncMessage::Notice(notice))) if is_warning(&notice) => {
                 tracing::warn!(%side, sqlstate = notice.code().code(), "{}", notice.message());
+                let warning =
+                    ServerWarning { message: notice.message().into(), file: notice.file().unwrap_or_default().into() };
+                let mut kept = warnings.lock().unwrap_or_else(PoisonError::into_inner);
+                if kept.len() == WARNINGS_MAX {
+                    kept.pop_front();
+                }
+                kept.push_back(warning);
             }
             Some(Ok(AsyncMessage::Notice(notice))) => {
                 tracing::debug!(%side, severity = notice.severity(), "{}", notice.message());
@@ -206,6 +237,11 @@ async fn drive<T: TlsStream + Unpin>(side: Side, mut connection: Connection<Stre
             }
         }
     }
+}
+
+/// Servers before 9.6 say it in their language only.
+fn is_warning(notice: &DbError) -> bool {
+    notice.parsed_severity() == Some(Severity::Warning) || notice.severity() == "WARNING"
 }
 
 /// What an attempt to log in ended with, in the same words as the data plane's.

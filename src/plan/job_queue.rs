@@ -3,7 +3,6 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::event::JobKind;
 use crate::model::Oid;
 
 use super::locks::LockTable;
@@ -139,9 +138,19 @@ impl JobQueue {
         self.ready.iter().find(startable).copied()
     }
 
+    /// What is not done of the builds that [`JobQueue::limit_builds`] counts, by [`Job::cost_bytes`].
+    #[must_use]
+    pub fn builds_cost_left(&self) -> u64 {
+        let left = self.jobs.iter().filter(|job| self.is_build(job.id) && self.is_unfinished(job.id));
+        left.fold(0, |all, job| all.saturating_add(job.cost_bytes))
+    }
+
+    fn is_unfinished(&self, id: JobId) -> bool {
+        matches!(self.state[id as usize], State::Waiting | State::Running)
+    }
+
     fn is_build(&self, id: JobId) -> bool {
-        let job = &self.jobs[id as usize];
-        job.kind == JobKind::Index && !job.is_small()
+        self.jobs[id as usize].is_build()
     }
 
     /// A running job is done. One that is [`Job::optional`] and failed is finished too.

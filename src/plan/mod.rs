@@ -4,6 +4,7 @@
 
 pub mod budget;
 pub mod chunking;
+pub mod index_shape;
 pub mod job_queue;
 pub mod locks;
 pub mod restore_graph;

@@ -94,6 +94,10 @@ pub struct Job {
     /// the validation of a foreign key, a refresh.
     pub entries: Vec<DumpId>,
     pub statements: Vec<String>,
+    /// Settings for the transaction of each statement, where they are run one by one. Sent in one message with it.
+    pub settings: Vec<String>,
+    /// The index that it builds, if that is all it does.
+    pub index: Option<IndexWork>,
     /// What the statements are for, where the job was made of several: in the statements' order.
     pub parts: Vec<JobPart>,
     /// Set after the statements.
@@ -107,6 +111,15 @@ pub struct Job {
     pub cost_bytes: u64,
     /// May fail with a warning.
     pub optional: bool,
+}
+
+/// What the memory of an index build is measured by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct IndexWork {
+    /// See [`IndexShape::is_sorted`](super::index_shape::IndexShape::is_sorted).
+    pub is_sorted: bool,
+    /// Heap and TOAST.
+    pub table_bytes: u64,
 }
 
 /// One of the jobs that a job was made of.
@@ -130,6 +143,12 @@ impl Job {
             }
         }
         (self.kind, &self.object)
+    }
+
+    /// Whether it builds an index that takes time, and memory.
+    #[must_use]
+    pub fn is_build(&self) -> bool {
+        self.index.is_some() && !self.is_small()
     }
 
     /// Whether it is done in a moment, so that a second try costs nothing.

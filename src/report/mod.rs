@@ -126,7 +126,9 @@ pub struct VerifyReport {
     pub sequences: usize,
     /// How many large objects the reference has.
     pub large_objects: usize,
-    /// What differs otherwise than by its rows: objects that one side lacks, states of sequences.
+    /// `None`: definitions were not compared.
+    pub definitions: Option<ComparedDefinitions>,
+    /// What differs otherwise than by its rows: objects that one side lacks, states of sequences, definitions.
     pub differences: Vec<ObjectDifference>,
     pub warnings: Vec<String>,
 }
@@ -138,6 +140,15 @@ impl VerifyReport {
     }
 }
 
+/// How definitions were compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ComparedDefinitions {
+    /// How many the reference has, as entries of pg_dump.
+    pub objects: usize,
+    /// False between major versions, which print most definitions otherwise: what exists was compared.
+    pub by_statement: bool,
+}
+
 /// Kinds of objects that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -146,10 +157,12 @@ pub enum ComparedKind {
     MaterializedView,
     Sequence,
     LargeObject,
+    Definition,
 }
 
 impl ComparedKind {
-    pub const ALL: [Self; 4] = [Self::Table, Self::MaterializedView, Self::Sequence, Self::LargeObject];
+    pub const ALL: [Self; 5] =
+        [Self::Table, Self::MaterializedView, Self::Sequence, Self::LargeObject, Self::Definition];
 }
 
 impl std::fmt::Display for ComparedKind {
@@ -159,6 +172,7 @@ impl std::fmt::Display for ComparedKind {
             Self::MaterializedView => "materialized view",
             Self::Sequence => "sequence",
             Self::LargeObject => "large object",
+            Self::Definition => "definition",
         })
     }
 }

@@ -9,13 +9,24 @@ use super::{EntryOptions, Toc, TocEntry, statements};
 pub struct DatabaseSql {
     /// As at the source.
     pub name: String,
-    /// `CREATE DATABASE`, and its owner: run where another database of the server is open.
+    /// `CREATE DATABASE`, with its owner: where that one cannot be set, there is no database. Run where another database
+    /// of the server is open.
     pub create: Vec<String>,
     /// Settings that a session takes on when it connects: `ALTER DATABASE … SET`, `ALTER ROLE … IN DATABASE … SET`.
     /// They come before the rows, as what is computed at the target (matviews, defaults of storage) can depend on them.
     pub settings: Vec<String>,
     /// What would stand in our own way: limits, read-only, grants. And comment and labels.
-    pub last: Vec<String>,
+    pub last: Vec<DatabaseStep>,
+    /// Entries that the options leave out, for people.
+    pub left_out: Vec<String>,
+}
+
+/// The statements of one entry about the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatabaseStep {
+    /// For people: `ACL DATABASE app`.
+    pub object: String,
+    pub statements: Vec<String>,
 }
 
 /// The entries about the database, as statements; `None` where pg_dump did not write them.
@@ -35,24 +46,41 @@ pub fn database_sql(toc: &Toc, options: &EntryOptions) -> Option<DatabaseSql> {
             .map(|sql| if written == meant { sql.to_owned() } else { sql.replace(&written, &meant) })
             .collect()
     };
-    let mut sql = DatabaseSql { name: name.clone(), create: Vec::new(), settings: Vec::new(), last: Vec::new() };
+    let mut sql = DatabaseSql {
+        name: name.clone(),
+        create: Vec::new(),
+        settings: Vec::new(),
+        last: Vec::new(),
+        left_out: Vec::new(),
+    };
+    let owner = entry.owner.as_ref().filter(|_| !options.no_owner);
     for statement in split(entry) {
         // Old pg_dumps wrote settings here too.
         if statement.starts_with("CREATE DATABASE ") {
-            sql.create.push(for_target(&statement, options));
+            let owner = owner.map(|owner| format!(" OWNER = {}", quote_ident(owner))).unwrap_or_default();
+            sql.create.push(for_target(&statement, options) + &owner);
         } else {
             sql.sort_in(statement);
         }
     }
-    if let (Some(owner), false) = (&entry.owner, options.no_owner) {
-        sql.create.push(format!("ALTER DATABASE {} OWNER TO {}", quote_ident(&sql.name), quote_ident(owner)));
-    }
     for entry in &toc.entries {
-        match entry.desc.as_str() {
-            "DATABASE PROPERTIES" => split(entry).into_iter().for_each(|statement| sql.sort_in(statement)),
-            "ACL" if entry.tag_is("DATABASE") && options.no_privileges => {}
-            "ACL" | "COMMENT" | "SECURITY LABEL" if entry.tag_is("DATABASE") => sql.last.extend(split(entry)),
-            _ => {}
+        let unwanted = match entry.desc.as_str() {
+            "DATABASE PROPERTIES" => {
+                for statement in split(entry) {
+                    sql.sort_in(statement);
+                }
+                continue;
+            }
+            "ACL" => options.no_privileges,
+            "COMMENT" => options.rights.no_comments,
+            "SECURITY LABEL" => false,
+            _ => continue,
+        };
+        let object = format!("{} DATABASE {}", entry.desc, sql.name);
+        if entry.tag_is("DATABASE") && unwanted {
+            sql.left_out.push(object);
+        } else if entry.tag_is("DATABASE") {
+            sql.last.push(DatabaseStep { object, statements: split(entry) });
         }
     }
     Some(sql)
@@ -67,7 +95,7 @@ impl DatabaseSql {
         if sets && statement.contains(" SET ") && !in_our_way.iter().any(|words| statement.contains(words)) {
             self.settings.push(statement);
         } else {
-            self.last.push(statement);
+            self.last.push(DatabaseStep { object: format!("DATABASE {}", self.name), statements: vec![statement] });
         }
     }
 }
@@ -95,24 +123,10 @@ fn for_target(create: &str, options: &EntryOptions) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::TocSection;
+    use crate::schema::Rights;
 
     fn entry(dump_id: i32, desc: &str, tag: &str, definition: &str) -> TocEntry {
-        TocEntry {
-            dump_id,
-            catalog: (1262, 5),
-            desc: desc.into(),
-            tag: tag.into(),
-            namespace: None,
-            owner: Some("o\"w".into()),
-            section: TocSection::PreData,
-            definition: definition.into(),
-            drop_statement: String::new(),
-            tablespace: None,
-            table_access_method: None,
-            relkind: None,
-            dependencies: vec![],
-        }
+        TocEntry { dump_id, owner: Some("o\"w".into()), ..TocEntry::sample(desc, tag, definition) }
     }
 
     fn toc() -> Toc {
@@ -139,15 +153,21 @@ mod tests {
             no_owner: leave_out,
             no_privileges: leave_out,
             no_tablespaces: leave_out,
+            rights: Rights { no_comments: leave_out, managed: false },
             ..EntryOptions::new(target_version)
         }
+    }
+
+    fn last(sql: &DatabaseSql) -> Vec<&str> {
+        sql.last.iter().flat_map(|step| &step.statements).map(String::as_str).collect()
     }
 
     #[test]
     fn what_would_stop_our_own_sessions_comes_last() {
         let sql = database_sql(&toc(), &options(ServerVersion::V18, false)).unwrap();
         assert_eq!(sql.name, "a;b");
-        assert_eq!(sql.create[1], "ALTER DATABASE \"a;b\" OWNER TO \"o\"\"w\"");
+        assert!(sql.create[0].ends_with(" OWNER = \"o\"\"w\""), "{:?}", sql.create);
+        assert_eq!(sql.create.len(), 1);
         assert_eq!(
             sql.settings,
             [
@@ -156,7 +176,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            sql.last,
+            last(&sql),
             [
                 "ALTER DATABASE \"a;b\" CONNECTION LIMIT = 5",
                 "ALTER DATABASE \"a;b\" SET default_transaction_read_only TO 'on'",
@@ -177,7 +197,8 @@ mod tests {
             sql.create
                 .iter()
                 .chain(&sql.settings)
-                .chain(&sql.last)
+                .map(String::as_str)
+                .chain(last(&sql))
                 .all(|s| s.contains("\"a;ü\"") && !s.contains("a;b"))
         );
     }
@@ -190,7 +211,8 @@ mod tests {
             ["CREATE DATABASE \"a;b\" WITH TEMPLATE = template0 ENCODING = 'UTF8' LC_COLLATE = 'C.UTF-8' LC_CTYPE = \
               'C.UTF-8'"]
         );
-        assert!(!sql.last.iter().any(|s| s.starts_with("REVOKE")));
+        assert_eq!(last(&sql).len(), 2, "limits: {:?}", sql.last);
+        assert_eq!(sql.left_out, ["COMMENT DATABASE a;b", "ACL DATABASE a;b"]);
         assert_eq!(database_sql(&Toc::from_entries(vec![], "15", "15"), &options(ServerVersion::V12, true)), None);
     }
 }

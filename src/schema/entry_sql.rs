@@ -206,24 +206,10 @@ fn alter_owner(entry: &TocEntry) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::TocSection;
 
     fn entry(desc: &str, tag: &str, definition: &str, drop: &str) -> TocEntry {
-        TocEntry {
-            dump_id: 1,
-            catalog: (0, 0),
-            desc: desc.into(),
-            tag: tag.into(),
-            namespace: None,
-            owner: Some("o\"w".into()),
-            section: TocSection::PreData,
-            definition: definition.into(),
-            drop_statement: drop.into(),
-            tablespace: None,
-            table_access_method: None,
-            relkind: None,
-            dependencies: vec![],
-        }
+        let drop_statement = drop.into();
+        TocEntry { drop_statement, owner: Some("o\"w".into()), ..TocEntry::sample(desc, tag, definition) }
     }
 
     fn sql(entry: &TocEntry, no_owner: bool) -> Vec<String> {

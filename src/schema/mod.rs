@@ -16,7 +16,7 @@ pub mod statements;
 mod toc;
 
 pub use cuts::Cuts;
-pub use database::{DatabaseSql, database_sql};
+pub use database::{DatabaseSql, DatabaseStep, database_sql};
 pub use drops::{DropStatement, drop_statements, nothing_to_drop};
 pub(crate) use entry_sql::with_storage;
 pub use entry_sql::{EntryOptions, EntrySql, Skip, entry_sql, skipped};

@@ -186,6 +186,28 @@ pub(crate) fn parse_version(text: &str) -> Option<ServerVersion> {
 }
 
 #[cfg(test)]
+impl TocEntry {
+    /// A pre-data entry of a database-wide object without an owner, with dump id 1.
+    pub(crate) fn sample(desc: &str, tag: &str, definition: &str) -> Self {
+        Self {
+            dump_id: 1,
+            catalog: (0, 0),
+            desc: desc.into(),
+            tag: tag.into(),
+            namespace: None,
+            owner: None,
+            section: TocSection::PreData,
+            definition: definition.into(),
+            drop_statement: String::new(),
+            tablespace: None,
+            table_access_method: None,
+            relkind: None,
+            dependencies: vec![],
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -1,5 +1,9 @@
 //! Tables cut into many pieces: no row is lost, none comes twice.
 
+use std::path::Path;
+
+use pgconvoy::archive::{Archive, ArchiveWriter, SegmentSpec};
+
 use crate::compare::assert_same_contents;
 use crate::fixture::{copy, empty, newest, pgconvoy, scratch};
 use crate::support::{TestDb, cluster, clusters};
@@ -59,4 +63,49 @@ async fn many_chunks_make_the_same_tables() {
     let _ = pgconvoy(&["restore", "--target", &target.uri(), archive]).await.expect_success();
     assert_same_contents("chunks in an archive", &source, &target).await;
     let _ = pgconvoy(&["verify", "--archive", archive, "--target", &target.uri()]).await.expect_success();
+}
+
+/// The archive as a writer that begins its chunks with another number would have made it: numbers are names, no more.
+fn renumbered(from: &Path, to: &Path, first: u32) {
+    let archive = Archive::open(from).unwrap();
+    let writer = ArchiveWriter::create(to, archive.header().clone()).unwrap();
+    writer.adopt_schema(&archive.schema_path().unwrap()).unwrap();
+    archive.relations().iter().for_each(|relation| writer.record_relation(relation).unwrap());
+    archive.records().iter().for_each(|record| writer.record(record).unwrap());
+    for segment in archive.segments() {
+        let mut chunk = segment.chunk;
+        chunk.id.index += first;
+        let mut reader = archive.segment_reader(segment).unwrap();
+        let mut new = writer.segment(SegmentSpec { chunk, format: segment.format, zstd_level: 1 }).unwrap();
+        let mut block = Vec::new();
+        while reader.next_block(&mut block).unwrap() {
+            new.write(&block).unwrap();
+            block.clear();
+        }
+        new.finish(segment.rows, segment.row_hash.clone()).unwrap();
+    }
+    writer.clone().seal(writer.totals()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_that_do_not_begin_with_0_are_restored_whole() {
+    let source = TestDb::new(&newest().await, "renumbered").await;
+    source
+        .execute(
+            "CREATE TABLE small (i int); INSERT INTO small SELECT generate_series(1, 100);
+             CREATE TABLE pieces (i int, t text);
+             INSERT INTO pieces SELECT i, repeat('x', 500) FROM generate_series(1, 5000) i; CREATE TABLE none (i int)",
+        )
+        .await;
+    let (directory, archive) = scratch("archive");
+    let other = directory.path().join("renumbered");
+    let dump = ["dump", "--chunk-size", "256kB", "--source", &source.uri(), archive.to_str().unwrap()];
+    let _ = pgconvoy(&dump).await.expect_success();
+    renumbered(&archive, &other, 3);
+    let other = other.to_str().unwrap();
+    let _ = pgconvoy(&["check", other]).await.expect_success();
+    let target = empty(&newest().await).await;
+    let _ = pgconvoy(&["restore", "--target", &target.uri(), other]).await.expect_success();
+    assert_same_contents("chunks from 3 on", &source, &target).await;
+    let _ = pgconvoy(&["verify", "--archive", other, "--target", &target.uri()]).await.expect_success();
 }

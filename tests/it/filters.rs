@@ -1,8 +1,11 @@
 //! What filters pick arrives, what they leave out does not, and what they cut off is said before the start.
 
+use std::time::Duration;
+
 use crate::errors::{assert_empty, assert_says};
-use crate::fixture::{copy, empty, newest, pgconvoy, scratch};
-use crate::support::{TestDb, cluster};
+use crate::fixture::{copy, copy_args, empty, newest, pgconvoy, scratch};
+use crate::interrupts::wait;
+use crate::support::{Pgconvoy, TestDb, cluster};
 use pgconvoy::lab::Major;
 
 /// Two schemas that need each other in every way that matters.
@@ -237,4 +240,97 @@ async fn rows_alone_do_not_mix_with_rows_that_are_there_whatever_picks_them() {
     let ran = copy(&source, &target, &args).await.expect_code(4);
     assert!(ran.stderr.contains("public.log"), "{ran:?}");
     assert_eq!(target.one("SELECT count(*) FROM log").await, "5");
+}
+
+/// Rights that were changed on what an extension brought are pg_dump's to write, and nobody's to have without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn grants_on_members_of_an_extension_that_is_left_out_are_left_out() {
+    let (source, target) = (TestDb::new(&newest().await, "members").await, empty(&newest().await).await);
+    source
+        .execute(
+            "CREATE SCHEMA \"X y\"; CREATE EXTENSION citext SCHEMA \"X y\"; CREATE EXTENSION hstore;
+             REVOKE ALL ON FUNCTION \"X y\".citext_eq(\"X y\".citext, \"X y\".citext) FROM PUBLIC;
+             REVOKE ALL ON FUNCTION \"X y\".min(\"X y\".citext) FROM PUBLIC;
+             GRANT USAGE ON TYPE \"X y\".citext TO it_reader WITH GRANT OPTION;
+             REVOKE ALL ON FUNCTION hstore(text, text) FROM PUBLIC;
+             CREATE FUNCTION \"X y\".citext_eq(int, int) RETURNS int LANGUAGE sql AS 'SELECT 1';
+             REVOKE ALL ON FUNCTION \"X y\".citext_eq(int, int) FROM PUBLIC",
+        )
+        .await;
+    let ran = copy(&source, &target, &["--exclude-extension", "citext"]).await.expect_success();
+    let said = format!("{}{}", ran.stdout, ran.stderr);
+    for object in ["TYPE citext", "FUNCTION citext_eq(\"X y\".citext", "FUNCTION min(\"X y\".citext)"] {
+        assert!(said.contains(&format!("  - ACL X y.{object}")), "{object}: {said}");
+    }
+    let public = "SELECT has_function_privilege('public', p.oid, 'EXECUTE') FROM pg_proc p WHERE ";
+    assert_eq!(target.one(&format!("{public} proname = 'citext_eq'")).await, "f");
+    assert_eq!(target.one(&format!("{public} p.oid = 'hstore(text, text)'::regprocedure")).await, "f");
+    let (_directory, archive) = scratch("members");
+    let archive = archive.to_str().unwrap();
+    let _ = pgconvoy(&["dump", "-e", "hstore", "--source", &source.uri(), archive]).await.expect_success();
+    let restored = empty(&newest().await).await;
+    let _ = pgconvoy(&["restore", "--target", &restored.uri(), archive]).await.expect_success();
+}
+
+/// Servers before 16 have no function that says without an error whether there is a function of a type that is not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_old_targets_lack_is_refused_and_no_error() {
+    let mut newest_too = vec![newest().await];
+    newest_too.extend(cluster(Major::V9_6).await);
+    newest_too.extend(cluster(Major::V14).await);
+    for server in newest_too {
+        let (source, target) = (TestDb::new(&server, "lacking").await, empty(&server).await);
+        source
+            .execute(
+                "CREATE SCHEMA lib; CREATE SCHEMA app; CREATE TYPE lib.mood AS ENUM ('sad');
+                 CREATE FUNCTION lib.f(lib.mood) RETURNS int LANGUAGE sql AS 'SELECT 1';
+                 CREATE FUNCTION lib.eq(lib.mood, lib.mood) RETURNS bool LANGUAGE sql AS 'SELECT true';
+                 CREATE OPERATOR lib.=== (LEFTARG = lib.mood, RIGHTARG = lib.mood, PROCEDURE = lib.eq);
+                 CREATE TABLE app.t (i int DEFAULT lib.f('sad'));
+                 CREATE VIEW app.v AS SELECT 'sad'::lib.mood OPERATOR(lib.===) 'sad'::lib.mood AS is_it",
+            )
+            .await;
+        let ran = copy(&source, &target, &["-t", "app.t"]).await.expect_code(3);
+        assert_says(&ran, &["needs function lib.f(lib.mood)"]);
+        let ran = copy(&source, &target, &["-t", "app.v"]).await.expect_code(3);
+        assert_says(&ran, &["needs operator lib.===(lib.mood,lib.mood)"]);
+        assert_empty(&target).await;
+        target
+            .execute(
+                "CREATE SCHEMA lib; CREATE TYPE lib.mood AS ENUM ('sad');
+                 CREATE FUNCTION lib.f(lib.mood) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            )
+            .await;
+        let _ = copy(&source, &target, &["-t", "app.t", "--drop-target-objects"]).await.expect_success();
+    }
+}
+
+/// DDL that waits for somebody else stands before us in the queue, and would for as long as that one likes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_condition_is_not_checked_behind_ddl_that_waits_for_ever() {
+    let (source, target) = (shop(&newest().await).await, empty(&newest().await).await);
+    let (reader, writer) = (source.connect().await, source.connect().await);
+    reader.batch_execute("BEGIN; SELECT 1 FROM shop.orders LIMIT 0").await.unwrap();
+    let ddl = tokio::spawn(async move { writer.batch_execute("ALTER TABLE shop.orders ADD COLUMN late int").await });
+    let waits = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'ALTER TABLE shop%'";
+    let waiting = loop {
+        match source.query(waits).await.pop() {
+            Some(row) => break row.concat(),
+            None => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    };
+    let verify = ["verify", "--source", &source.uri(), "--target", &target.uri()].map(String::from);
+    for args in [copy_args(&source, &target), verify.to_vec()] {
+        let more = ["--where", "shop.orders=id > 5"].map(String::from);
+        let child = Pgconvoy::new(args.into_iter().chain(more)).spawn();
+        let (ran, _) = wait(child, Duration::from_secs(40)).await;
+        assert_says(
+            &ran.expect_code(3),
+            &["--where shop.orders", &format!("process {waiting}"), "AccessExclusiveLock"],
+        );
+    }
+    assert_empty(&target).await;
+    reader.batch_execute("COMMIT").await.unwrap();
+    ddl.await.unwrap().unwrap();
+    let _ = copy(&source, &target, &["--where", "shop.orders=id > 5"]).await.expect_success();
 }

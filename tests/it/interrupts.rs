@@ -329,13 +329,22 @@ async fn ddl_before_the_locks_is_seen() {
     assert_eq!(target.one("SELECT t FROM cut").await, "new");
 }
 
-/// A pg_dump that says when it is called, and waits for a word before it begins.
-fn waiting_pg_dump(directory: &std::path::Path) -> std::path::PathBuf {
+/// When a pg_dump waits for a word.
+#[derive(Clone, Copy, PartialEq)]
+enum Waits {
+    Before,
+    After,
+}
+
+/// A pg_dump that says when it is called, and waits for a word before it begins, or before it ends.
+fn waiting_pg_dump(directory: &std::path::Path, waits: Waits) -> std::path::PathBuf {
     use std::os::unix::fs::PermissionsExt;
     let script = directory.join("pg_dump");
+    let first = if waits == Waits::After { "\"$real\" \"$@\" || exit 1" } else { "true" };
+    let last = if waits == Waits::Before { "exec \"$real\" \"$@\"" } else { "exit 0" };
     let text = format!(
-        "#!/bin/sh\n[ \"$1\" = --version ] && exec '{real}' --version\ncd '{here}' || exit 1\ntouch called\n\
-         while [ ! -e go ]; do sleep 0.05; done\nexec '{real}' \"$@\"\n",
+        "#!/bin/sh\nreal='{real}'\n[ \"$1\" = --version ] && exec \"$real\" --version\ncd '{here}' || exit 1\n\
+         {first}\ntouch called\nwhile [ ! -e go ]; do sleep 0.05; done\n{last}\n",
         real = crate::support::clients().pg_dump.display(),
         here = directory.display()
     );
@@ -352,20 +361,25 @@ async fn wait_for_file(path: &std::path::Path) {
     }
 }
 
+/// Waits until an `ALTER TABLE a` waits for a lock.
+async fn wait_for_ddl(source: &TestDb) {
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'ALTER TABLE a%'";
+    while source.one(waits).await == "0" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ddl_between_our_locks_and_those_of_pg_dump_is_let_through() {
     let (source, target) = (small().await, empty(&newest().await).await);
     let directory = tempfile::tempdir().unwrap();
-    let pg_dump = waiting_pg_dump(directory.path());
+    let pg_dump = waiting_pg_dump(directory.path(), Waits::Before);
     let more = ["--pg-dump", pg_dump.to_str().unwrap()].map(String::from);
     let child = Pgconvoy::new(copy_args(&source, &target).into_iter().chain(more)).spawn();
     wait_for_file(&directory.path().join("called")).await;
     let client = source.connect().await;
     let ddl = tokio::spawn(async move { client.batch_execute("ALTER TABLE a ADD COLUMN late int DEFAULT 7").await });
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'ALTER TABLE a%'";
-    while source.one(waits).await == "0" {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_for_ddl(&source).await;
     std::fs::write(directory.path().join("go"), "").unwrap();
     let (ran, took) = wait(child, Duration::from_secs(50)).await;
     assert_says(&ran.expect_success(), &["DDL at the source"]);
@@ -373,6 +387,25 @@ async fn ddl_between_our_locks_and_those_of_pg_dump_is_let_through() {
     ddl.await.unwrap().unwrap();
     assert_same_contents("DDL that was let through", &source, &target).await;
     assert_eq!(target.one("SELECT sum(late) FROM a").await, "35000");
+}
+
+/// The condition is looked at once more in the snapshot, on another connection than the one that holds the locks.
+#[tokio::test(flavor = "multi_thread")]
+async fn ddl_behind_the_locks_of_pg_dump_is_let_through_for_a_condition() {
+    let (source, target) = (small().await, empty(&newest().await).await);
+    let directory = tempfile::tempdir().unwrap();
+    let pg_dump = waiting_pg_dump(directory.path(), Waits::After);
+    let more = ["--pg-dump", pg_dump.to_str().unwrap(), "--where", "a=id <= 100"].map(String::from);
+    let child = Pgconvoy::new(copy_args(&source, &target).into_iter().chain(more)).spawn();
+    wait_for_file(&directory.path().join("called")).await;
+    let client = source.connect().await;
+    let ddl = tokio::spawn(async move { client.batch_execute("ALTER TABLE a ADD COLUMN late int DEFAULT 7").await });
+    wait_for_ddl(&source).await;
+    std::fs::write(directory.path().join("go"), "").unwrap();
+    let (ran, _) = wait(child, Duration::from_secs(50)).await;
+    assert_says(&ran.expect_success(), &["DDL at the source"]);
+    ddl.await.unwrap().unwrap();
+    assert_eq!(target.one("SELECT count(*) || ' ' || sum(late) FROM a").await, "100 700");
 }
 
 /// pg_dump's output has no name: there is nothing that a killed run could leave.

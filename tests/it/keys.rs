@@ -84,3 +84,31 @@ async fn old_targets_have_their_keys_proven_too() {
     let ran = copy(&source, &target, &["--data-only"]).await.expect_code(1);
     assert_says(&ran, &["1 row of public.c against key to_p", "2 rows of public.later against key only_once"]);
 }
+
+/// Rows that a condition leaves out may be those that others refer to: the keys say so, whatever left them out.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_on_rows_that_a_condition_leaves_out_are_named() {
+    let (source, target) = (with_keys().await, with_keys().await);
+    source.execute(ROWS).await;
+    let rows = ["--data-only", "--where", "\"Odd\".parent=a = 1", "--where", "split=i < 10"];
+    let ran = copy(&source, &target, &rows).await.expect_code(1);
+    assert_says(&ran, &["1 row of public.child against key to parent", "1 row of public.to_split_1 against key"]);
+    // With those rows left out too, all keys hold.
+    let more = ["--where", "child=a IS DISTINCT FROM 2", "--where", "to_split=i < 10"];
+    let target = with_keys().await;
+    let ran = copy(&source, &target, &[&rows[..], &more].concat()).await.expect_code(1);
+    assert_says(&ran, &["1 row of public.child against key itself"]);
+    source.execute("UPDATE child SET up = NULL WHERE id = 1").await;
+    let target = with_keys().await;
+    let _ = copy(&source, &target, &[&rows[..], &more].concat()).await.expect_success();
+    assert_eq!(target.one("SELECT count(*) FROM child").await, "3");
+    assert_eq!(target.one("SELECT count(*) FROM to_split").await, "1");
+    // An archive of such rows is proven too.
+    let (_directory, archive) = scratch("partial");
+    let archive = archive.to_str().unwrap();
+    let dump = ["dump", "--where", "\"Odd\".parent=a = 1", "--source", &source.uri(), archive];
+    let _ = pgconvoy(&dump).await.expect_success();
+    let target = with_keys().await;
+    let ran = pgconvoy(&["restore", "--data-only", "--target", &target.uri(), archive]).await.expect_code(1);
+    assert_says(&ran, &["1 row of public.child against key to parent"]);
+}

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod applications;
+mod builds;
 mod chunks;
 mod compare;
 mod errors;

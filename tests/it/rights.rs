@@ -96,3 +96,32 @@ async fn without_a_provider_what_needs_a_superuser_is_refused_before_the_start()
     assert_says(&ran, &["it_tenant is no superuser", "--provider"]);
     assert_empty(&db).await;
 }
+
+/// A comment on an extension may be refused, but not lost because a disk was full.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_be_refused_is_skipped_for_refusals_only() {
+    let cluster = newest().await;
+    let source = TestDb::new(&cluster, "comment").await;
+    source.execute("CREATE EXTENSION citext; COMMENT ON EXTENSION citext IS 'ours'; CREATE TABLE t (i int)").await;
+    make_login(&cluster, "it_commenter", "").await;
+    for (sqlstate, is_refusal) in
+        [("42501", true), ("0A000", true), ("53100", false), ("57P01", false), ("40P01", false)]
+    {
+        let target = empty(&cluster).await;
+        target
+            .execute(&format!(
+                "CREATE FUNCTION public.refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN
+                     IF current_query() LIKE '%COMMENT ON EXTENSION citext%' THEN
+                         RAISE EXCEPTION 'not now' USING ERRCODE = '{sqlstate}'; END IF; END $$;
+                 CREATE EVENT TRIGGER refuse ON ddl_command_start WHEN TAG IN ('COMMENT') EXECUTE FUNCTION public.refuse();
+                 ALTER DATABASE {} OWNER TO it_commenter",
+                target.name
+            ))
+            .await;
+        let uri = as_role(&target, "it_commenter");
+        let args = ["copy", "-O", "-x", "--drop-target-objects", "--source", &source.uri(), "--target", &uri];
+        let ran = pgconvoy(&args).await.expect_code(if is_refusal { 0 } else { 4 });
+        assert_says(&ran, &["COMMENT EXTENSION citext", "not now"]);
+        assert_eq!(ran.stderr.contains("skipped COMMENT EXTENSION citext"), is_refusal, "{}", ran.stderr);
+    }
+}

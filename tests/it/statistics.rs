@@ -80,11 +80,17 @@ async fn analyzed(what: &str, target: &TestDb) {
 }
 
 fn done(report: &std::path::Path) -> (u64, u64) {
+    let (carried, analyzed, warnings) = done_with_warnings(report);
+    assert_eq!(warnings, 0);
+    (carried, analyzed)
+}
+
+fn done_with_warnings(report: &std::path::Path) -> (u64, u64, usize) {
     let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
     let report = report.get("transfer").unwrap_or(&report);
-    assert_eq!(report["warnings"], serde_json::json!([]));
     let statistics = &report["statistics"];
-    (statistics["carried"].as_u64().unwrap(), statistics["analyzed"].as_u64().unwrap())
+    let count = |what: &str| statistics[what].as_u64().unwrap();
+    (count("carried"), count("analyzed"), report["warnings"].as_array().unwrap().len())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,6 +179,76 @@ async fn statistics_that_are_refused_are_gathered_with_a_warning() {
     assert!(said.contains("statistics of public.d are gathered anew"), "{said}");
     assert_eq!(target.one("SELECT reltuples FROM pg_class WHERE relname = 'd'").await, "800");
     assert_eq!(target.one("SELECT reltuples FROM pg_class WHERE relname = 'r'").await, "1000");
+    source.remove().await;
+    target.remove().await;
+}
+
+/// ANALYZE of a table that belongs to somebody else is a WARNING, and nothing is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_the_role_may_not_analyze_are_named_and_not_counted() {
+    for major in [Major::V9_6, Major::V14, Major::V18] {
+        let Some(cluster) = cluster(major).await else { continue };
+        let source = TestDb::new(&cluster, "stats").await;
+        let target = TestDb::new(&cluster, "stats").await;
+        for db in [&source, &target] {
+            db.execute("CREATE TABLE mine (i int); CREATE TABLE theirs (i int)").await;
+        }
+        source.execute("INSERT INTO mine SELECT generate_series(1, 50); INSERT INTO theirs TABLE mine").await;
+        crate::errors::make_login(&cluster, "it_loader", "").await;
+        target
+            .execute(&format!(
+                "ALTER TABLE mine OWNER TO it_loader; GRANT SELECT, INSERT ON theirs TO it_loader;
+                 GRANT CREATE ON DATABASE {} TO it_loader",
+                target.name
+            ))
+            .await;
+        let (directory, _) = scratch("report");
+        let report = directory.path().join("report.json");
+        let uri = crate::errors::as_role(&target, "it_loader");
+        let args = ["copy", "--data-only", "--statistics", "analyze", "--report", report.to_str().unwrap()];
+        let ran =
+            pgconvoy(&[&args[..], &["--source", &source.uri(), "--target", &uri]].concat()).await.expect_success();
+        assert!(ran.stderr.contains("no statistics for public.theirs"), "{major}: {}", ran.stderr);
+        assert_eq!(done_with_warnings(&report), (0, 1, 1), "{major}");
+        source.remove().await;
+        target.remove().await;
+    }
+}
+
+/// Statistics that are too long for the message of their table's jobs come in one of their own: where they are refused,
+/// the jobs stay done.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_statistics_come_in_a_message_of_their_own() {
+    let Some(new) = cluster(Major::V18).await else { return };
+    let source = TestDb::new(&new, "stats").await;
+    let columns = |of: &dyn Fn(usize) -> String| (1..=150).map(of).collect::<Vec<_>>().join(", ");
+    for (table, first) in [("long", "int"), ("refused", "small")] {
+        source
+            .execute(&format!(
+                "CREATE DOMAIN {table}_small AS int CHECK (VALUE IS DISTINCT FROM current_setting('pgc.refused', true)::int);
+                 CREATE TABLE {table} (a {}, {}); CREATE INDEX {table}_a ON {table} (a);
+                 INSERT INTO {table} SELECT i % 5, {} FROM generate_series(1, 200) i; ANALYZE {table}",
+                if first == "int" { first.to_owned() } else { format!("{table}_{first}") },
+                columns(&|c| format!("c{c} text")),
+                columns(&|c| format!("repeat('{c} ' || i, 4)"))
+            ))
+            .await;
+    }
+    source.execute("DELETE FROM refused WHERE a = 3").await;
+    let length = source.one("SELECT sum(length(histogram_bounds::text)) FROM pg_stats WHERE tablename = 'long'").await;
+    assert!(length.parse::<usize>().unwrap() > 256 << 10, "{length} bytes are no long statistics");
+    let target = TestDb::new(&new, "stats").await;
+    target.execute(&format!("ALTER DATABASE {} SET pgc.refused = '3'", target.name)).await;
+    let (directory, _) = scratch("report");
+    let report = directory.path().join("report.json");
+    let ran = copy(&source, &target, &["--report", report.to_str().unwrap()]).await.expect_success();
+    assert!(ran.stderr.contains("statistics of public.refused are gathered anew"), "{}", ran.stderr);
+    assert_eq!(done_with_warnings(&report), (1, 1, 1));
+    for (table, rows) in [("long", "200"), ("refused", "160")] {
+        let sql = format!("SELECT reltuples FROM pg_class WHERE relname = '{table}'");
+        assert_eq!(target.one(&sql).await, rows);
+        assert_eq!(target.one(&format!("SELECT count(*) FROM pg_indexes WHERE tablename = '{table}'")).await, "1");
+    }
     source.remove().await;
     target.remove().await;
 }

@@ -178,3 +178,45 @@ async fn matviews_sequences_and_large_objects_are_named_for_what_they_are() {
     }
     let _ = pgconvoy(&servers).await.expect_success();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn definitions_that_differ_are_named() {
+    let (source, target) = (small().await, empty(&newest().await).await);
+    source
+        .execute(
+            "CREATE INDEX a_t ON a (t); CREATE VIEW v AS SELECT id FROM a; COMMENT ON TABLE a IS 'with a comment';
+             ALTER TABLE a ALTER t SET DEFAULT 'x'; GRANT SELECT ON b TO it_reader",
+        )
+        .await;
+    let _ = crate::fixture::copy(&source, &target, &[]).await.expect_success();
+    let (from, to) = (source.uri(), target.uri());
+    let verify = ["verify", "--definitions", "--source", &from, "--target", &to];
+    let ran = pgconvoy(&verify).await.expect_success();
+    assert!(ran.stdout.contains("definitions"), "{}", ran.stdout);
+    for (change, back, says) in [
+        ("DROP INDEX a_t", "CREATE INDEX a_t ON a (t)", "definition INDEX public.a_t is only at the source"),
+        ("CREATE VIEW w AS TABLE b", "DROP VIEW w", "definition VIEW public.w is only at the target"),
+        ("ALTER TABLE a ALTER t DROP DEFAULT", "ALTER TABLE a ALTER t SET DEFAULT 'x'", "TABLE public.a is another"),
+        ("ALTER TABLE b ALTER x SET NOT NULL", "ALTER TABLE b ALTER x DROP NOT NULL", "TABLE public.b is another"),
+        (
+            "COMMENT ON TABLE a IS 'other'",
+            "COMMENT ON TABLE a IS 'with a comment'",
+            "COMMENT public.TABLE a is another",
+        ),
+        ("REVOKE SELECT ON b FROM it_reader", "GRANT SELECT ON b TO it_reader", "ACL public.TABLE b is only"),
+        ("ALTER TABLE a OWNER TO it_owner", "ALTER TABLE a OWNER TO postgres", "TABLE public.a is another"),
+    ] {
+        target.execute(change).await;
+        let ran = pgconvoy(&verify).await.expect_code(1);
+        assert!(ran.stdout.contains(says), "{change}: {says:?} is missing in {}", ran.stdout);
+        let rows_only = pgconvoy(&["verify", "--source", &from, "--target", &to]).await;
+        let _ = rows_only.expect_success();
+        target.execute(back).await;
+    }
+    let _ = pgconvoy(&verify).await.expect_success();
+    // What may differ when it was left out.
+    target.execute("ALTER TABLE a OWNER TO it_owner; REVOKE ALL ON b FROM it_reader; COMMENT ON TABLE a IS NULL").await;
+    let ran = pgconvoy(&verify).await.expect_code(1);
+    assert!(ran.stdout.contains("NOT equal"), "{}", ran.stdout);
+    let _ = pgconvoy(&[&verify[..], &["-O", "-x", "--no-comments"]].concat()).await.expect_success();
+}

@@ -41,6 +41,7 @@ async fn rows_of_configuration_tables_move_and_the_extensions_own_do_not() {
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     write_extension(directory.path(), "ev_first", "relocatable = true", FIRST);
     write_extension(directory.path(), "ev_second", "schema = ev_fixed", SECOND);
+    write_extension(directory.path(), "ev_third", "", "CREATE SCHEMA ev_own; CREATE TABLE ev_own.theirs (i int);");
     let path = format!("{}:$system", directory.path().display());
     let spec = ClusterSpec::new(Major::V18).set("extension_control_path", &path);
     let cluster = Arc::new(Cluster::start(spec, &progress()).await.unwrap());
@@ -71,4 +72,24 @@ async fn rows_of_configuration_tables_move_and_the_extensions_own_do_not() {
         assert_eq!(db.one("SELECT count(*) FROM ev_fixed.part").await, "30000");
         assert_eq!(db.one("SELECT last_value FROM odd.counter").await, "42");
     }
+    schemas_are_made_behind_the_extensions_that_make_them(&cluster).await;
+}
+
+/// `-t` has pg_dump leave schemas out, which we then make: behind the extensions, as one may make the schema itself.
+async fn schemas_are_made_behind_the_extensions_that_make_them(cluster: &Arc<Cluster>) {
+    let (source, target) = (TestDb::new(cluster, "own").await, TestDb::new(cluster, "own").await);
+    source
+        .execute(
+            "CREATE EXTENSION ev_third; CREATE TABLE ev_own.mine (i int); INSERT INTO ev_own.mine VALUES (7);
+             CREATE SCHEMA app; CREATE TABLE app.t (i int)",
+        )
+        .await;
+    let all = TestDb::new(cluster, "own").await;
+    let _ = pgconvoy(&["copy", "--source", &source.uri(), "--target", &all.uri()]).await.expect_success();
+    assert_eq!(all.one("SELECT i FROM ev_own.mine").await, "7");
+    let picked = ["-t", "ev_own.mine", "-t", "app.t", "-e", "ev_third"];
+    let args = ["copy", "--source", &source.uri(), "--target", &target.uri()];
+    let _ = pgconvoy(&[&args[..], &picked].concat()).await.expect_success();
+    assert_eq!(target.one("SELECT i FROM ev_own.mine").await, "7");
+    assert_eq!(target.one("SELECT count(*) FROM ev_own.theirs, app.t").await, "0");
 }

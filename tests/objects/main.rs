@@ -9,6 +9,7 @@ mod create;
 mod everything;
 mod extensions;
 mod facts;
+mod format;
 mod many;
 mod moves;
 mod refused;

@@ -82,7 +82,9 @@ async fn a_copy_of_everything_is_what_pg_dump_would_make() {
             let said = ran.stderr.lines().any(|line| line.contains(index) && line.contains("is invalid at the source"));
             assert!(said, "{what}: {index} is not named: {}", ran.stderr);
         }
-        let _ = pgconvoy(&["verify", "--source", &source.uri(), "--target", &target.uri()]).await.expect_success();
+        let verify = ["verify", "--definitions", "--source", &source.uri(), "--target", &target.uri()];
+        let ran = pgconvoy(&verify).await.expect_success();
+        assert!(ran.stdout.contains(" definitions"), "{what}: {}", ran.stdout);
         assert_equal(&what, &source, &target).await;
         remove(source).await;
         remove(target).await;

@@ -26,6 +26,19 @@ async fn generated_columns_below_plain_ones_are_refused_where_no_server_makes_th
         let ran = pgconvoy(&args).await.expect_code(4);
         assert!(ran.stderr.contains("public.below.b"), "{}", ran.stderr);
         assert_eq!(target.one("SELECT count(*) FROM pg_class WHERE relname IN ('plain', 'run')").await, "0");
+        // An archive says it as well.
+        let directory = tempfile::tempdir().unwrap();
+        let [archive, without] = ["archive", "without"].map(|name| directory.path().join(name));
+        let [archive, without] = [archive.to_str().unwrap(), without.to_str().unwrap()];
+        let _ = pgconvoy(&["dump", "--source", &source.uri(), archive]).await.expect_success();
+        let ran = pgconvoy(&["restore", "--target", &target.uri(), archive]).await.expect_code(4);
+        assert!(ran.stderr.contains("public.below.b") && ran.stderr.contains("inherited"), "{}", ran.stderr);
+        assert_eq!(target.one("SELECT count(*) FROM pg_class WHERE relname IN ('plain', 'run')").await, "0");
+        let own = empty(from, "below").await;
+        let _ = pgconvoy(&["restore", "--target", &own.uri(), archive]).await.expect_success();
+        let _ = pgconvoy(&["dump", "-T", "below", "--source", &source.uri(), without]).await.expect_success();
+        let restored = empty(to, "below").await;
+        let _ = pgconvoy(&["restore", "--target", &restored.uri(), without]).await.expect_success();
         let excluded = empty(to, "below").await;
         let args = ["copy", "--source", &source.uri(), "--target", &excluded.uri(), "-T", "below"];
         let _ = pgconvoy(&args).await.expect_success();

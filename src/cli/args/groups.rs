@@ -28,6 +28,35 @@ pub struct SourceArgs {
     pub chunk_size: Option<u64>,
 }
 
+/// Which definitions are compared.
+#[derive(Debug, Args)]
+pub struct DefinitionsArgs {
+    /// Compare definitions too: what one pg_dump writes of both servers
+    ///
+    /// Every difference counts, also objects that a copy has left out and named. Between servers of one major version,
+    /// statements are compared. Those of two print most definitions otherwise: there, which objects exist is compared, and
+    /// the statements of comments, extensions, foreign keys, casts and transforms. pg_dump looks at each server before the
+    /// rows are read, not at the same moment.
+    #[arg(long, conflicts_with = "archive", help_heading = "Definitions")]
+    pub definitions: bool,
+    /// Owners may differ, as after a copy with -O
+    #[arg(short = 'O', long, requires = "definitions", help_heading = "Definitions")]
+    pub no_owner: bool,
+    /// GRANT and REVOKE may differ, as after a copy with -x
+    #[arg(short = 'x', long, requires = "definitions", help_heading = "Definitions")]
+    pub no_privileges: bool,
+    /// Tablespaces may differ
+    #[arg(long, requires = "definitions", help_heading = "Definitions")]
+    pub no_tablespaces: bool,
+    /// Comments may differ
+    #[arg(long, requires = "definitions", help_heading = "Definitions")]
+    pub no_comments: bool,
+    /// A pg_dump to use for both servers instead of the one that fits best
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::ExecutablePath, requires = "definitions",
+          help_heading = "Definitions")]
+    pub pg_dump: Option<PathBuf>,
+}
+
 /// Where rows go.
 #[derive(Debug, Args)]
 pub struct TargetArgs {

@@ -12,8 +12,8 @@ use pgconvoy::lab::shapes::Shape;
 
 pub use filter_file::FilterRule;
 pub use groups::{
-    ContentsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode, ProviderName, RetryArgs, SourceArgs,
-    StatisticsMode, TargetArgs, ToastMethod,
+    ContentsArgs, DefinitionsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode, ProviderName,
+    RetryArgs, SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
 };
 pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_scale, shape_parser};
 
@@ -191,7 +191,8 @@ fn restore_help() -> String {
 
 /// Compare two databases, or an archive and a database, row for row.
 ///
-/// Counts and an order-independent hash of every row. Names the tables that differ, and exits with 1 if any does.
+/// Counts and an order-independent hash of every row; sequences and large objects; with --definitions, the definitions of
+/// both servers. Names what differs, and exits with 1 if anything does.
 #[derive(Debug, Args)]
 #[command(after_long_help = verify_help())]
 pub struct VerifyArgs {
@@ -208,6 +209,8 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "ENCODING", help_heading = "Connections", conflicts_with = "archive")]
     pub source_encoding: Option<String>,
     #[command(flatten)]
+    pub definitions: DefinitionsArgs,
+    #[command(flatten)]
     pub jobs: JobsArgs,
     #[command(flatten)]
     pub retry: RetryArgs,
@@ -221,6 +224,7 @@ fn verify_help() -> String {
     format!(
         "Examples:
   pgconvoy verify --source service=old --target service=new
+  pgconvoy verify --definitions -O -x --source service=old --target service=new
   pgconvoy verify --archive shop.convoy --target service=new -t public.orders
 
 {CONNECTION_HELP}"

@@ -82,8 +82,10 @@ impl Renderer for Lines {
             }
             Event::Planned { relations, .. } => {
                 let bytes = relations.iter().map(|r| r.estimated_bytes).sum();
-                let tables = crate::cli::text::counted(relations.len(), "table");
-                self.say(at, &format!("{tables}, about {}", format_bytes(bytes)));
+                let large_objects = relations.iter().filter(|r| r.is_large_objects()).count();
+                let tables = crate::cli::text::counted(relations.len() - large_objects, "table");
+                let others = if large_objects > 0 { " and large objects" } else { "" };
+                self.say(at, &format!("{tables}{others}, about {}", format_bytes(bytes)));
             }
             Event::RelationFinished { oid, name, rows, bytes } => {
                 let finished = state.finished(*oid, *bytes, at.since_start);

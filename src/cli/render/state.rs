@@ -199,9 +199,14 @@ impl RunState {
             bytes_per_s,
             fraction: expected_bytes.map(|expected| if all_done { 1.0 } else { unfinished_fraction(bytes, expected) }),
             left,
-            tables: self.relations.len(),
-            finished_tables,
+            tables: self.relations.len() - self.large_objects().count(),
+            finished_tables: finished_tables - self.large_objects().filter(|relation| relation.finished).count(),
         }
+    }
+
+    /// The relation that is none, where large objects move.
+    fn large_objects(&self) -> impl Iterator<Item = &RelationState> {
+        self.by_oid.get(&0).and_then(|&i| self.relations.get(i)).into_iter()
     }
 
     /// COPY bytes of the whole run. Heap bytes are not COPY bytes: what finished chunks weighed against what was

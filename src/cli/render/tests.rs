@@ -162,6 +162,19 @@ fn the_total_is_scaled_by_what_finished_chunks_weighed() {
 }
 
 #[test]
+fn large_objects_are_no_table() {
+    let mut planned = relations(3);
+    planned[2].oid = 0;
+    let board = ProgressBoard::new(planned.clone());
+    let mut script = Script::started(3);
+    script.events[3].1 = Event::Planned { relations: planned, board: Arc::clone(&board) };
+    script.board = board;
+    script.events.push((2000, Event::RelationFinished { oid: 0, name: name(2), rows: 5, bytes: MB }));
+    let totals = script.state(&[]).totals();
+    assert_eq!((totals.tables, totals.finished_tables), (2, 0));
+}
+
+#[test]
 fn nothing_is_estimated_before_there_is_a_base_for_it() {
     let mut script = Script::started(3);
     script.start(1000, 0, 0);

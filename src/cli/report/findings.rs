@@ -51,6 +51,7 @@ fn verify_headline(report: &VerifyReport, equal: &[&TableComparison], different:
             (ComparedKind::MaterializedView, of(equal, ComparedKind::MaterializedView)),
             (ComparedKind::Sequence, report.sequences),
             (ComparedKind::LargeObject, report.large_objects),
+            (ComparedKind::Definition, report.definitions.map_or(0, |d| d.objects)),
         ] {
             if number > 0 {
                 parts.push(counted(number, &kind.to_string()));

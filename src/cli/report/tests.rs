@@ -151,6 +151,7 @@ fn verify_report() -> VerifyReport {
         ],
         sequences: 3,
         large_objects: 1,
+        definitions: None,
         differences: vec![
             object(ComparedKind::Table, true, "table public.gone is only at the source"),
             object(

@@ -117,7 +117,8 @@ impl Stage<'_> {
 
     async fn verify(&self, reference: VerifyAgainst, database: &str) -> Result<VerifyReport> {
         let target = args(self.servers.target(), database);
-        verify(&VerifyOptions { reference, target, jobs: self.jobs, filters: Filters::default() }, self.run).await
+        let filters = Filters::default();
+        verify(&VerifyOptions { reference, target, jobs: self.jobs, filters, definitions: None }, self.run).await
     }
 
     pub async fn rival(&self) -> Result<Rival> {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Findings, relation_filter, table_filter};
+use super::{Findings, IN_A_NEW_DATABASE, relation_filter, table_filter};
 use crate::model::{Side, quote_ident};
 use crate::ops::error::{Cause, Error, Result};
 use crate::ops::inventory::Inventory;
@@ -98,7 +98,13 @@ pub(in crate::ops) async fn check_needs(
 ) -> Result<()> {
     check_roles(&needs.roles, target, options, findings).await?;
     check_superuser(&needs.superuser, target, options, findings).await?;
-    check_lacks(&target.catalog().still_lacking(&needs.lacks).await?, findings);
+    if options.create {
+        // A new database has nothing of the user's.
+        let is_there = |lack: &&Lack| lack.needs_kind == "extension" && IN_A_NEW_DATABASE.contains(&&*lack.needs);
+        check_lacks(&needs.lacks.iter().filter(|lack| !is_there(lack)).cloned().collect::<Vec<_>>(), findings);
+    } else {
+        check_lacks(&target.catalog().still_lacking(&needs.lacks).await?, findings);
+    }
     if !options.no_tablespaces {
         check_tablespaces(&needs.tablespaces, target, findings).await?;
     }

@@ -68,7 +68,7 @@ impl Compared {
     }
 }
 
-fn place_of(from: &str) -> String {
+pub(super) fn place_of(from: &str) -> String {
     if from == "archive" { "in the archive".into() } else { format!("at the {from}") }
 }
 

@@ -29,6 +29,17 @@ impl std::fmt::Display for Lack {
     }
 }
 
+/// Something that `CREATE EXTENSION` made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExtensionMember {
+    /// `None`: it is in no schema.
+    pub schema: Option<String>,
+    /// As pg_dump's tags have it: `"T x"`, `f(integer, "Odd".t)`.
+    pub quoted: String,
+    /// Without quotes; of a routine, as `quoted`.
+    pub name: String,
+}
+
 /// What is picked.
 #[derive(Clone, Debug)]
 pub struct Picked {
@@ -193,21 +204,36 @@ impl Catalog<'_> {
     pub async fn still_lacking(&self, lacks: &[Lack]) -> Result<Vec<Lack>> {
         let mut still = Vec::new();
         for lack in lacks {
-            let name = quote_literal(&lack.needs);
-            let found = match lack.needs_kind.as_str() {
-                "extension" => format!("(SELECT e.oid FROM pg_catalog.pg_extension e WHERE e.extname = {name})"),
-                "type" => format!("pg_catalog.to_regtype({name})"),
-                "function" | "procedure" => format!("pg_catalog.to_regprocedure({name})"),
-                "operator" => format!("pg_catalog.to_regoperator({name})"),
-                "table" | "view" | "materialized view" | "sequence" | "foreign table" | "composite type"
-                | "partitioned table" => format!("pg_catalog.to_regclass({name})"),
-                _ => "NULL".to_owned(),
-            };
-            if !self.scalar::<bool>(&format!("SELECT {found} IS NOT NULL")).await? {
+            if !self.has(&lack.needs_kind, &lack.needs).await? {
                 still.push(lack.clone());
             }
         }
         Ok(still)
+    }
+
+    /// Whether there is an object of this kind and identity, as `pg_identify_object` says them. Not to be asked in a
+    /// transaction: the answer of many servers is an error.
+    ///
+    /// A cast is asked and not `to_regtype` and its like: those came with 9.4, and before 16 they too raise an error
+    /// for a function of a type that is not there (`to_regprocedure` in regproc.c).
+    async fn has(&self, kind: &str, identity: &str) -> Result<bool> {
+        let name = quote_literal(identity);
+        let found = match kind {
+            "extension" => format!("(SELECT e.oid FROM pg_catalog.pg_extension e WHERE e.extname = {name})"),
+            "type" => format!("{name}::pg_catalog.regtype"),
+            "function" | "procedure" | "aggregate" => format!("{name}::pg_catalog.regprocedure"),
+            "operator" => format!("{name}::pg_catalog.regoperator"),
+            "table" | "view" | "materialized view" | "sequence" | "foreign table" | "composite type"
+            | "partitioned table" => format!("{name}::pg_catalog.regclass"),
+            _ => return Ok(false),
+        };
+        match self.scalar::<bool>(&format!("SELECT {found} IS NOT NULL")).await {
+            // Not there, or not to be understood here: class 42, schemas 3F000, names and numbers in it 22.
+            Err(error) if error.sqlstate().is_some_and(|s| ["42", "3F", "22"].iter().any(|c| s.starts_with(c))) => {
+                Ok(false)
+            }
+            found => found,
+        }
     }
 }
 
@@ -230,6 +256,60 @@ impl Catalog<'_> {
             tables.push((self.get(row, 0)?, name));
         }
         Ok(tables)
+    }
+
+    /// What extensions brought and can be granted, or have policies.
+    pub async fn members_of(&self, extensions: &HashSet<String>) -> Result<Vec<ExtensionMember>> {
+        let names: Vec<String> = extensions.iter().map(|name| quote_literal(name)).collect();
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let of_class = |class: &str, name: &str, schema: &str| {
+            let join = if schema.is_empty() {
+                "CROSS JOIN (SELECT NULL::pg_catalog.name AS nspname) n".to_owned()
+            } else {
+                format!("JOIN pg_catalog.pg_namespace n ON n.oid = o.{schema}")
+            };
+            format!(
+                "SELECT n.nspname::text, pg_catalog.quote_ident(o.{name}), o.{name}::text
+                 FROM m JOIN pg_catalog.{class} o ON m.classid = 'pg_catalog.{class}'::regclass AND m.objid = o.oid {join}"
+            )
+        };
+        // `format_function_signature` of pg_dump.c; its `format_aggregate_signature` writes `(*)` for nothing.
+        let routines = "SELECT n.nspname::text, s.name, s.name FROM m
+             JOIN pg_catalog.pg_proc o ON m.classid = 'pg_catalog.pg_proc'::regclass AND m.objid = o.oid
+             JOIN pg_catalog.pg_namespace n ON n.oid = o.pronamespace
+             CROSS JOIN LATERAL (SELECT pg_catalog.quote_ident(o.proname) || '(' || COALESCE((
+                SELECT pg_catalog.string_agg(pg_catalog.format_type(o.proargtypes[i], NULL), ', ' ORDER BY i)
+                FROM pg_catalog.generate_subscripts(o.proargtypes, 1) i), '') || ')' AS name) s";
+        let parts = [
+            routines.to_owned(),
+            of_class("pg_class", "relname", "relnamespace"),
+            of_class("pg_type", "typname", "typnamespace"),
+            of_class("pg_namespace", "nspname", ""),
+            of_class("pg_language", "lanname", ""),
+            of_class("pg_foreign_data_wrapper", "fdwname", ""),
+            of_class("pg_foreign_server", "srvname", ""),
+        ];
+        let sql = format!(
+            "WITH m AS (SELECT d.classid, d.objid FROM pg_catalog.pg_depend d
+                JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+                WHERE d.deptype = 'e' AND d.refclassid = 'pg_catalog.pg_extension'::regclass AND e.extname IN ({}))
+             {}",
+            names.join(", "),
+            parts.join(" UNION ALL ")
+        );
+        let mut members = Vec::new();
+        for row in &self.rows(&sql).await? {
+            let member =
+                ExtensionMember { schema: self.get(row, 0)?, quoted: self.get(row, 1)?, name: self.get(row, 2)? };
+            if let Some(of_nothing) = member.quoted.strip_suffix("()") {
+                let quoted = format!("{of_nothing}(*)");
+                members.push(ExtensionMember { schema: member.schema.clone(), name: quoted.clone(), quoted });
+            }
+            members.push(member);
+        }
+        Ok(members)
     }
 
     /// The configuration tables of extensions.

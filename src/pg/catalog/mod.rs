@@ -13,6 +13,7 @@ mod storage;
 mod type_graph;
 mod type_uses;
 mod types;
+mod waits;
 
 use postgres_types::FromSql;
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
@@ -20,7 +21,7 @@ use tokio_postgres::{Client, Row, SimpleQueryMessage};
 use super::error::{Error, Result};
 use crate::model::{ServerVersion, Side};
 
-pub use lacks::{Lack, Picked};
+pub use lacks::{ExtensionMember, Lack, Picked};
 pub use large_objects::{LargeObjectAccess, LargeObjectFacts};
 pub use pattern::{PatternError, TableFilter};
 pub use relations::{CatalogRelation, lock_list_sql, read_lock_list};

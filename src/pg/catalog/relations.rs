@@ -31,17 +31,15 @@ pub struct CatalogRelation {
 }
 
 /// Relations that are the user's: not the system's, not temporary, not an extension's own (but its configuration
-/// tables are), not ours.
+/// tables are), not ours. The user's own table in a schema that an extension made is one of them, as for pg_dump
+/// (`selectDumpableTable` looks at the schema's `dump_contains`, which membership leaves alone).
 pub(super) const USER_RELATIONS: &str = "\
     n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgconvoy')
     AND n.nspname OPERATOR(pg_catalog.!~) '^pg_(toast|temp)'
     AND c.relpersistence OPERATOR(pg_catalog.<>) 't'
     AND (NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass
                      AND d.objid = c.oid AND d.objsubid = 0 AND d.deptype = 'e')
-         OR EXISTS (SELECT 1 FROM pg_catalog.pg_extension e WHERE c.oid = ANY (e.extconfig)))
-    AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_namespace'::regclass
-                    AND d.objid = n.oid AND d.deptype = 'e' AND NOT EXISTS
-                    (SELECT 1 FROM pg_catalog.pg_extension e WHERE c.oid = ANY (e.extconfig)))";
+         OR EXISTS (SELECT 1 FROM pg_catalog.pg_extension e WHERE c.oid = ANY (e.extconfig)))";
 
 /// The query behind [`read_lock_list`]. `filter` is a condition on `n.nspname` and `c.relname`.
 #[must_use]
@@ -133,8 +131,8 @@ impl Catalog<'_> {
 
     /// Generated columns of tables that inherit a plain column of the same name: servers before 16 made them, newer ones
     /// refuse to (`MergeAttributes` in `tablecmds.c`). Named for people.
-    pub async fn generated_below_plain(&self, filter: &str, target: ServerVersion) -> Result<Vec<String>> {
-        if self.version < ServerVersion::V12 || self.version >= ServerVersion::V16 || target < ServerVersion::V16 {
+    pub async fn generated_below_plain(&self, filter: &str) -> Result<Vec<String>> {
+        if self.version < ServerVersion::V12 || self.version >= ServerVersion::V16 {
             return Ok(Vec::new());
         }
         let sql = format!(

@@ -110,6 +110,26 @@ impl Catalog<'_> {
         Ok(memberships)
     }
 
+    /// Which of the attributes that not every maker of roles may give this role may: all as a superuser; since 16, those
+    /// it has; before, CREATEDB (`CreateRole` in user.c).
+    pub async fn attributes_to_give(&self) -> Result<Vec<&'static str>> {
+        const GUARDED: [&str; 4] = ["SUPERUSER", "REPLICATION", "BYPASSRLS", "CREATEDB"];
+        let bypass = if self.version >= ServerVersion::V9_5 { "rolbypassrls" } else { "false" };
+        let sql = format!(
+            "SELECT rolsuper, rolreplication, {bypass}, rolcreatedb FROM pg_catalog.pg_roles WHERE rolname = current_user"
+        );
+        let rows = self.rows(&sql).await?;
+        let row = rows.first().ok_or_else(|| Error::protocol(self.side, "the role does not list itself"))?;
+        let all: bool = self.get(row, 0)?;
+        let old = self.version < ServerVersion::V16;
+        let mut may_give = Vec::new();
+        for (at, word) in GUARDED.into_iter().enumerate() {
+            let may = if old { word == "CREATEDB" } else { self.get(row, at)? };
+            may_give.extend((all || may).then_some(word));
+        }
+        Ok(may_give)
+    }
+
     /// The stored passwords of roles, hashed as they are; `None` where this role may not read them.
     pub async fn role_passwords(&self) -> Result<Option<Vec<(String, Secret)>>> {
         let readable: bool =
@@ -135,14 +155,21 @@ impl Catalog<'_> {
 }
 
 impl RoleFacts {
-    /// Statements that make the role, its password left out. `may_all`: what only a superuser may give is given.
+    /// Attributes that a role of these rights cannot give.
     #[must_use]
-    pub fn create_statements(&self, may_all: bool) -> Vec<String> {
+    pub fn not_to_be_given(&self, may_give: &[&str]) -> Vec<&str> {
+        let guarded = self.attributes.iter().filter(|a| *a == "CREATEDB").chain(&self.privileged);
+        guarded.map(String::as_str).filter(|word| !may_give.contains(word)).collect()
+    }
+
+    /// Statements that make the role, its password left out, with the attributes of `may_give` and those that everybody
+    /// may give who may make roles.
+    #[must_use]
+    pub fn create_statements(&self, may_give: &[&str]) -> Vec<String> {
         let name = quote_ident(&self.name);
-        let mut words: Vec<String> = self.attributes.clone();
-        if may_all {
-            words.extend(self.privileged.iter().cloned());
-        }
+        let left_out = self.not_to_be_given(may_give);
+        let words = self.attributes.iter().chain(&self.privileged);
+        let mut words: Vec<String> = words.filter(|word| !left_out.contains(&word.as_str())).cloned().collect();
         if self.connection_limit >= 0 {
             words.push(format!("CONNECTION LIMIT {}", self.connection_limit));
         }
@@ -258,13 +285,16 @@ mod tests {
 
     #[test]
     fn roles_are_made_with_what_the_target_allows() {
-        let [create, comment] = role().create_statements(false).try_into().unwrap();
+        let [create, comment] = role().create_statements(&[]).try_into().unwrap();
         assert_eq!(
             create,
             "CREATE ROLE \"a\"\"b\" WITH LOGIN NOINHERIT CONNECTION LIMIT 3 VALID UNTIL '2030-01-01 00:00:00+00'"
         );
         assert_eq!(comment, "COMMENT ON ROLE \"a\"\"b\" IS 'it''s'");
-        assert!(role().create_statements(true)[0].contains(" BYPASSRLS "));
+        assert!(role().create_statements(&["BYPASSRLS"])[0].contains(" BYPASSRLS "));
+        let maker = RoleFacts { attributes: vec!["LOGIN".into(), "CREATEDB".into()], ..role() };
+        assert_eq!(maker.not_to_be_given(&["BYPASSRLS"]), ["CREATEDB"]);
+        assert!(!maker.create_statements(&["BYPASSRLS"])[0].contains("CREATEDB"));
     }
 
     #[test]

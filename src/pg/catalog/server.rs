@@ -35,6 +35,8 @@ pub struct TargetSettings {
     pub max_worker_processes: u32,
     pub max_parallel_workers: u32,
     pub max_parallel_maintenance_workers: u32,
+    /// `temp_file_limit` is set.
+    pub limits_temp_files: bool,
 }
 
 /// Roles that a database needs to be what it is.
@@ -103,7 +105,7 @@ impl Catalog<'_> {
     pub async fn target_settings(&self, free_connections: u32) -> Result<TargetSettings> {
         let sql = "SELECT s.name, s.setting::int8 * CASE s.unit WHEN 'kB' THEN 1024 WHEN '8kB' THEN 8192 ELSE 1 END
              FROM pg_catalog.pg_settings s WHERE s.name IN ('maintenance_work_mem', 'shared_buffers', 'autovacuum_max_workers',
-                'max_worker_processes', 'max_parallel_workers', 'max_parallel_maintenance_workers')";
+                'max_worker_processes', 'max_parallel_workers', 'max_parallel_maintenance_workers', 'temp_file_limit')";
         let mut settings = TargetSettings {
             version: self.version,
             free_connections,
@@ -113,15 +115,19 @@ impl Catalog<'_> {
             max_worker_processes: 0,
             max_parallel_workers: 0,
             max_parallel_maintenance_workers: 0,
+            limits_temp_files: false,
         };
         for row in &self.rows(sql).await? {
-            let value = u64::try_from(self.get::<i64>(row, 1)?).unwrap_or(0);
+            let setting = self.get::<i64>(row, 1)?;
+            let value = u64::try_from(setting).unwrap_or(0);
             let count = u32::try_from(value).unwrap_or(u32::MAX);
             match self.get::<&str>(row, 0)? {
                 "maintenance_work_mem" => settings.maintenance_work_mem_bytes = value,
                 "shared_buffers" => settings.shared_buffers_bytes = value,
                 "autovacuum_max_workers" => settings.autovacuum_max_workers = count,
                 "max_worker_processes" => settings.max_worker_processes = count,
+                // -1: no limit.
+                "temp_file_limit" => settings.limits_temp_files = setting >= 0,
                 "max_parallel_workers" => settings.max_parallel_workers = count,
                 _ => settings.max_parallel_maintenance_workers = count,
             }

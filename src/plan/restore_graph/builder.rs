@@ -188,6 +188,8 @@ impl<'a> Builder<'a> {
             object: job.object,
             entries: Vec::new(),
             statements: job.statements,
+            settings: Vec::new(),
+            index: None,
             parts: Vec::new(),
             statistics: None,
             depends_on: Vec::new(),

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 
 use crate::event::JobKind;
 use crate::model::{ConstraintFact, ConstraintKind, IndexFact, Oid, QualifiedName, quote_ident, quote_literal};
+use crate::plan::index_shape::IndexShape;
 use crate::plan::locks::LockMode;
 use crate::schema::{TocEntry, entry_sql, with_storage};
 
-use super::JobId;
 use super::builder::{Builder, Keys, NewJob};
+use super::{IndexWork, JobId};
 
 impl Builder<'_> {
     /// `CREATE INDEX` is the job; what else the entry holds (CLUSTER ON, REPLICA IDENTITY, SET STATISTICS) takes
@@ -50,6 +51,9 @@ impl Builder<'_> {
 
     fn add_index(&mut self, entry: &TocEntry, job: IndexJob<'_>, complete: bool) -> JobId {
         let IndexJob { object, statements, table, fact } = job;
+        let create = statements.iter().find_map(|s| IndexShape::of(s));
+        let weight = create.as_ref().map_or(1, IndexShape::weight);
+        let is_sorted = create.is_some_and(|c| c.is_sorted());
         let only_creates = !statements.iter().any(|s| s.starts_with("ALTER "));
         let lock = if only_creates { LockMode::Share } else { LockMode::AccessExclusive };
         let new = NewJob {
@@ -58,10 +62,12 @@ impl Builder<'_> {
             statements,
             after_rows_of: table.map(|t| self.rows_of(&[t])).unwrap_or_default(),
             locks: table.map(|t| (t, lock)).into_iter().collect(),
-            cost_bytes: self.index_cost(table, fact),
+            cost_bytes: self.index_cost(table, fact).saturating_mul(weight),
             optional: false,
         };
         let id = self.add(new, entry, complete);
+        let table_bytes = table.map_or(0, |t| self.size_of(t));
+        self.graph.jobs[id as usize].index = Some(IndexWork { is_sorted, table_bytes });
         if let Some(table) = table {
             self.index_jobs.entry(table).or_default().push(id);
         }

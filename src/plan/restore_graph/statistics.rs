@@ -203,6 +203,8 @@ impl<'a> Builder<'a> {
             object: subject.name.to_string(),
             entries: Vec::new(),
             statements: Vec::new(),
+            settings: Vec::new(),
+            index: None,
             parts: Vec::new(),
             statistics: Some(sql),
             depends_on: Vec::new(),
