@@ -227,6 +227,13 @@ pub enum Event {
         bytes: u64,
         elapsed_ms: u64,
     },
+    /// The target has crashed and has forgotten a chunk that was finished: it will be moved again.
+    ChunkLost {
+        chunk: ChunkId,
+        name: QualifiedName,
+        rows: u64,
+        bytes: u64,
+    },
     RelationFinished {
         oid: Oid,
         name: QualifiedName,
@@ -270,6 +277,18 @@ pub enum Event {
     /// What goes on where nothing can be counted, until something else does.
     Doing {
         what: String,
+    },
+    /// Something failed for a passing reason and is tried again after a pause.
+    Retrying {
+        /// For people: `the rows of public.t`.
+        what: String,
+        side: Side,
+        why: String,
+        /// The one that comes, from 2.
+        attempt: u32,
+        pause_ms: u64,
+        /// What would help, where waiting alone may not.
+        advice: Option<String>,
     },
     Warning {
         message: String,

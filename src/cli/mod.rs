@@ -79,10 +79,11 @@ struct Session {
     report_files: Vec<ReportFile>,
     interrupt: Interrupt,
     progress: Progress,
+    retry_for: Duration,
 }
 
 fn prepare(settings: Settings, printer: &Arc<Printer>, environment: &Environment) -> Result<Session, Failure> {
-    let Settings { task, mut display, warnings } = settings;
+    let Settings { task, mut display, retry_for, warnings } = settings;
     display.progress = render::resolve_mode(display.progress, printer, environment);
     let mut report_files = Vec::new();
     for path in &display.reports {
@@ -99,7 +100,7 @@ fn prepare(settings: Settings, printer: &Arc<Printer>, environment: &Environment
     let cannot = |e| Failure::other(INTERNAL, format!("could not start a thread: {e}"));
     let interrupt = Interrupt::listen(Arc::clone(printer), stopping(&task)).map_err(cannot)?;
     let progress = Progress::start(&display, printer).map_err(cannot)?;
-    Ok(Session { task, display, printer: Arc::clone(printer), report_files, interrupt, progress })
+    Ok(Session { task, display, printer: Arc::clone(printer), report_files, interrupt, progress, retry_for })
 }
 
 fn stopping(task: &Task) -> &'static str {
@@ -112,7 +113,8 @@ fn stopping(task: &Task) -> &'static str {
 
 impl Session {
     fn run(mut self) -> u8 {
-        let run = Run { events: self.progress.sink(), cancel: self.interrupt.cancel.clone() };
+        let (events, cancel) = (self.progress.sink(), self.interrupt.cancel.clone());
+        let run = Run { events, cancel, retry_for: self.retry_for };
         let page = Page { detail: self.display.detail, canvas: self.printer.out_canvas() };
         let result = commands::run(&self.task, &run, page);
         let said_finished = self.progress.finish();

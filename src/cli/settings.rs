@@ -1,6 +1,7 @@
 //! Arguments and environment, resolved once into what the engine and the printer need.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::CommandFactory;
 use clap::error::ErrorKind;
@@ -13,8 +14,9 @@ use pgconvoy::ops::{
 use pgconvoy::report::BenchTask;
 
 use super::args::{
-    BenchArgs, BenchProgressArgs, Cli, Command, Conninfo, ContentsArgs, DemoArgs, FilterArgs, FilterRule, GeneralArgs,
-    ProgressArgs, ProgressMode, ProviderName, SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
+    BenchArgs, BenchProgressArgs, Cli, Command, Conninfo, ContentsArgs, CopyArgs, DemoArgs, DumpArgs, FilterArgs,
+    FilterRule, GeneralArgs, ProgressArgs, ProgressMode, ProviderName, RestoreArgs, SourceArgs, StatisticsMode,
+    TargetArgs, ToastMethod, VerifyArgs,
 };
 use super::environment::Environment;
 use super::redact::has_password;
@@ -56,6 +58,7 @@ pub enum Detail {
 pub struct Settings {
     pub task: Task,
     pub display: Display,
+    pub retry_for: Duration,
     /// Said once before the run.
     pub warnings: Vec<String>,
 }
@@ -65,9 +68,21 @@ pub struct Settings {
 pub fn resolve(cli: Cli, environment: &Environment) -> Result<Settings, clap::Error> {
     require_servers(&cli.command, environment)?;
     let warnings = password_warnings(&cli.command);
+    let retry_for = retry_for(&cli.command);
     let (task, shown) = task(cli.command, environment);
     let display = display(shown, cli.general, environment);
-    Ok(Settings { task, display, warnings })
+    Ok(Settings { task, display, retry_for, warnings })
+}
+
+fn retry_for(command: &Command) -> Duration {
+    let (Command::Copy(CopyArgs { retry, .. })
+    | Command::Dump(DumpArgs { retry, .. })
+    | Command::Restore(RestoreArgs { retry, .. })
+    | Command::Verify(VerifyArgs { retry, .. })) = command
+    else {
+        return Duration::ZERO;
+    };
+    Duration::from_secs(retry.retry_for)
 }
 
 fn display(shown: Option<Shown>, general: GeneralArgs, environment: &Environment) -> Display {
@@ -125,7 +140,8 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<Shown>) {
             (Task::Dump(options), Some(args.progress.into()))
         }
         Command::Restore(args) => {
-            let (archive, target) = (args.archive, target_options(args.target));
+            let (archive, target) =
+                (args.archive, TargetOptions { resume: args.resume, ..target_options(args.target) });
             let contents = contents(&args.contents);
             (
                 Task::Restore(RestoreOptions { archive, target, jobs: args.jobs.jobs, contents }),
@@ -240,6 +256,7 @@ fn target_options(args: TargetArgs) -> TargetOptions {
             ToastMethod::Pglz => ToastCompression::Pglz,
         },
         create: args.create,
+        resume: false,
         roles: args.roles,
     }
     .with_provider()

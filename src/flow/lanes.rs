@@ -15,11 +15,20 @@ pub enum LaneOutcome {
     Done(CopyOutcome),
     /// Only the holder of the snapshot can read the relation now.
     HolderOnly,
+    /// Not moved: the lane ends, and another one is to move it. Never of lane 0.
+    HandedBack,
 }
 
 /// One worker: a thread with its own connections, block and compressor.
 pub trait Lane: Send {
     fn run(&mut self, task: &ChunkTask) -> Result<LaneOutcome>;
+
+    /// All lanes have ended: what it has that others will need is given back.
+    fn end(self)
+    where
+        Self: Sized,
+    {
+    }
 }
 
 /// What the lanes tell whoever waits for them.
@@ -62,6 +71,10 @@ pub fn run_lanes<L: Lane>(
 ) {
     let fail = |task, error: Error| {
         queue.close();
+        if matches!(error, Error::Suspended) {
+            let _ = reports.send(LaneReport::Failed { task, error });
+            return;
+        }
         let was_stopped = cancel.is_cancelled();
         let error = if was_stopped && error.is_consequence_of_stop() { Error::Cancelled } else { error };
         // Said before the others are stopped: what they say then is a consequence.
@@ -98,7 +111,7 @@ pub fn run_lanes<L: Lane>(
         }
         // A lane lives until all have ended: the snapshot goes with the holder's, and others may still be importing it.
         let ended: Vec<Option<L>> = threads.into_iter().filter_map(|thread| thread.join().ok()).collect();
-        drop(ended);
+        ended.into_iter().flatten().for_each(Lane::end);
     });
 }
 
@@ -119,6 +132,7 @@ fn work<L: Lane>(
                 let _ = reports.send(LaneReport::Finished { task, outcome, elapsed_ms });
             }
             Ok(LaneOutcome::HolderOnly) => queue.hand_to_holder(task),
+            Ok(LaneOutcome::HandedBack) => return queue.hand_back(task),
             Err(error) => {
                 queue.finished(&task);
                 return fail(Some(task), error);

@@ -23,6 +23,9 @@ pub enum Error {
     Stream(String),
     #[error("cancelled")]
     Cancelled,
+    /// The lane ends so that the run can begin anew: what it moved may be forgotten. The others find out themselves.
+    #[error("suspended")]
+    Suspended,
 }
 
 impl Error {
@@ -124,9 +127,45 @@ pub fn pump(
     counters: &RelationCounters,
     context: (&Meter, &CancellationToken),
 ) -> Result<CopyOutcome> {
-    let (meter, cancel) = context;
+    let mut counted = Counted { counters, bytes: 0, rows: 0 };
+    let moved = pump_counting(source, sink, block, &mut counted, context);
+    if moved.is_err() {
+        counted.take_back();
+    }
+    moved
+}
+
+/// What one stream has added to its relation's counters.
+struct Counted<'a> {
+    counters: &'a RelationCounters,
+    bytes: u64,
+    rows: u64,
+}
+
+impl Counted<'_> {
+    fn add(&mut self, bytes: u64, rows_in_all: u64) {
+        let rows = rows_in_all.saturating_sub(self.rows);
+        self.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.counters.rows.fetch_add(rows, Ordering::Relaxed);
+        self.bytes += bytes;
+        self.rows += rows;
+    }
+
+    /// A stream that has failed has moved nothing: another attempt counts from the beginning.
+    fn take_back(self) {
+        self.counters.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.counters.rows.fetch_sub(self.rows, Ordering::Relaxed);
+    }
+}
+
+fn pump_counting(
+    source: &mut impl Source,
+    sink: &mut impl Sink,
+    block: &mut Block,
+    counted: &mut Counted<'_>,
+    (meter, cancel): (&Meter, &CancellationToken),
+) -> Result<CopyOutcome> {
     block.clear();
-    let mut counted = 0;
     let mut at = Instant::now();
     let mut lap = |total: &AtomicU64| {
         let now = Instant::now();
@@ -137,11 +176,9 @@ pub fn pump(
     loop {
         let more = source.next_block(block)?;
         lap(&meter.source_ns);
-        counters.bytes.fetch_add(block.payload().len() as u64, Ordering::Relaxed);
         let outcome = if more { None } else { source.outcome() };
         let rows = outcome.map_or_else(|| source.rows_so_far(), |outcome| outcome.rows);
-        counters.rows.fetch_add(rows.saturating_sub(counted), Ordering::Relaxed);
-        counted = counted.max(rows);
+        counted.add(block.payload().len() as u64, rows);
         sink.write(block)?;
         lap(&meter.sink_ns);
         if !more {

@@ -12,6 +12,8 @@ pub struct ChunkTask {
     pub board_index: usize,
     /// It is the only chunk of its relation.
     pub is_whole: bool,
+    /// An earlier attempt may have loaded it: to be looked up in the ledger first.
+    pub in_doubt: bool,
 }
 
 /// Chunks that wait, biggest first. A lane takes the next one that may start: the number of lanes on one relation can
@@ -112,6 +114,13 @@ impl ChunkQueue {
         state.holder_only.push_back(task);
     }
 
+    /// A chunk whose lane ends without having moved it: another one takes it next.
+    pub fn hand_back(&self, task: ChunkTask) {
+        let mut state = self.lock();
+        self.leave(&mut state, task.relation.oid);
+        state.waiting.push_front(ChunkTask { in_doubt: true, ..task });
+    }
+
     /// No further chunk is handed out.
     pub fn close(&self) {
         self.lock().closed = true;
@@ -167,7 +176,7 @@ pub(super) mod tests {
             of_extension: false,
         };
         let chunk = Chunk { id: ChunkId { relation: oid, index }, range: CtidRange::ALL, estimated_bytes: 0 };
-        ChunkTask { chunk, relation: Arc::new(relation), board_index: 0, is_whole: false }
+        ChunkTask { chunk, relation: Arc::new(relation), board_index: 0, is_whole: false, in_doubt: false }
     }
 
     #[test]

@@ -129,7 +129,7 @@ mod tests {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&seen);
         let events = EventSink::new(move |event| heard.lock().unwrap().push(format!("{event:?}")));
-        let run = Run { events, cancel: CancellationToken::new() };
+        let run = Run { events, cancel: CancellationToken::new(), retry_for: std::time::Duration::ZERO };
         let options = CheckOptions { archive: directory.path().to_owned(), jobs: 2 };
         assert_eq!(check(&options, &run).unwrap_err().exit_code(), 5);
         assert_eq!(*seen.lock().unwrap(), Vec::<String>::new());

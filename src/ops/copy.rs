@@ -1,28 +1,30 @@
 //! Server to server, no disk.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use super::create::{self, Target};
 use super::data_only;
 use super::error::{Error, Result};
 use super::inventory::Inventory;
-use super::job_runner::JobRunner;
 use super::keys;
-use super::lanes::{CopyLane, Shared, SourcePort, TargetPort};
+use super::lanes::{CopyLane, Shared};
+use super::ledger::Ledger;
 use super::lost;
 use super::options::{Contents, CopyOptions, Run};
 use super::own_types::OidPatches;
 use super::preflight::{self, Findings};
+use super::reader::SourcePort;
 use super::recorder::{Closing, PhaseTimer, Recorder};
+use super::retry::Retrying;
 use super::roles;
-use super::rows::{Cancellers, Moved, RowsPlan, Watch, move_rows};
+use super::rounds::{Filling, MakeLane, Rounds};
+use super::rows::RowsPlan;
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::source_plan::{SourcePlan, check_still_frozen};
 use super::target::{Preparation, PreparedTarget, check_columns, complete, share};
 use super::toast;
+use super::writer::TargetPort;
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, budget};
 use crate::model::{CopyFormat, Oid, Relation, Side, TextReason};
@@ -128,6 +130,7 @@ impl CopyJob<'_> {
             options: &self.options.target,
             contents,
             origin: self.source.conninfo.address(),
+            settings: None,
         };
         let prepared = preparation.run(self.target, self.run).await?;
         if contents != Contents::SchemaOnly {
@@ -139,86 +142,77 @@ impl CopyJob<'_> {
             let to_text = compared.to_text(&inventory.relations)?;
             fall_back_to_text(inventory, to_text);
         }
-        let (relations, meter) = self.rows_and_jobs(plan, &prepared, patches).await?;
-        keys::prove(self.target, &relations, contents, self.run).await?;
-        complete(self.target, &prepared, &plan.inventory.sequences, contents, self.run).await?;
-        Ok(Filled { relations, meter, skipped: prepared.skipped(&plan.inventory) })
+        let prepared = &prepared;
+        let rows = self.rows(plan);
+        let port = plan.source_port(self.source, self.options.source.frozen_source)?;
+        let relations = rows.as_ref().map(|(relations, _)| relations.clone()).unwrap_or_default();
+        let filling =
+            Filling { target: self.target, prepared, jobs: self.options.jobs, lanes: self.lanes, run: self.run };
+        let rounds = CopyRounds { job: self, prepared, inventory: &plan.inventory, port, patches, relations };
+        let meter = filling.run(rows.as_ref().map(|(_, rows)| rows), &rounds).await?;
+        Ok(Filled { relations: rounds.relations, meter, skipped: prepared.skipped(&plan.inventory) })
     }
 
-    /// Rows, and beside them the jobs that follow each table.
-    async fn rows_and_jobs(
-        &self,
-        plan: &mut SourcePlan,
-        prepared: &PreparedTarget,
-        patches: OidPatches,
-    ) -> Result<(Vec<Arc<Relation>>, Arc<Meter>)> {
-        let stop = self.run.cancel.child_token();
-        let (loaded, loaded_reports) = mpsc::unbounded_channel();
-        let runner =
-            JobRunner::new(self.target, prepared, (self.options.jobs, self.lanes.count), self.run, stop.clone())
-                .await?;
+    /// What has rows, and its chunks; nothing where only definitions move.
+    fn rows(&self, plan: &mut SourcePlan) -> Option<(Vec<Arc<Relation>>, RowsPlan)> {
         if self.options.contents == Contents::SchemaOnly {
-            if let Some(holder) = &plan.holder {
-                check_still_frozen(self.source, holder.snapshot.clone()).await?;
-            }
-            drop(loaded);
-            runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports).await?;
-            return Ok((Vec::new(), Arc::default()));
+            return None;
         }
-        let relations = share(std::mem::take(&mut plan.inventory.relations));
-        let mut shared_relations = relations.clone();
+        let mut relations = share(std::mem::take(&mut plan.inventory.relations));
         let mut chunks =
             plan.chunks(&relations, (self.lanes, Some(self.lanes.loaders)), self.options.source.chunk_bytes);
         if let Some((relation, more)) = plan.inventory.large_object_chunks() {
-            shared_relations.push(Arc::new(relation));
+            relations.push(Arc::new(relation));
             chunks.extend(more);
         }
-        let rows = RowsPlan::new(&shared_relations, chunks, self.lanes).loading(self.target.version());
+        let rows = RowsPlan::new(&relations, chunks, self.lanes).loading(self.target.version());
         rows.announce(self.run);
-        let meter = Arc::new(Meter::default());
-        let rows_done = self.move_rows(plan, (rows, patches), (&meter, stop.clone()), move |oid| {
-            let _ = loaded.send(oid);
+        Some((relations, rows))
+    }
+}
+
+/// What every round reads, and how it ends.
+struct CopyRounds<'a> {
+    job: &'a CopyJob<'a>,
+    prepared: &'a PreparedTarget,
+    inventory: &'a Inventory,
+    port: Arc<SourcePort>,
+    patches: OidPatches,
+    relations: Vec<Arc<Relation>>,
+}
+
+impl Rounds for CopyRounds<'_> {
+    type Lane = Retrying<CopyLane>;
+
+    fn lanes(&self, shared: Shared, ledger: &Ledger) -> MakeLane<Self::Lane> {
+        let CopyJob { target, options, .. } = self.job;
+        let target = Arc::new(TargetPort {
+            conninfo: target.conninfo.clone(),
+            encoding: self.inventory.encoding.clone(),
+            extra_settings: self.job.load_settings.clone(),
+            fresh_tables: options.contents == Contents::Everything,
+            is_superuser: target.facts.is_superuser,
+            oid_patches: Arc::clone(&self.patches),
+            ledger: ledger.clone(),
         });
-        let (moved, jobs) = tokio::join!(rows_done, runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports));
-        first_cause(moved.map(drop), jobs)?;
-        Ok((shared_relations, meter))
+        let (patience, port) = (shared.patience.clone(), Arc::clone(&self.port));
+        Box::new(move |index| {
+            Retrying::open(index, &patience, |again| CopyLane::open((index, again), &port, &target, &shared))
+        })
     }
 
-    async fn move_rows(
-        &self,
-        plan: &mut SourcePlan,
-        (rows, oid_patches): (RowsPlan, OidPatches),
-        (meter, stop): (&Arc<Meter>, CancellationToken),
-        relation_done: impl FnMut(Oid),
-    ) -> Result<Moved> {
-        let phase = PhaseTimer::start(Phase::Rows, self.run);
-        let shared = Shared {
-            board: Arc::clone(&rows.board),
-            meter: Arc::clone(meter),
-            stop: stop.clone(),
-            cancellers: Cancellers::default(),
-            block_bytes: self.lanes.block_bytes,
-        };
-        let port = plan.source_port(self.source)?;
-        let snapshot = port.snapshot.clone();
-        let target = TargetPort {
-            conninfo: self.target.conninfo.clone(),
-            encoding: plan.inventory.encoding.clone(),
-            extra_settings: self.load_settings.clone(),
-            fresh_tables: self.options.contents == Contents::Everything,
-            is_superuser: self.target.facts.is_superuser,
-            oid_patches,
-        };
-        let cancellers = shared.cancellers.clone();
-        let make = move |index| CopyLane::open(index, &port, &target, &shared);
-        let jobs_stop = stop.clone();
-        let moved = move_rows(rows, make, Watch { run: self.run, cancellers, stop }, relation_done).await?;
-        if let Err(error) = check_still_frozen(self.source, snapshot).await {
-            jobs_stop.cancel();
-            return Err(error);
-        }
-        phase.finish();
-        Ok(moved)
+    async fn rows_are_in(&self) -> Result<()> {
+        check_still_frozen(self.job.source, self.port.snapshot_at_the_end()).await?;
+        // Closing a connection blocks for a moment.
+        let port = Arc::clone(&self.port);
+        tokio::task::spawn_blocking(move || port.release()).await.ok();
+        Ok(())
+    }
+
+    async fn finish(&self, target: &Server, ledger: &Ledger) -> Result<()> {
+        let CopyJob { options, run, .. } = self.job;
+        keys::prove(target, &self.relations, options.contents, run).await?;
+        complete(target, (self.prepared, ledger), &self.inventory.sequences, options.contents, run).await
     }
 }
 
@@ -233,18 +227,20 @@ pub(super) fn first_cause(rows: Result<()>, jobs: Result<()>) -> Result<()> {
 
 impl SourcePlan {
     /// What the lanes read from; the snapshot's holder goes with it.
-    pub(super) fn source_port(&mut self, source: &Server) -> Result<SourcePort> {
+    pub(super) fn source_port(&mut self, source: &Server, is_frozen: bool) -> Result<Arc<SourcePort>> {
         let holder = self.holder.take();
         let snapshot = holder.as_ref().map(|h| h.snapshot.clone());
         let snapshot = snapshot
             .ok_or_else(|| Error::new(super::Cause::Internal("the snapshot's holder was taken twice".into())))?;
-        Ok(SourcePort {
+        Ok(Arc::new(SourcePort {
             conninfo: source.conninfo.clone(),
             snapshot,
             rules: self.rules.clone(),
             encoding: self.inventory.encoding.clone(),
             extra_settings: Vec::new(),
-            holder: Mutex::new(holder),
-        })
+            is_frozen,
+            went_on_without: AtomicBool::new(false),
+            holder: Mutex::new(holder.map(|holder| holder.connection)),
+        }))
     }
 }

@@ -160,12 +160,15 @@ impl Created {
     /// # Errors
     /// The target refuses a grant, and no provider was named that may.
     async fn finish(&self, run: &Run) -> Result<Vec<String>> {
+        let is_lost = self.maintenance.control.client.is_closed();
+        let renewed = if is_lost { Some(self.maintenance.renewed(run).await?) } else { None };
+        let maintenance = renewed.as_ref().unwrap_or(&self.maintenance);
         let mut left_out: Vec<String> = self.sql.left_out.iter().map(|o| format!("{o}: {}", Skip::Unwanted)).collect();
         let is_setting = |step: &&DatabaseStep| step.statements.iter().all(|s| s.starts_with("ALTER "));
         let (settings, others): (Vec<&DatabaseStep>, Vec<_>) = self.sql.last.iter().partition(is_setting);
         for step in others {
             for statement in &step.statements {
-                match self.maintenance.catalog().execute(statement).await {
+                match maintenance.catalog().execute(statement).await {
                     Ok(()) => {}
                     Err(error) if self.managed && is_about_the_object(&error) => {
                         run.events.warn(format!("skipped {}: {error}", step.object));
@@ -177,7 +180,7 @@ impl Created {
             }
         }
         let settings: Vec<String> = settings.into_iter().flat_map(|step| step.statements.clone()).collect();
-        run_settings(&self.maintenance, &settings, run).await;
+        run_settings(maintenance, &settings, run).await;
         Ok(left_out)
     }
 }

@@ -9,6 +9,7 @@ use super::lost;
 use super::options::{Contents, DumpOptions, Run};
 use super::preflight::{self, Findings};
 use super::recorder::{Closing, PhaseTimer, Recorder};
+use super::retry::{Patience, Retrying};
 use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::source_plan::{SourcePlan, check_still_frozen};
@@ -148,15 +149,18 @@ impl DumpJob<'_> {
             stop: stop.clone(),
             cancellers: Cancellers::default(),
             block_bytes: self.lanes.block_bytes,
+            patience: Patience::new(self.run, &stop),
         };
         let phase = PhaseTimer::start(Phase::Rows, self.run);
-        let port = plan.source_port(self.source)?;
-        let snapshot = port.snapshot.clone();
+        let port = plan.source_port(self.source, self.options.source.frozen_source)?;
         let (archive, zstd_level) = (writer.clone(), self.options.zstd_level);
         let cancellers = shared.cancellers.clone();
-        let make = move |index| DumpLane::open(index, &port, (&archive, zstd_level), &shared);
+        let (patience, source) = (shared.patience.clone(), Arc::clone(&port));
+        let make = move |index| {
+            Retrying::open(index, &patience, |_| DumpLane::open(index, &port, (&archive, zstd_level), &shared))
+        };
         move_rows(rows, make, Watch { run: self.run, cancellers, stop }, |_| {}).await?;
-        check_still_frozen(self.source, snapshot).await?;
+        check_still_frozen(self.source, source.snapshot_at_the_end()).await?;
         phase.finish();
         Ok((relations, meter))
     }

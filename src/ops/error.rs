@@ -138,7 +138,7 @@ impl From<flow::Error> for Cause {
             flow::Error::Pg(e) => Self::Pg(e),
             flow::Error::Archive(e) => Self::Archive(e),
             flow::Error::Stream(message) => Self::Internal(message),
-            flow::Error::Cancelled => Self::Cancelled,
+            flow::Error::Cancelled | flow::Error::Suspended => Self::Cancelled,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The jobs that follow the rows: run side by side, as soon as what they wait for is there.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -8,31 +9,43 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Cause, Error, Result};
-use super::job_sql::{Done, JobSession, StatisticsDone, is_about_the_object, one_message};
+use super::job_attempts::{Connector, JobWorker};
+use super::job_sql::{Done, StatisticsDone, is_about_the_object};
+use super::ledger::Ledger;
 use super::options::Run;
 use super::recorder::{PhaseTimer, ms};
+use super::retry::{Patience, Trouble};
 use super::server::Server;
 use super::target::PreparedTarget;
 use crate::event::{Event, Phase};
 use crate::model::{Oid, ServerVersion};
-use crate::pg::catalog::Catalog;
-use crate::pg::conninfo::ConnInfo;
-use crate::pg::control::{self, Control};
+use crate::pg::control::Control;
 use crate::plan::budget::{Build, IndexBudget, TargetSettings};
 use crate::plan::job_queue::JobQueue;
 use crate::plan::restore_graph::{IndexWork, Job, JobId, RestoreGraph};
 
 /// The jobs after the rows, run as soon as what they wait for is there.
 pub(super) struct JobRunner {
-    conninfo: ConnInfo,
-    prologue: Vec<String>,
-    budget: IndexBudget,
+    connector: Arc<Connector>,
+    patience: Patience,
+    done: JobsDone,
+    /// Index builds at the same time.
+    builds: usize,
     /// Jobs at the same time.
     limit: usize,
     run: Run,
     stop: CancellationToken,
     idle: Vec<Control>,
     statistics: StatisticsCount,
+}
+
+/// What earlier rounds have done.
+pub(super) struct JobsDone {
+    pub ledger: Ledger,
+    /// How many statements of a job are done.
+    pub statements: HashMap<JobId, usize>,
+    /// Sessions of an earlier process may still be at work.
+    pub in_doubt: bool,
 }
 
 /// A job that ended, with its connection if that is still good.
@@ -53,7 +66,7 @@ struct StatisticsCount {
 impl JobRunner {
     pub(super) async fn new(
         target: &Server,
-        prepared: &PreparedTarget,
+        (prepared, done): (&PreparedTarget, JobsDone),
         (jobs, lanes): (u32, u32),
         run: &Run,
         stop: CancellationToken,
@@ -75,11 +88,15 @@ impl JobRunner {
         };
         let builds = prepared.graph.jobs.iter().filter(|job| job.is_build()).count();
         let builds = u32::try_from(builds).unwrap_or(u32::MAX).max(2);
+        let budget = IndexBudget::from_target(&settings, jobs, builds);
+        let builds = budget.concurrent as usize;
+        let (conninfo, prologue, ledger) = (target.conninfo.clone(), prepared.prologue.clone(), done.ledger.clone());
         Ok(Self {
-            conninfo: target.conninfo.clone(),
-            prologue: prepared.prologue.clone(),
+            connector: Arc::new(Connector { conninfo, prologue, budget, ledger }),
+            patience: Patience::new(run, &stop).until_forgotten(&done.ledger),
+            done,
             limit: jobs.max(1) as usize,
-            budget: IndexBudget::from_target(&settings, jobs, builds),
+            builds,
             run: run.clone(),
             stop,
             idle: Vec::new(),
@@ -99,7 +116,7 @@ impl JobRunner {
     ) -> Result<()> {
         let phase = PhaseTimer::start(Phase::Indexes, &self.run);
         let queue = JobQueue::new(graph, rows_of.iter().copied());
-        let mut queue = queue.limit_builds(self.budget.concurrent as usize);
+        let mut queue = queue.limit_builds(self.builds);
         let mut running: JoinSet<Ended> = JoinSet::new();
         let mut failure: Option<Error> = None;
         let mut rows_open = true;
@@ -107,7 +124,7 @@ impl JobRunner {
         loop {
             while failure.is_none() && !self.stop.is_cancelled() && running.len() < self.limit && queue.can_start() {
                 if let Err(error) = self.have_idle_connection(running.len()).await {
-                    self.stop.cancel();
+                    self.stop_the_rest();
                     failure = Some(error.doing("connecting for the jobs after the rows"));
                 } else if let Some(control) = self.idle.pop()
                     && let Some(id) = queue.start_next()
@@ -119,6 +136,9 @@ impl JobRunner {
             }
             if running.is_empty() && (queue.is_done() || failure.is_some() || self.stop.is_cancelled()) {
                 break;
+            }
+            if running.is_empty() && !rows_open && self.done.ledger.is_forgotten() {
+                return Err(Error::new(Cause::Cancelled));
             }
             if running.is_empty() && !rows_open {
                 self.stop.cancel();
@@ -134,7 +154,7 @@ impl JobRunner {
                     let Some(ended) = ended else { continue };
                     let ended = ended.map_err(|e| Error::new(Cause::Internal(e.to_string())))?;
                     if let Err(error) = self.note(&graph.jobs[ended.id as usize], ended, &mut queue) {
-                        self.stop.cancel();
+                        self.stop_the_rest();
                         failure.get_or_insert(error);
                     }
                 }
@@ -153,13 +173,29 @@ impl JobRunner {
         }
     }
 
+    /// A target that has forgotten stops lanes by itself, and gently: the snapshot is needed again.
+    fn stop_the_rest(&self) {
+        if !self.done.ledger.is_forgotten() {
+            self.stop.cancel();
+        }
+    }
+
+    fn done_before(&self, job: &Job) -> usize {
+        self.done.statements.get(&job.id).copied().unwrap_or_default()
+    }
+
+    /// An earlier round has done it, and told so. Statistics are gathered again: they are recorded nowhere.
+    fn is_known(&self, job: &Job) -> bool {
+        !job.statements.is_empty() && self.done_before(job) >= job.statements.len()
+    }
+
     /// Those of the job, and for a build its share of memory and cores.
     fn settings_of(&self, job: &Job, queue: &JobQueue, version: ServerVersion) -> Vec<String> {
         match job.index.filter(|_| job.is_build()) {
             None => job.settings.clone(),
             Some(IndexWork { is_sorted, table_bytes }) => {
                 let (cost, cost_left) = (job.cost_bytes, queue.builds_cost_left());
-                self.budget.build_settings(Build { is_sorted, table_bytes, cost, cost_left }, version)
+                self.connector.budget.build_settings(Build { is_sorted, table_bytes, cost, cost_left }, version)
             }
         }
     }
@@ -167,12 +203,16 @@ impl JobRunner {
     /// Starts a job on a connection of its own.
     fn start(&self, job: &Job, (control, settings): (Control, Vec<String>), running: &mut JoinSet<Ended>) {
         let (id, kind, object) = (job.id, job.kind, job.object.clone());
-        self.run.events.send(Event::JobStarted { job: id, kind, object });
-        let (job, stop, side) = (job.clone(), self.stop.clone(), self.conninfo.side());
+        if !self.is_known(job) {
+            self.run.events.send(Event::JobStarted { job: id, kind, object });
+        }
+        let (connector, patience, stop) = (Arc::clone(&self.connector), self.patience.clone(), self.stop.clone());
+        let done_before = (self.done_before(job), self.done.in_doubt);
+        let (job, worker) = (job.clone(), JobWorker { connector, patience, stop });
         running.spawn(async move {
             let start = Instant::now();
-            let done = JobSession { control: &control, settings, side, stop: &stop }.run(&job).await;
-            Ended { id, control: done.usable.then_some(control), done, elapsed_ms: ms(start) }
+            let (control, done) = worker.run((&job, settings), done_before, control).await;
+            Ended { id, control, done, elapsed_ms: ms(start) }
         });
     }
 
@@ -181,19 +221,25 @@ impl JobRunner {
         if !self.idle.is_empty() {
             return Ok(());
         }
-        match self.connect().await {
-            Ok(control) => self.idle.push(control),
-            Err(error) if running > 0 && has_no_connection_left(&error) => self.limit = running,
-            Err(error) => return Err(error),
+        let mut trouble = Trouble::with("connecting for the jobs after the rows");
+        let mut again = false;
+        loop {
+            let error = match self.connector.connect(again).await {
+                Ok(control) => {
+                    self.idle.push(control);
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            if running > 0 && error.sqlstate() == Some(TOO_MANY_CONNECTIONS) {
+                self.limit = running;
+                return Ok(());
+            }
+            match self.patience.judge(&mut trouble, &error) {
+                Some(pause) if self.patience.wait(&pause).await => again = true,
+                _ => return Err(error.into()),
+            }
         }
-        Ok(())
-    }
-
-    async fn connect(&self) -> Result<Control> {
-        let control = control::connect(&self.conninfo).await?;
-        let catalog = Catalog { side: self.conninfo.side(), client: &control.client, version: control.version };
-        catalog.execute(&one_message(self.prologue.iter().chain([&self.budget.session_setting()]))).await?;
-        Ok(control)
     }
 
     fn note(&mut self, job: &Job, ended: Ended, queue: &mut JobQueue) -> Result<()> {
@@ -211,7 +257,9 @@ impl JobRunner {
         match result {
             Ok(()) => {
                 queue.finished(ended.id);
-                self.run.events.send(Event::JobFinished { job: ended.id, kind, object, elapsed_ms });
+                if !self.is_known(job) {
+                    self.run.events.send(Event::JobFinished { job: ended.id, kind, object, elapsed_ms });
+                }
                 Ok(())
             }
             Err((_, error)) if job.optional && is_about_the_object(&error) => {
@@ -228,7 +276,5 @@ impl JobRunner {
     }
 }
 
-/// SQLSTATE 53300: too many connections, for the server, the database or the role.
-fn has_no_connection_left(error: &Error) -> bool {
-    matches!(&error.cause, Cause::Pg(e) if e.sqlstate() == Some("53300"))
-}
+/// SQLSTATE: for the server, the database or the role.
+const TOO_MANY_CONNECTIONS: &str = "53300";

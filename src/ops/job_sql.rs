@@ -8,11 +8,13 @@ use std::time::Duration;
 use tokio_postgres::SimpleQueryMessage;
 use tokio_util::sync::CancellationToken;
 
+use super::ledger::Ledger;
+use super::retry::passes;
 use crate::model::Side;
 use crate::pg;
 use crate::pg::catalog::Catalog;
 use crate::pg::control::{Control, ServerWarning};
-use crate::plan::restore_graph::{Job, StatisticsSql};
+use crate::plan::restore_graph::{Job, JobId, StatisticsSql};
 
 /// Bytes of SQL in one message. The server parses all of a message before it runs the first statement.
 pub(super) const BATCH_BYTES: usize = 256 << 10;
@@ -29,9 +31,10 @@ pub(super) fn one_message<S: AsRef<str>>(statements: impl IntoIterator<Item = S>
     sql
 }
 
-/// Whether the server refused what was in a message, so that it is worth to ask which statement it was.
+/// Whether the server refused what was in a message, so that it is worth to ask which statement it was. What passes is
+/// no refusal: all of it is tried again.
 pub(super) fn is_refusal(error: &pg::Error) -> bool {
-    error.sqlstate().is_some() && !error.is_cancelled()
+    error.sqlstate().is_some() && !error.is_cancelled() && !passes(error)
 }
 
 /// SQLSTATE classes of what has nothing to do with the object: connection, resources, operators, deadlock, system, inside.
@@ -42,6 +45,13 @@ pub(super) fn is_about_the_object(error: &pg::Error) -> bool {
     is_refusal(error) && error.sqlstate().is_some_and(|s| !NOT_OF_THE_OBJECT.iter().any(|class| s.starts_with(class)))
 }
 
+/// Statements of a job in one message, so in one transaction, that says of itself that they are done.
+fn recorded(job: JobId, statements: &[String], done: usize) -> String {
+    let lock = Ledger::lock_job(job);
+    let record = Ledger::record_job(job, done);
+    one_message(std::iter::once(&lock).chain(statements).chain([&record]))
+}
+
 /// What a job came to.
 pub(super) struct Done {
     /// Which statement failed, and how.
@@ -50,6 +60,13 @@ pub(super) struct Done {
     pub warnings: Vec<String>,
     /// The connection can be used again.
     pub usable: bool,
+}
+
+impl Done {
+    /// Nothing, for good.
+    pub(super) fn failed(failed: (usize, pg::Error), warnings: Vec<String>) -> Self {
+        Self { result: Err(failed), statistics: StatisticsDone::Nothing, warnings, usable: false }
+    }
 }
 
 /// What was done for a relation's statistics.
@@ -70,13 +87,14 @@ pub(super) struct JobSession<'a> {
 }
 
 impl JobSession<'_> {
-    /// Runs a job to its end, or to its first error.
-    pub(super) async fn run(&self, job: &Job) -> Done {
+    /// Runs a job to its end, or to its first error. `done_before`: so many of its statements are recorded as done; of
+    /// those only settings are repeated, which ended with the session.
+    pub(super) async fn run(&self, job: &Job, done_before: usize) -> Done {
         let mut done = Done { result: Ok(()), statistics: StatisticsDone::Nothing, warnings: Vec::new(), usable: true };
         let statistics = job.statistics.as_ref();
         drop(self.control.take_warnings());
         let last = statistics.map(StatisticsSql::first_choice).unwrap_or_default();
-        if job.is_small() && job.statements.len() + last.len() > 1 {
+        if done_before == 0 && job.is_small() && job.statements.len() + last.len() > 1 {
             match self.in_one_message(job, last).await {
                 Ok(set) => {
                     if let Some(statistics) = statistics {
@@ -92,7 +110,14 @@ impl JobSession<'_> {
             }
         }
         for (index, statement) in job.statements.iter().enumerate() {
-            if let Err(error) = self.execute_with_settings(statement).await {
+            let is_setting = statement.starts_with("SET ");
+            let executed = match index < done_before {
+                true if !is_setting => continue,
+                _ if is_setting => self.execute(statement).await,
+                _ => self.execute_recorded(job.id, statement, index + 1).await,
+            };
+            if let Err(error) = executed {
+                let error = pg::Error { statement: Some(statement.clone()), ..error };
                 return Done { result: Err((index, error)), usable: false, ..done };
             }
         }
@@ -106,13 +131,17 @@ impl JobSession<'_> {
     /// Says whether the statistics in it were set as they were told. What is too much for one message is two: statistics that
     /// fail then are no failure of the statements, which are done.
     async fn in_one_message(&self, job: &Job, last: &[String]) -> pg::Result<pg::Result<bool>> {
-        let mut sql = one_message(job.statements.iter().chain(last));
-        if sql.len() > BATCH_BYTES && !last.is_empty() && !job.statements.is_empty() {
-            sql = one_message(&job.statements);
+        // Statistics alone can be set twice: nothing to record.
+        let sql = match job.statements.len() {
+            0 => String::new(),
+            all => recorded(job.id, &job.statements, all),
+        };
+        let last = one_message(last);
+        if sql.len() + last.len() > BATCH_BYTES && !last.is_empty() && !job.statements.is_empty() {
             self.rows(&sql).await?;
-            return Ok(self.rows(&one_message(last)).await);
+            return Ok(self.rows(&last).await);
         }
-        Ok(Ok(self.rows(&sql).await?))
+        Ok(Ok(self.rows(&(sql + &last)).await?))
     }
 
     /// Statistics that were not set are gathered; what fails then is a warning.
@@ -152,14 +181,9 @@ impl JobSession<'_> {
     }
 
     /// Several statements in one message are one transaction, and SET LOCAL ends with it.
-    async fn execute_with_settings(&self, statement: &str) -> pg::Result<()> {
-        if self.settings.is_empty() {
-            return self.execute(statement).await;
-        }
-        let settings = self.settings.iter().map(String::as_str);
-        let message = one_message(settings.chain([statement]));
-        let run = self.execute(&message).await;
-        run.map_err(|error| pg::Error { statement: Some(statement.to_owned()), ..error })
+    async fn execute_recorded(&self, job: JobId, statement: &String, done: usize) -> pg::Result<()> {
+        let statements: Vec<String> = self.settings.iter().chain([statement]).cloned().collect();
+        self.execute(&recorded(job, &statements, done)).await
     }
 
     /// ANALYZE that the server only warned of has done nothing: of a table that belongs to somebody else, for one.

@@ -1,28 +1,24 @@
 //! The lanes of each operation: a source, a sink, and the transaction around them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::ledger;
 use super::own_types::OidPatches;
+use super::reader::{Reader, SourcePort};
+use super::retry::{Patience, Restartable};
 use super::rows::Cancellers;
+use super::writer::{TargetPort, Writer};
 use crate::archive::{Archive, ArchiveWriter, SegmentRecord, SegmentSpec};
 use crate::event::ProgressBoard;
 use crate::flow::{
-    ChunkTask, Error, HashSink, Lane, LaneOutcome, Meter, Patched, Result, RowHash, RowHasher, SegmentChain, Source,
-    pump,
+    ChunkTask, Error, HashSink, LaneOutcome, Meter, Patched, Result, RowHash, RowHasher, SegmentChain, Source, pump,
 };
-use crate::model::{CopyFormat, Oid, RelationKind, Side};
-use crate::pg::conninfo::ConnInfo;
-use crate::pg::copy_sql::{self, ReadRules};
+use crate::model::{CopyFormat, Oid};
 use crate::pg::oid_patch::RowPatch;
-use crate::pg::session;
-use crate::pg::snapshot::{Snapshot, SnapshotHolder, lock_nowait};
-use crate::pg::wire::{Block, CopyOutcome, DataConnection};
-use crate::pg::{self};
+use crate::pg::wire::{Block, CopyOutcome};
 
 /// What all lanes of an operation share.
 #[derive(Clone)]
@@ -32,6 +28,7 @@ pub(super) struct Shared {
     pub stop: CancellationToken,
     pub cancellers: Cancellers,
     pub block_bytes: usize,
+    pub patience: Patience,
 }
 
 impl Shared {
@@ -39,7 +36,7 @@ impl Shared {
         self.meter.lanes.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn pump(
+    pub(super) fn pump(
         &self,
         task: &ChunkTask,
         source: &mut impl Source,
@@ -53,189 +50,8 @@ impl Shared {
     }
 }
 
-/// Where lanes read from.
-pub(super) struct SourcePort {
-    pub conninfo: ConnInfo,
-    pub snapshot: Snapshot,
-    pub rules: ReadRules,
-    /// The source's server encoding.
-    pub encoding: String,
-    /// Statements for each connection besides the usual settings; the holder has had them.
-    pub extra_settings: Vec<String>,
-    /// Taken by lane 0.
-    pub holder: Mutex<Option<SnapshotHolder>>,
-}
-
-/// A connection inside the snapshot, or without one.
-pub(super) struct Reader {
-    connection: DataConnection,
-    rules: ReadRules,
-    /// Of the rows.
-    encoding: String,
-    /// Relations this connection has locked. `None`: it is the holder, and has locked them all.
-    locked: Option<HashSet<Oid>>,
-}
-
-impl SourcePort {
-    fn connect(&self, shared: &Shared) -> Result<DataConnection> {
-        let mut connection = DataConnection::connect(self.conninfo.side(), &self.conninfo, &shared.stop)?;
-        connection.execute(&session::reading(self.rules.version))?;
-        for setting in &self.extra_settings {
-            connection.execute(setting)?;
-        }
-        self.snapshot.import(&mut connection)?;
-        Ok(connection)
-    }
-
-    /// The connection of lane `index`: the holder's own for lane 0.
-    pub(super) fn open(&self, index: u32, shared: &Shared) -> Result<Reader> {
-        let holder = if index == 0 { self.holder.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
-        let is_holder = holder.is_some();
-        let connection = match holder {
-            Some(holder) => Ok(holder.connection),
-            None => self.connect(shared),
-        }?;
-        shared.cancellers.add(connection.canceller());
-        let (rules, encoding) = (self.rules.clone(), self.encoding.clone());
-        Ok(Reader { connection, rules, encoding, locked: (!is_holder).then(HashSet::new) })
-    }
-}
-
-impl Reader {
-    /// Makes sure that no DDL stands between this connection and the relation. `false`: only the holder can read it.
-    fn lock(&mut self, task: &ChunkTask) -> Result<bool> {
-        let Some(locked) = &mut self.locked else { return Ok(true) };
-        // LOCK TABLE takes no materialized view; `verify` reads them.
-        if locked.contains(&task.relation.oid) || task.relation.kind == RelationKind::MaterializedView {
-            return Ok(true);
-        }
-        if session::is_other_encoding(&self.encoding) {
-            self.connection.execute(session::STATEMENTS_IN_UTF8)?;
-        }
-        let is_locked = lock_nowait(&mut self.connection, &task.relation.name.to_sql())?;
-        if is_locked {
-            locked.insert(task.relation.oid);
-        }
-        Ok(is_locked)
-    }
-
-    fn copy_out(&mut self, task: &ChunkTask) -> Result<crate::pg::wire::CopyOut<'_>> {
-        let sql = copy_sql::copy_out(&task.relation, task.chunk.range, &self.rules);
-        if session::is_other_encoding(&self.encoding) {
-            self.connection.execute(session::STATEMENTS_IN_UTF8)?;
-        }
-        let sql = format!("{}{sql}", session::rows_in(&self.encoding));
-        Ok(self.connection.copy_out(&sql, task.relation.format)?)
-    }
-}
-
-/// Where lanes load to.
-pub(super) struct TargetPort {
-    pub conninfo: ConnInfo,
-    pub encoding: String,
-    /// Statements for each connection besides the usual settings.
-    pub extra_settings: Vec<String>,
-    /// Tables were made by this run and are empty: one that a single transaction loads may be frozen.
-    pub fresh_tables: bool,
-    /// The role may keep keys and triggers from acting on what it loads.
-    pub is_superuser: bool,
-    /// Relations in whose rows type OIDs are rewritten.
-    pub oid_patches: OidPatches,
-}
-
-/// A connection that loads one chunk per transaction.
-pub(super) struct Writer {
-    connection: DataConnection,
-    /// Of the rows.
-    encoding: String,
-    fresh_tables: bool,
-    is_superuser: bool,
-    oid_patches: OidPatches,
-}
-
-impl TargetPort {
-    pub(super) fn open(&self, shared: &Shared) -> Result<Writer> {
-        let mut connection = DataConnection::connect(Side::Target, &self.conninfo, &shared.stop)?;
-        connection.execute(&session::loading(connection.version()))?;
-        for setting in &self.extra_settings {
-            connection.execute(setting)?;
-        }
-        shared.cancellers.add(connection.canceller());
-        let (encoding, oid_patches) = (self.encoding.clone(), Arc::clone(&self.oid_patches));
-        let Self { fresh_tables, is_superuser, .. } = *self;
-        Ok(Writer { connection, encoding, fresh_tables, is_superuser, oid_patches })
-    }
-}
-
-impl Writer {
-    /// Loads one chunk; where the target insists on its own type OIDs, with those.
-    fn load(
-        &mut self,
-        task: &ChunkTask,
-        shared: &Shared,
-        source: &mut impl Source,
-        block: &mut Block,
-    ) -> Result<CopyOutcome> {
-        let patches = Arc::clone(&self.oid_patches);
-        match patch_of(&patches, task) {
-            None => self.load_stream(task, shared, source, block),
-            Some(patch) => self.load_stream(task, shared, &mut Patched::new(source, patch), block),
-        }
-    }
-
-    /// Loads one chunk: what the source has counted must be what the target has loaded, or nothing is.
-    fn load_stream(
-        &mut self,
-        task: &ChunkTask,
-        shared: &Shared,
-        source: &mut impl Source,
-        block: &mut Block,
-    ) -> Result<CopyOutcome> {
-        let relation = &task.relation;
-        let is_large_objects = relation.kind == RelationKind::LargeObjects;
-        let freeze = self.fresh_tables
-            && task.is_whole
-            && !is_large_objects
-            && relation.load_via_root.is_none()
-            && relation.filter.is_none()
-            // An extension's table may hold rows of the target's own, and other tables may refer to it.
-            && !relation.of_extension
-            && self.connection.version() >= crate::model::ServerVersion::V9_3;
-        // The statements in front save a round trip each; many tables are small.
-        let before = match (is_large_objects, freeze) {
-            (true, _) => format!("{}; ", copy_sql::STAGE_LARGE_OBJECTS),
-            (false, true) => format!("TRUNCATE ONLY {}; ", relation.name.to_sql()),
-            // These tables have their keys and triggers already, and are loaded beside those that they refer to.
-            (false, false) if relation.of_extension && self.is_superuser => {
-                "SET LOCAL session_replication_role = replica; ".into()
-            }
-            (false, false) => String::new(),
-        };
-        let copy = copy_sql::copy_in(relation, freeze);
-        let mut sink = self
-            .connection
-            .copy_in(&format!("BEGIN; {before}{}{copy}", session::rows_in(&self.encoding)), relation.format)?;
-        let outcome = shared.pump(task, source, &mut sink, block)?;
-        let loaded = sink.finish()?;
-        if loaded != outcome.rows {
-            self.connection.execute("ROLLBACK")?;
-            let message = format!("the source sent {} rows, the target loaded {loaded}", outcome.rows);
-            let error = pg::Error::new(Side::Target, pg::ErrorKind::Mismatch(message)).with_statement(copy);
-            return Err(error.into());
-        }
-        if is_large_objects {
-            self.connection.execute(copy_sql::STORE_LARGE_OBJECTS)?;
-        }
-        if session::is_other_encoding(&self.encoding) {
-            self.connection.execute(session::STATEMENTS_IN_UTF8)?;
-        }
-        self.connection.execute(&format!("{}; COMMIT", ledger::record_chunk(task, outcome)))?;
-        Ok(outcome)
-    }
-}
-
 /// What is rewritten in the rows of a chunk, which are in binary then.
-fn patch_of<'p>(patches: &'p OidPatches, task: &ChunkTask) -> Option<&'p RowPatch> {
+pub(super) fn patch_of<'p>(patches: &'p OidPatches, task: &ChunkTask) -> Option<&'p RowPatch> {
     patches.get(&task.relation.oid).filter(|_| task.relation.format == CopyFormat::Binary)
 }
 
@@ -248,24 +64,43 @@ pub(super) struct CopyLane {
 }
 
 impl CopyLane {
-    pub(super) fn open(index: u32, source: &SourcePort, target: &TargetPort, shared: &Shared) -> Result<Self> {
+    /// `again`: it could not be opened before.
+    pub(super) fn open(
+        (index, again): (u32, bool),
+        source: &Arc<SourcePort>,
+        target: &Arc<TargetPort>,
+        shared: &Shared,
+    ) -> Result<Self> {
+        // The holder of the snapshot is taken last: it must not go with a lane that cannot be opened.
+        let writer = target.open(shared, again)?;
+        let reader = source.open(index, shared)?;
         shared.count_lane();
-        Ok(Self {
-            reader: source.open(index, shared)?,
-            writer: target.open(shared)?,
-            block: Block::new(shared.block_bytes),
-            shared: shared.clone(),
-        })
+        Ok(Self { reader, writer, block: Block::new(shared.block_bytes), shared: shared.clone() })
     }
 }
 
-impl Lane for CopyLane {
-    fn run(&mut self, task: &ChunkTask) -> Result<LaneOutcome> {
-        if !self.reader.lock(task)? {
-            return Ok(LaneOutcome::HolderOnly);
+impl Restartable for CopyLane {
+    fn attempt(&mut self, task: &ChunkTask) -> Result<LaneOutcome> {
+        if task.in_doubt
+            && let Some(outcome) = self.writer.find(task)?
+        {
+            return Ok(LaneOutcome::Done(outcome));
         }
-        let mut source = self.reader.copy_out(task)?;
-        self.writer.load(task, &self.shared, &mut source, &mut self.block).map(LaneOutcome::Done)
+        if let Some(outcome) = self.reader.lock(task)? {
+            return Ok(outcome);
+        }
+        let Self { reader, writer, block, shared } = self;
+        let loaded = reader.read(task, block, |source, block| writer.load(task, shared, source, block));
+        loaded.map(LaneOutcome::Done)
+    }
+
+    fn recover(&mut self, task: &ChunkTask, failed: &Error) -> Result<Option<CopyOutcome>> {
+        self.reader.recover(failed, &self.shared)?;
+        self.writer.recover(task, failed, &self.shared)
+    }
+
+    fn end(self) {
+        self.reader.end();
     }
 }
 
@@ -281,13 +116,14 @@ pub(super) struct DumpLane {
 impl DumpLane {
     pub(super) fn open(
         index: u32,
-        source: &SourcePort,
+        source: &Arc<SourcePort>,
         (writer, zstd_level): (&ArchiveWriter, i32),
         shared: &Shared,
     ) -> Result<Self> {
+        let reader = source.open(index, shared)?;
         shared.count_lane();
         Ok(Self {
-            reader: source.open(index, shared)?,
+            reader,
             writer: writer.clone(),
             zstd_level,
             block: Block::new(shared.block_bytes),
@@ -296,17 +132,23 @@ impl DumpLane {
     }
 }
 
-impl Lane for DumpLane {
-    fn run(&mut self, task: &ChunkTask) -> Result<LaneOutcome> {
-        if !self.reader.lock(task)? {
-            return Ok(LaneOutcome::HolderOnly);
+impl Restartable for DumpLane {
+    fn attempt(&mut self, task: &ChunkTask) -> Result<LaneOutcome> {
+        if let Some(outcome) = self.reader.lock(task)? {
+            return Ok(outcome);
         }
         let spec = SegmentSpec { chunk: task.chunk, format: task.relation.format, zstd_level: self.zstd_level };
         let mut segment = self.writer.segment(spec)?;
-        let mut source = self.reader.copy_out(task)?;
-        let outcome = self.shared.pump(task, &mut source, &mut segment, &mut self.block)?;
+        let (shared, block) = (&self.shared, &mut self.block);
+        let outcome = self.reader.read(task, block, |source, block| shared.pump(task, source, &mut segment, block))?;
         segment.finish(outcome.rows, None)?;
         Ok(LaneOutcome::Done(outcome))
+    }
+
+    /// A segment that was not finished is gone already.
+    fn recover(&mut self, _: &ChunkTask, failed: &Error) -> Result<Option<CopyOutcome>> {
+        self.reader.recover(failed, &self.shared)?;
+        Ok(None)
     }
 }
 
@@ -352,21 +194,32 @@ pub(super) struct RestoreLane {
 }
 
 impl RestoreLane {
-    pub(super) fn open(port: &Arc<ArchivePort>, target: &TargetPort, shared: &Shared) -> Result<Self> {
+    /// `again`: it could not be opened before.
+    pub(super) fn open(
+        again: bool,
+        port: &Arc<ArchivePort>,
+        target: &Arc<TargetPort>,
+        shared: &Shared,
+    ) -> Result<Self> {
+        let writer = target.open(shared, again)?;
         shared.count_lane();
-        Ok(Self {
-            port: Arc::clone(port),
-            writer: target.open(shared)?,
-            block: Block::new(shared.block_bytes),
-            shared: shared.clone(),
-        })
+        Ok(Self { port: Arc::clone(port), writer, block: Block::new(shared.block_bytes), shared: shared.clone() })
     }
 }
 
-impl Lane for RestoreLane {
-    fn run(&mut self, task: &ChunkTask) -> Result<LaneOutcome> {
+impl Restartable for RestoreLane {
+    fn attempt(&mut self, task: &ChunkTask) -> Result<LaneOutcome> {
+        if task.in_doubt
+            && let Some(outcome) = self.writer.find(task)?
+        {
+            return Ok(LaneOutcome::Done(outcome));
+        }
         let mut source = self.port.open(task)?;
         self.writer.load(task, &self.shared, &mut source, &mut self.block).map(LaneOutcome::Done)
+    }
+
+    fn recover(&mut self, task: &ChunkTask, failed: &Error) -> Result<Option<CopyOutcome>> {
+        self.writer.recover(task, failed, &self.shared)
     }
 }
 
@@ -402,17 +255,19 @@ fn hash_stream(
     }
 }
 
-impl Lane for HashLane {
-    fn run(&mut self, task: &ChunkTask) -> Result<LaneOutcome> {
+impl Restartable for HashLane {
+    fn attempt(&mut self, task: &ChunkTask) -> Result<LaneOutcome> {
         let mut sink = HashSink(RowHasher::new(task.relation.format));
         let patch = patch_of(&self.oid_patches, task);
         let outcome = match &mut self.source {
             HashSource::Server(reader) => {
-                if !reader.lock(task)? {
-                    return Ok(LaneOutcome::HolderOnly);
+                if let Some(outcome) = reader.lock(task)? {
+                    return Ok(outcome);
                 }
-                let source = reader.copy_out(task)?;
-                hash_stream(&self.shared, task, (source, patch), &mut sink, &mut self.block)?
+                let shared = &self.shared;
+                reader.read(task, &mut self.block, |source, block| {
+                    hash_stream(shared, task, (source, patch), &mut sink, block)
+                })?
             }
             HashSource::Archive(port) => {
                 let source = port.open(task)?;
@@ -426,5 +281,11 @@ impl Lane for HashLane {
         }
         self.hashes.lock().unwrap_or_else(PoisonError::into_inner).entry(task.relation.oid).or_default().add(hash);
         Ok(LaneOutcome::Done(outcome))
+    }
+    fn recover(&mut self, _: &ChunkTask, failed: &Error) -> Result<Option<CopyOutcome>> {
+        if let HashSource::Server(reader) = &mut self.source {
+            reader.recover(failed, &self.shared)?;
+        }
+        Ok(None)
     }
 }

@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -11,6 +12,8 @@ use crate::schema::{Cuts, EntryOptions, Rights};
 pub struct Run {
     pub events: EventSink,
     pub cancel: CancellationToken,
+    /// How long a chunk or job is tried again, waits added up, when it fails for a passing reason. Zero: never.
+    pub retry_for: Duration,
 }
 
 /// How a server is to be found: what the user gave, before libpq's conventions fill in the rest.
@@ -137,6 +140,8 @@ pub struct TargetOptions {
     pub create: bool,
     /// Make the roles that the target lacks.
     pub roles: bool,
+    /// Go on with what an earlier run has left unfinished there.
+    pub resume: bool,
 }
 
 /// Managed PostgreSQL: what its administrator's role is known not to be allowed.
@@ -300,6 +305,6 @@ pub struct PreflightOptions {
 impl Run {
     /// The same run, for work that nobody watches.
     pub(super) fn silent(&self) -> Self {
-        Self { events: EventSink::none(), cancel: self.cancel.clone() }
+        Self { events: EventSink::none(), ..self.clone() }
     }
 }

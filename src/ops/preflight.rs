@@ -328,7 +328,9 @@ pub(super) async fn check_target(
     }
     let theirs = options.provider.map(super::options::Provider::schemas).unwrap_or_default();
     let objects = target.catalog().user_objects(4, theirs).await?;
-    if objects.is_empty() {
+    if options.resume {
+        // What is there is looked at when its ledger is taken over.
+    } else if objects.is_empty() {
         findings.ok(side, format!("database {} is empty", target.facts.database));
     } else if options.drop_target_objects {
         findings.warn(

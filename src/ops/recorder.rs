@@ -13,8 +13,10 @@ use super::options::{Contents, Run};
 use super::server::Server;
 use crate::event::{Event, EventSink, JobKind, Operation, Phase, ServerInfo};
 use crate::flow::Meter;
-use crate::model::{Oid, QualifiedName, Relation};
-use crate::report::{ArchiveSummary, JobReport, PhaseTiming, StatisticsReport, TableReport, TransferReport};
+use crate::model::{Oid, QualifiedName, Relation, Side};
+use crate::report::{
+    ArchiveSummary, JobReport, PhaseTiming, RetryReport, StatisticsReport, TableReport, TransferReport,
+};
 
 /// Listens to a run, and passes everything on.
 pub(super) struct Recorder {
@@ -34,6 +36,7 @@ struct State {
     index_spans: HashMap<String, (u64, u64)>,
     statistics: Option<StatisticsReport>,
     warnings: Vec<String>,
+    retries: Vec<RetryReport>,
     relations_planned: usize,
     relations_done: usize,
 }
@@ -68,7 +71,7 @@ impl Recorder {
             state.lock().unwrap_or_else(PoisonError::into_inner).note(event, ms(started));
             outer.send(event.clone());
         });
-        (recorder, Run { events, cancel: run.cancel.clone() })
+        (recorder, Run { events, ..run.clone() })
     }
 
     pub(super) fn elapsed_ms(&self) -> u64 {
@@ -79,7 +82,7 @@ impl Recorder {
     pub(super) fn explain_target(&self, error: Error, target: &Server, contents: Contents) -> Error {
         let (done, all) = {
             let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            (state.relations_done, state.relations_planned)
+            (state.relations_done.min(state.relations_planned), state.relations_planned)
         };
         let database = &target.facts.database;
         let error = explain_bytes(error);
@@ -127,6 +130,7 @@ impl Recorder {
             checked: closing.checked,
             skipped: closing.skipped,
             choices: closing.choices,
+            retries: state.retries,
             warnings: state.warnings,
         };
         run.events.send(Event::RunFinished { report: Box::new(report.clone()) });
@@ -162,6 +166,13 @@ impl State {
                 times.bytes += bytes;
                 times.chunks += 1;
             }
+            Event::ChunkLost { chunk, rows, bytes, .. } => {
+                if let Some(times) = self.tables.get_mut(&chunk.relation) {
+                    times.rows = times.rows.saturating_sub(*rows);
+                    times.bytes = times.bytes.saturating_sub(*bytes);
+                    times.chunks = times.chunks.saturating_sub(1);
+                }
+            }
             Event::JobFinished { kind, object, elapsed_ms, .. } => {
                 if matches!(kind, JobKind::Index | JobKind::Constraint)
                     && let Some(table) = table_of(object)
@@ -183,7 +194,16 @@ impl State {
             Event::Planned { relations, .. } => self.relations_planned = relations.len(),
             Event::RelationFinished { .. } => self.relations_done += 1,
             Event::Warning { message } => self.warnings.push(message.clone()),
+            Event::Retrying { side, what, why, .. } => self.note_retry(*side, what, why),
             _ => {}
+        }
+    }
+
+    /// One line for each reason, however often it comes.
+    fn note_retry(&mut self, side: Side, what: &str, why: &str) {
+        match self.retries.iter_mut().find(|r| r.side == side && r.why == why) {
+            Some(known) => known.times += 1,
+            None => self.retries.push(RetryReport { side, why: why.into(), times: 1, first: what.into() }),
         }
     }
 

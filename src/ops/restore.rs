@@ -4,29 +4,31 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
-use super::copy::{Filled, first_cause};
+use super::copy::Filled;
 use super::create::{self, Target};
 use super::data_only;
 use super::error::{Cause, Error, Result};
 use super::inventory::{Inventory, LARGE_OBJECTS_OID};
-use super::job_runner::JobRunner;
 use super::keys;
-use super::lanes::{ArchivePort, RestoreLane, Shared, TargetPort};
+use super::lanes::{ArchivePort, RestoreLane, Shared};
+use super::ledger::Ledger;
 use super::lost;
 use super::options::{Contents, RestoreOptions, Run};
 use super::own_types::OidPatches;
 use super::preflight::{self, Findings};
 use super::recorder::{Closing, PhaseTimer, Recorder};
+use super::resume;
+use super::retry::Retrying;
 use super::roles;
-use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
+use super::rounds::{Filling, MakeLane, Rounds};
+use super::rows::RowsPlan;
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::target::{Preparation, PreparedTarget, check_columns, complete, share};
 use super::toast;
+use super::writer::TargetPort;
 use crate::archive::{Archive, ArchiveContents};
 use crate::event::{Event, Operation, Phase};
-use crate::flow::{Meter, budget};
+use crate::flow::budget;
 use crate::model::{Chunk, CopyFormat, CtidRange, Oid, Relation, Side};
 use crate::report::{ArchiveSummary, TransferReport};
 
@@ -61,7 +63,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
         preflight::check_generated(&inventory.generated_below_plain, target.version(), &mut findings);
     }
     let mut needs = preflight::Needs::of_archive(&inventory, contents);
-    if options.target.roles {
+    if options.target.roles && !options.target.resume {
         roles::check(&inventory.cluster_roles, &target, &mut findings).await?;
         needs = needs.without_roles(&inventory.cluster_roles);
     }
@@ -71,7 +73,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
 
     let totals = archive.totals();
     let mut left_out = Vec::new();
-    if options.target.roles {
+    if options.target.roles && !options.target.resume {
         left_out = roles::create(&inventory.cluster_roles, &None, &target, &run).await?;
     }
     let created = Target::prepare(target, &inventory.toc, &options.target, &run).await?;
@@ -80,8 +82,11 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     let toast = toast::setting(target, options.target.toast_compression).await?;
     load_settings.extend(toast.statement);
     let job = RestoreJob { target, options, contents, lanes, load_settings, run: &run };
-    let done =
-        job.fill_target(&mut inventory, archive).await.map_err(|e| recorder.explain_target(e, target, contents))?;
+    let done = job.fill_target(&mut inventory, archive).await.map_err(|e| {
+        let is_resumable = contents != Contents::DataOnly && !options.target.create;
+        let error = recorder.explain_target(e, target, contents);
+        if is_resumable { error.hint("the same command with --resume goes on behind what is there") } else { error }
+    })?;
     left_out.extend(created.finish(&run).await?);
     let closing = Closing {
         relations: done.relations.iter().map(AsRef::as_ref).collect(),
@@ -177,7 +182,9 @@ impl RestoreJob<'_> {
         let mut patches = OidPatches::default();
         let contents = self.contents;
         let origin = format!("archive {}", self.options.archive.display());
-        let preparation = Preparation { inventory, options: &self.options.target, contents, origin };
+        let settings = resume::settings(&archive, self.options, (contents, self.whole_bytes(inventory)));
+        let preparation =
+            Preparation { inventory, options: &self.options.target, contents, origin, settings: Some(settings) };
         let prepared = preparation.run(self.target, self.run).await?;
         if contents != Contents::SchemaOnly {
             refuse_other_columns(inventory, check_columns(self.target, inventory).await?)?;
@@ -185,72 +192,88 @@ impl RestoreJob<'_> {
             patches = compared.patches_to_load(self.target.version());
             refuse_other_columns(inventory, compared.to_text(&inventory.relations)?)?;
         }
-        let (relations, meter) = self.rows_and_jobs(inventory, (archive, patches), &prepared).await?;
-        keys::prove(self.target, &relations, contents, self.run).await?;
-        complete(self.target, &prepared, &inventory.sequences, contents, self.run).await?;
-        Ok(Filled { relations, meter, skipped: prepared.skipped(inventory) })
+        let prepared = &prepared;
+        let whole_bytes = prepared.resumed.as_ref().map(|resumed| resumed.whole_bytes);
+        let rows = self.rows(inventory, &archive, whole_bytes);
+        let relations = rows.as_ref().map(|(relations, _)| relations.clone()).unwrap_or_default();
+        let filling =
+            Filling { target: self.target, prepared, jobs: self.options.jobs, lanes: self.lanes, run: self.run };
+        let port = Arc::new(ArchivePort::new(archive));
+        let rounds = RestoreRounds { job: self, prepared, inventory, port, patches, relations };
+        let meter = filling.run(rows.as_ref().map(|(_, rows)| rows), &rounds).await?;
+        Ok(Filled { relations: rounds.relations, meter, skipped: prepared.skipped(inventory) })
     }
 
-    async fn rows_and_jobs(
+    /// Relations up to this size are loaded as one.
+    fn whole_bytes(&self, inventory: &Inventory) -> u64 {
+        let large_objects = inventory.large_object_chunks().map_or(0, |(relation, _)| relation.size_bytes());
+        let sizes = inventory.relations.iter().map(Relation::size_bytes);
+        self.lanes.loaders.whole_bytes(sizes.fold(large_objects, u64::saturating_add))
+    }
+
+    /// What has rows, and its chunks; nothing where only definitions move.
+    /// `whole_bytes`: of an earlier run, whose chunks these must be.
+    fn rows(
         &self,
         inventory: &mut Inventory,
-        (archive, oid_patches): (Archive, OidPatches),
-        prepared: &PreparedTarget,
-    ) -> Result<(Vec<Arc<Relation>>, Arc<Meter>)> {
-        let stop = self.run.cancel.child_token();
-        let (loaded, loaded_reports) = mpsc::unbounded_channel();
-        let runner =
-            JobRunner::new(self.target, prepared, (self.options.jobs, self.lanes.count), self.run, stop.clone())
-                .await?;
+        archive: &Archive,
+        whole_bytes: Option<u64>,
+    ) -> Option<(Vec<Arc<Relation>>, RowsPlan)> {
         if self.contents == Contents::SchemaOnly {
-            drop(loaded);
-            runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports).await?;
-            return Ok((Vec::new(), Arc::default()));
+            return None;
         }
+        let whole_bytes = whole_bytes.unwrap_or_else(|| self.whole_bytes(inventory));
         let mut relations = share(std::mem::take(&mut inventory.relations));
         if let Some((relation, _)) = inventory.large_object_chunks() {
             relations.push(Arc::new(relation));
         }
         let mut chunks: Vec<Chunk> = archive.segments().iter().map(|s| s.chunk).collect();
         let sizes: HashMap<Oid, u64> = relations.iter().map(|r| (r.oid, r.size_bytes())).collect();
-        join_chunks(
-            &mut chunks,
-            &sizes,
-            self.lanes.loaders.whole_bytes(sizes.values().fold(0, |all, size| all.saturating_add(*size))),
-        );
+        join_chunks(&mut chunks, &sizes, whole_bytes);
         chunks.sort_by_key(|c| (Reverse(sizes.get(&c.id.relation).copied().unwrap_or(0)), c.id));
         let rows = RowsPlan::new(&relations, chunks, self.lanes).loading(self.target.version());
         rows.announce(self.run);
-        let meter = Arc::new(Meter::default());
-        let shared = Shared {
-            board: Arc::clone(&rows.board),
-            meter: Arc::clone(&meter),
-            stop: stop.clone(),
-            cancellers: Cancellers::default(),
-            block_bytes: self.lanes.block_bytes,
-        };
-        let phase = PhaseTimer::start(Phase::Rows, self.run);
-        let target = TargetPort {
-            conninfo: self.target.conninfo.clone(),
-            encoding: inventory.encoding.clone(),
-            extra_settings: self.load_settings.clone(),
-            fresh_tables: self.contents == Contents::Everything,
-            is_superuser: self.target.facts.is_superuser,
-            oid_patches,
-        };
-        let port = Arc::new(ArchivePort::new(archive));
-        let cancellers = shared.cancellers.clone();
-        let make = move |_| RestoreLane::open(&port, &target, &shared);
-        let rows_done = async {
-            let done = move |oid| {
-                let _ = loaded.send(oid);
-            };
-            let moved = move_rows(rows, make, Watch { run: self.run, cancellers, stop: stop.clone() }, done).await;
-            phase.finish();
-            moved
-        };
-        let (moved, jobs) = tokio::join!(rows_done, runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports));
-        first_cause(moved.map(drop), jobs)?;
-        Ok((relations, meter))
+        Some((relations, rows))
+    }
+}
+
+/// What every round reads, and how it ends.
+struct RestoreRounds<'a> {
+    job: &'a RestoreJob<'a>,
+    prepared: &'a PreparedTarget,
+    inventory: &'a Inventory,
+    port: Arc<ArchivePort>,
+    patches: OidPatches,
+    relations: Vec<Arc<Relation>>,
+}
+
+impl Rounds for RestoreRounds<'_> {
+    type Lane = Retrying<RestoreLane>;
+
+    fn lanes(&self, shared: Shared, ledger: &Ledger) -> MakeLane<Self::Lane> {
+        let RestoreJob { target, contents, .. } = self.job;
+        let target = Arc::new(TargetPort {
+            conninfo: target.conninfo.clone(),
+            encoding: self.inventory.encoding.clone(),
+            extra_settings: self.job.load_settings.clone(),
+            fresh_tables: *contents == Contents::Everything,
+            is_superuser: target.facts.is_superuser,
+            oid_patches: Arc::clone(&self.patches),
+            ledger: ledger.clone(),
+        });
+        let (patience, port) = (shared.patience.clone(), Arc::clone(&self.port));
+        Box::new(move |index| {
+            Retrying::open(index, &patience, |again| RestoreLane::open(again, &port, &target, &shared))
+        })
+    }
+
+    async fn rows_are_in(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn finish(&self, target: &Server, ledger: &Ledger) -> Result<()> {
+        let RestoreJob { contents, run, .. } = self.job;
+        keys::prove(target, &self.relations, *contents, run).await?;
+        complete(target, (self.prepared, ledger), &self.inventory.sequences, *contents, run).await
     }
 }

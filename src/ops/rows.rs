@@ -1,7 +1,7 @@
 //! The rows phase: lanes over a queue of chunks, and the bookkeeping of what came in.
 
-use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::options::Run;
 use super::server::Lanes;
 use crate::event::{Event, PlannedRelation, ProgressBoard};
 use crate::flow::{self, ChunkQueue, ChunkTask, Lane, LaneReport, run_lanes};
-use crate::model::{Chunk, Oid, Relation, ServerVersion};
+use crate::model::{Chunk, ChunkId, Oid, Relation, ServerVersion};
 use crate::pg::wire::{Canceller, CopyOutcome};
 use crate::plan::chunking::chunk_counts;
 
@@ -22,6 +22,7 @@ use crate::plan::chunking::chunk_counts;
 const LANES_PER_RELATION_TO_15: usize = 4;
 
 /// Everything that is fed to the pump.
+#[derive(Clone)]
 pub(super) struct RowsPlan {
     pub tasks: Vec<ChunkTask>,
     pub board: Arc<ProgressBoard>,
@@ -30,6 +31,10 @@ pub(super) struct RowsPlan {
     pub lanes_at_first: Option<u32>,
     /// Lanes on one relation at most.
     pub lanes_per_relation: usize,
+    /// Relations all of whose chunks are in already.
+    pub whole: Vec<Oid>,
+    /// What has been told to be in, over all rounds.
+    told: Arc<Mutex<HashMap<ChunkId, (ChunkTask, CopyOutcome)>>>,
 }
 
 impl RowsPlan {
@@ -52,12 +57,26 @@ impl RowsPlan {
             .filter_map(|chunk| {
                 let (board_index, relation) = places.get(&chunk.id.relation)?;
                 let is_whole = counts.get(&chunk.id.relation) == Some(&1);
-                Some(ChunkTask { chunk, relation: Arc::clone(relation), board_index: *board_index, is_whole })
+                Some(ChunkTask {
+                    chunk,
+                    relation: Arc::clone(relation),
+                    board_index: *board_index,
+                    is_whole,
+                    in_doubt: false,
+                })
             })
             .collect();
         let lanes_at_first = lanes.at_first;
         let lanes = lanes.count.min(u32::try_from(tasks.len()).unwrap_or(u32::MAX)).max(1);
-        Self { tasks, board, lanes, lanes_at_first, lanes_per_relation: usize::MAX }
+        Self {
+            tasks,
+            board,
+            lanes,
+            lanes_at_first,
+            lanes_per_relation: usize::MAX,
+            whole: Vec::new(),
+            told: Arc::default(),
+        }
     }
 
     /// For a target of this version.
@@ -68,11 +87,68 @@ impl RowsPlan {
         self
     }
 
+    /// Each chunk is looked up before it is moved.
+    pub(super) fn in_doubt(&self) -> Self {
+        let mut doubtful = self.clone();
+        doubtful.tasks.iter_mut().for_each(|task| task.in_doubt = true);
+        doubtful
+    }
+
+    /// What is left when these chunks are in.
+    pub(super) fn without(&self, known: &HashMap<ChunkId, CopyOutcome>) -> Self {
+        let mut left = self.clone();
+        if known.is_empty() {
+            return left;
+        }
+        left.tasks.retain(|task| !known.contains_key(&task.chunk.id));
+        let open: HashSet<Oid> = left.tasks.iter().map(|task| task.relation.oid).collect();
+        let all: HashSet<Oid> = self.tasks.iter().map(|task| task.relation.oid).collect();
+        left.whole = all.difference(&open).copied().collect();
+        left
+    }
+
+    /// Takes back what was told and is lost, and tells what nobody has heard of. Returns how many chunks are lost.
+    pub(super) fn correct(&self, known: &HashMap<ChunkId, CopyOutcome>, run: &Run) -> u64 {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lost = 0;
+        told.retain(|id, (task, outcome)| {
+            let is_known = known.contains_key(id);
+            if !is_known {
+                lost += 1;
+                self.count(task, |c, n| _ = c.fetch_sub(n, Ordering::Relaxed), *outcome);
+                let (rows, bytes) = (outcome.rows, outcome.bytes);
+                run.events.send(Event::ChunkLost { chunk: *id, name: task.relation.name.clone(), rows, bytes });
+            }
+            is_known
+        });
+        for task in self.tasks.iter().filter(|task| !told.contains_key(&task.chunk.id)).collect::<Vec<_>>() {
+            if let Some(outcome) = known.get(&task.chunk.id) {
+                self.count(task, |c, n| _ = c.fetch_add(n, Ordering::Relaxed), *outcome);
+                told.insert(task.chunk.id, (task.clone(), *outcome));
+                run.events.send(finished(task, *outcome, 0));
+            }
+        }
+        lost
+    }
+
+    fn count(&self, task: &ChunkTask, change: impl Fn(&AtomicU64, u64), outcome: CopyOutcome) {
+        if let Some((_, counters)) = self.board.relations.get(task.board_index) {
+            change(&counters.rows, outcome.rows);
+            change(&counters.bytes, outcome.bytes);
+            change(&counters.chunks, 1);
+        }
+    }
+
     /// Tells the listeners what will move.
     pub(super) fn announce(&self, run: &Run) {
         let relations = self.board.relations.iter().map(|(planned, _)| planned.clone()).collect();
         run.events.send(Event::Planned { relations, board: Arc::clone(&self.board) });
     }
+}
+
+fn finished(task: &ChunkTask, outcome: CopyOutcome, elapsed_ms: u64) -> Event {
+    let (name, CopyOutcome { rows, bytes }) = (task.relation.name.clone(), outcome);
+    Event::ChunkFinished { chunk: task.chunk.id, name, rows, bytes, elapsed_ms }
 }
 
 /// Data connections that are at work, so that their statements can be cancelled on the servers.
@@ -130,6 +206,8 @@ where
     for task in &plan.tasks {
         *left.entry(task.relation.oid).or_insert(0) += 1;
     }
+    plan.whole.iter().copied().for_each(&mut relation_done);
+    let told = Arc::clone(&plan.told);
     let (sender, mut reports) = mpsc::unbounded_channel();
     let queue = Arc::new(ChunkQueue::new(plan.tasks, plan.lanes_per_relation));
     let lanes = plan.lanes;
@@ -162,13 +240,8 @@ where
                     counters.chunks.fetch_add(1, Ordering::Relaxed);
                 }
                 let total = moved.add(&task, outcome);
-                run.events.send(Event::ChunkFinished {
-                    chunk: task.chunk.id,
-                    name: task.relation.name.clone(),
-                    rows: outcome.rows,
-                    bytes: outcome.bytes,
-                    elapsed_ms,
-                });
+                run.events.send(finished(&task, outcome, elapsed_ms));
+                told.lock().unwrap_or_else(PoisonError::into_inner).insert(task.chunk.id, (task.clone(), outcome));
                 let left = left.entry(task.relation.oid).or_insert(1);
                 *left -= 1;
                 if *left == 0 {

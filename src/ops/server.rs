@@ -108,6 +108,11 @@ impl Server {
         Ok(Self { side, conninfo, control, facts, _stopper: stopper })
     }
 
+    /// The same server, or the one that has taken its place, on a new connection.
+    pub(super) async fn renewed(&self, run: &Run) -> Result<Self> {
+        Self::connect_to(self.conninfo.unpinned(), run).await
+    }
+
     pub(super) fn catalog(&self) -> Catalog<'_> {
         Catalog { side: self.side, client: &self.control.client, version: self.control.version }
     }

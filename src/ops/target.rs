@@ -6,9 +6,11 @@ use std::sync::Arc;
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
 use super::job_sql::{BATCH_BYTES, is_about_the_object, is_refusal, one_message};
-use super::ledger;
+use super::ledger::{self, Ledger};
 use super::options::{Contents, Run, Statistics, TargetOptions};
 use super::recorder::PhaseTimer;
+use super::resume::{self, Resumed, Settings};
+use super::retry::Patience;
 use super::server::Server;
 use super::subset;
 use crate::event::Phase;
@@ -31,6 +33,9 @@ pub(super) struct PreparedTarget {
     pub rows_of: HashSet<Oid>,
     /// For every connection that runs jobs.
     pub prologue: Vec<String>,
+    pub ledger: Ledger,
+    /// What an earlier run has left.
+    pub resumed: Option<Resumed>,
     large_objects: Vec<String>,
     cuts: Cuts,
     no_owner: bool,
@@ -65,6 +70,8 @@ pub(super) struct Preparation<'a> {
     pub contents: Contents,
     /// For the ledger: where the rows come from, in words.
     pub origin: String,
+    /// For `--resume`: what was asked for, where it can be gone on with.
+    pub settings: Option<Settings>,
 }
 
 impl Preparation<'_> {
@@ -93,13 +100,45 @@ impl Preparation<'_> {
             run.events.warn(warning.clone());
         }
         let mut graph = graph;
-        self.make_schemas(&mut graph, &entry_options, catalog).await?;
-        ledger::create(catalog, &self.origin).await?;
-        self.run_pre_data(&graph, catalog, run).await?;
-        self.create_large_objects(catalog).await?;
+        let settings = self.settings.clone().map(|mut settings| {
+            resume::add_jobs(&mut settings, &graph);
+            settings
+        });
+        let (ledger, resumed) = match &settings {
+            Some(settings) if self.options.resume => {
+                let (ledger, resumed) = resume::take_over(target, settings).await?;
+                (ledger, Some(resumed))
+            }
+            _ => {
+                self.make_schemas(&mut graph, &entry_options, catalog).await?;
+                (self.make(&graph, settings.as_ref(), catalog, run).await?, None)
+            }
+        };
         phase.finish();
         let (cuts, large_objects) = (entry_options.cuts, self.large_object_attributes());
-        Ok(PreparedTarget { graph, rows_of, prologue, large_objects, cuts, no_owner: self.options.no_owner })
+        let no_owner = self.options.no_owner;
+        Ok(PreparedTarget { graph, rows_of, prologue, ledger, resumed, large_objects, cuts, no_owner })
+    }
+
+    /// The ledger, then everything that is there before rows are.
+    async fn make(
+        &self,
+        graph: &RestoreGraph,
+        settings: Option<&Settings>,
+        catalog: Catalog<'_>,
+        run: &Run,
+    ) -> Result<Ledger> {
+        let json = settings
+            .map(serde_json::to_string)
+            .transpose()
+            .map_err(|e| Error::new(Cause::Internal(format!("the settings do not serialise: {e}"))))?;
+        let ledger = ledger::create(catalog, &self.origin, json.as_deref()).await?;
+        self.run_pre_data(graph, catalog, run).await?;
+        self.create_large_objects(catalog).await?;
+        if settings.is_some() {
+            Ledger::note_prepared(catalog).await?;
+        }
+        Ok(ledger)
     }
 
     /// Schemas that objects are in and that neither the dump nor the target has: with `-t`, pg_dump writes none.
@@ -307,12 +346,37 @@ const LARGE_OBJECT_BATCH: usize = 1000;
 /// What is left when rows and jobs are done: sequences, owners and grants of large objects, the ledger.
 pub(super) async fn complete(
     target: &Server,
-    prepared: &PreparedTarget,
+    (prepared, ledger): (&PreparedTarget, &Ledger),
     sequences: &[SequenceState],
     contents: Contents,
     run: &Run,
 ) -> Result<()> {
     let phase = PhaseTimer::start(Phase::PostData, run);
+    let patience = Patience::new(run, &run.cancel);
+    let settle = async |again: bool| {
+        if !again && !target.control.client.is_closed() {
+            return settle(target, prepared, sequences, contents).await;
+        }
+        let renewed = target.renewed(run).await?;
+        // Gone: it is this that had no reply.
+        if ledger::unfinished(renewed.catalog()).await?.is_none() {
+            return Ok(());
+        }
+        ledger.ask(renewed.catalog()).await?;
+        settle(&renewed, prepared, sequences, contents).await
+    };
+    patience.persist("sequences, and the end", settle).await?;
+    phase.finish();
+    Ok(())
+}
+
+/// Can be repeated as a whole.
+async fn settle(
+    target: &Server,
+    prepared: &PreparedTarget,
+    sequences: &[SequenceState],
+    contents: Contents,
+) -> Result<()> {
     let catalog = target.catalog();
     if contents != Contents::SchemaOnly {
         let setvals = SequenceState::setval_statements(sequences);
@@ -320,9 +384,7 @@ pub(super) async fn complete(
         let doing = "setting owners and grants of large objects";
         run_all(catalog, &prepared.large_objects).await.map_err(|e| Error::from(e).doing(doing))?;
     }
-    ledger::remove(catalog).await?;
-    phase.finish();
-    Ok(())
+    ledger::remove(catalog).await
 }
 
 /// Runs statements in few messages; where the server refuses one of them, one by one.

@@ -5,6 +5,7 @@ mod objects;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -15,11 +16,13 @@ use objects::{Compared, kind_of, pair};
 use super::copy::first_cause;
 use super::error::{Cause, Error, Result};
 use super::inventory::{Inventory, large_object_chunks};
-use super::lanes::{ArchivePort, HashLane, HashSource, Hashes, Shared, SourcePort};
+use super::lanes::{ArchivePort, HashLane, HashSource, Hashes, Shared};
 use super::options::{Filters, Run, ServerArgs, VerifyAgainst, VerifyOptions};
 use super::own_types::{OidPatches, OwnTypes};
 use super::preflight::table_filter;
+use super::reader::SourcePort;
 use super::recorder::{PhaseTimer, ms, name_some};
+use super::retry::{Patience, Retrying};
 use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::source_plan::check_still_frozen;
@@ -152,7 +155,7 @@ struct HashedSide<'s> {
 }
 
 enum ReaderKind {
-    Server(Box<SourcePort>),
+    Server(Arc<SourcePort>),
     Archive(Arc<ArchivePort>),
 }
 
@@ -389,10 +392,12 @@ impl VerifyJob<'_> {
             rules: read_rules,
             encoding: how.encoding.clone(),
             extra_settings: how.settings.clone(),
-            holder: Mutex::new(Some(holder)),
+            is_frozen: false,
+            went_on_without: AtomicBool::new(false),
+            holder: Mutex::new(Some(holder.connection)),
         };
         let moment = Some((server, port.snapshot.clone()));
-        let (reader, oid_patches) = (ReaderKind::Server(Box::new(port)), OidPatches::default());
+        let (reader, oid_patches) = (ReaderKind::Server(Arc::new(port)), OidPatches::default());
         Ok(HashedSide { relations, chunks, reader, moment, oid_patches })
     }
 
@@ -445,11 +450,13 @@ impl VerifyJob<'_> {
             stop: stop.clone(),
             cancellers: Cancellers::default(),
             block_bytes: self.lanes.block_bytes,
+            patience: Patience::new(self.run, stop),
         };
         let hashes: Hashes = Arc::default();
         let cancellers = shared.cancellers.clone();
         let (reader, collected, oid_patches) = (side.reader, Arc::clone(&hashes), side.oid_patches);
-        let make = move |index| {
+        let patience = shared.patience.clone();
+        let open = move |index| {
             let source = match &reader {
                 ReaderKind::Server(port) => HashSource::Server(Box::new(port.open(index, &shared)?)),
                 ReaderKind::Archive(port) => HashSource::Archive(Arc::clone(port)),
@@ -458,6 +465,7 @@ impl VerifyJob<'_> {
             let (oid_patches, hashes) = (Arc::clone(&oid_patches), Arc::clone(&collected));
             Ok(HashLane { source, oid_patches, hashes, block, shared: shared.clone() })
         };
+        let make = move |index| Retrying::open(index, &patience, |_| open(index));
         move_rows(plan, make, Watch { run: &run, cancellers, stop: stop.clone() }, |_| {}).await?;
         Ok(std::mem::take(&mut *hashes.lock().unwrap_or_else(PoisonError::into_inner)))
     }

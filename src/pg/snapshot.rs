@@ -128,6 +128,12 @@ impl SnapshotHolder {
 }
 
 impl Snapshot {
+    /// On a source where nobody writes: the same without what is exported, which ends with the holder's connection.
+    #[must_use]
+    pub fn unexported(&self) -> Self {
+        Self { id: None, ..self.clone() }
+    }
+
     /// Puts a connection into this snapshot, before its first query.
     ///
     /// # Errors

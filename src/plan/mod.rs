@@ -8,3 +8,4 @@ pub mod index_shape;
 pub mod job_queue;
 pub mod locks;
 pub mod restore_graph;
+pub mod retry;

@@ -9,7 +9,7 @@ pub use demo::{Comparison, DemoReport, KeptDatabase, Race};
 use serde::Serialize;
 
 use crate::event::{JobKind, Operation, Phase, ServerInfo};
-use crate::model::{CopyFormat, QualifiedName, TextReason};
+use crate::model::{CopyFormat, QualifiedName, Side, TextReason};
 
 /// The result of a whole run.
 #[derive(Clone, Debug, Serialize)]
@@ -43,6 +43,8 @@ pub struct TransferReport {
     pub skipped: Vec<String>,
     /// What was chosen where the user had left the choice, in words.
     pub choices: Vec<String>,
+    /// What was tried again, and why.
+    pub retries: Vec<RetryReport>,
     pub warnings: Vec<String>,
 }
 
@@ -52,6 +54,17 @@ impl TransferReport {
     pub fn totals(&self) -> (u64, u64) {
         self.tables.iter().fold((0, 0), |(rows, bytes), t| (rows + t.rows, bytes + t.copy_bytes))
     }
+}
+
+/// Attempts that followed a failure for a passing reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RetryReport {
+    /// The server that failed.
+    pub side: Side,
+    pub why: String,
+    pub times: u32,
+    /// What it happened to first: `the rows of public.t`.
+    pub first: String,
 }
 
 #[derive(Clone, Debug, Serialize)]

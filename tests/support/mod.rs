@@ -8,6 +8,8 @@
 //! | `PGCONVOY_TEST_EXPECT_VERSIONS` | fail if fewer versions than this could be had |
 #![allow(dead_code, clippy::unwrap_used, reason = "test code, of which each test program uses a part")]
 
+pub mod proxy;
+
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;

@@ -4,7 +4,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::filter_file::{FilterFile, RowConditionArg, parse_row_condition, read_filter_file};
-use super::{Conninfo, DEFAULT_JOBS, parse_chunk_size};
+use super::{Conninfo, DEFAULT_JOBS, DEFAULT_RETRY_S, parse_chunk_size};
 
 /// Where rows come from.
 #[derive(Debug, Args)]
@@ -160,6 +160,14 @@ pub struct JobsArgs {
         help_heading = "Speed"
     )]
     pub jobs: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct RetryArgs {
+    /// How long a chunk or job waits, in all, for servers and connections that fail for a passing reason; 0 never
+    /// tries again
+    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_RETRY_S, help_heading = "When it fails")]
+    pub retry_for: u64,
 }
 
 #[derive(Debug, Args)]

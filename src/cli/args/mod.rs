@@ -15,12 +15,16 @@ use pgconvoy::ops::Rival;
 pub use filter_file::FilterRule;
 pub use groups::{
     BenchProgressArgs, ContentsArgs, DefinitionsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode,
-    ProviderName, SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
+    ProviderName, RetryArgs, SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
 };
 pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_scale, rival_parser, shape_parser};
 
 /// Segments are compressed at this zstd level unless `--zstd-level` says otherwise.
 pub const DEFAULT_ZSTD_LEVEL: i32 = 1;
+
+/// Time for a server to come back unless `--retry-for` says otherwise, in seconds.
+const DEFAULT_RETRY_S: u64 = 300;
+
 /// Parallel sessions per server unless `--jobs` says otherwise.
 pub const DEFAULT_JOBS: u32 = 16;
 
@@ -88,6 +92,8 @@ pub struct CopyArgs {
     #[command(flatten)]
     pub jobs: JobsArgs,
     #[command(flatten)]
+    pub retry: RetryArgs,
+    #[command(flatten)]
     pub contents: ContentsArgs,
     #[command(flatten)]
     pub filters: FilterArgs,
@@ -120,6 +126,8 @@ pub struct DumpArgs {
     pub source: SourceArgs,
     #[command(flatten)]
     pub jobs: JobsArgs,
+    #[command(flatten)]
+    pub retry: RetryArgs,
     /// Compression of the segments: 1 is fastest, 19 is smallest
     #[arg(
         long,
@@ -162,6 +170,12 @@ pub struct RestoreArgs {
     #[command(flatten)]
     pub jobs: JobsArgs,
     #[command(flatten)]
+    pub retry: RetryArgs,
+    /// Go on with a restore that was stopped, with the same options: what its ledger in the target lists is not done
+    /// again
+    #[arg(long, conflicts_with_all = ["drop_target_objects", "create", "data_only"], help_heading = "When it fails")]
+    pub resume: bool,
+    #[command(flatten)]
     pub contents: ContentsArgs,
     #[command(flatten)]
     pub progress: ProgressArgs,
@@ -200,6 +214,8 @@ pub struct VerifyArgs {
     pub definitions: DefinitionsArgs,
     #[command(flatten)]
     pub jobs: JobsArgs,
+    #[command(flatten)]
+    pub retry: RetryArgs,
     #[command(flatten)]
     pub filters: FilterArgs,
     #[command(flatten)]

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use pgconvoy::event::{Event, EventSink};
+use pgconvoy::model::format_duration_ms;
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
@@ -193,6 +194,11 @@ impl Listener {
         self.run_finished |= matches!(event, Event::RunFinished { .. });
         match event {
             Event::Warning { message } if self.says_messages => self.printer.warning(message),
+            Event::Retrying { what, side, why, attempt, pause_ms, advice } if self.says_messages => {
+                let advice = advice.as_ref().map(|advice| format!(" ({advice})")).unwrap_or_default();
+                let pause = format_duration_ms(*pause_ms);
+                self.printer.warning(&format!("{what}: {side}: {why}; attempt {attempt} in {pause}{advice}"));
+            }
             Event::Note { message } if self.says_messages && self.says_notes => self.printer.note(message),
             event => self.renderer.event(event, &self.state, at),
         }

@@ -81,6 +81,7 @@ fn transfer_report() -> TransferReport {
         checked: vec!["every chunk's row count on both ends".into()],
         choices: vec!["long values compressed with lz4".into()],
         skipped: vec!["subscription mysub: subscriptions are never copied".into()],
+        retries: Vec::new(),
         warnings: vec![
             "collation de_DE has version 2.31 at the source and 2.36 at the target; text indexes were \
                         built anew"

@@ -27,6 +27,12 @@ pub fn render(report: &TransferReport, detail: Detail, canvas: &Canvas) -> Strin
     page.list("checked", &report.checked);
     page.list("chosen", &report.choices);
     page.list("left out", &report.skipped);
+    let retries: Vec<String> = report
+        .retries
+        .iter()
+        .map(|r| format!("{}: {}, {}, first for {}", r.side, r.why, counted(r.times as usize, "time"), r.first))
+        .collect();
+    page.list("tried again", &retries);
     page.list("warnings", &report.warnings);
     page.finish()
 }

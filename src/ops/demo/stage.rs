@@ -72,6 +72,7 @@ impl Stage<'_> {
             statistics: Statistics::default(),
             toast_compression: ToastCompression::default(),
             create: false,
+            resume: false,
             roles: false,
         }
     }

@@ -206,6 +206,12 @@ impl ConnInfo {
         Self { pinned: Some(endpoint.clone()), ..self.clone() }
     }
 
+    /// The same settings for whatever server they lead to now.
+    #[must_use]
+    pub fn unpinned(&self) -> Self {
+        Self { pinned: None, ..self.clone() }
+    }
+
     /// The endpoint this was pinned to.
     pub fn endpoint(&self) -> Option<&Endpoint> {
         self.pinned.as_ref()

@@ -27,7 +27,7 @@ impl DataConnection {
     pub fn copy_in(&mut self, sql: &str, format: CopyFormat) -> Result<CopyIn<'_>> {
         self.send_query(sql)?;
         let mut answer = self.next_message()?;
-        while matches!(answer, Message::CommandComplete(_)) {
+        while matches!(answer, Message::CommandComplete(_) | Message::RowDescription(_) | Message::DataRow(_)) {
             answer = self.next_message()?;
         }
         match answer {

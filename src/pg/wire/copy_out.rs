@@ -95,6 +95,19 @@ impl CopyOut<'_> {
         Ok(more)
     }
 
+    /// Reads the stream to its end and throws it away, where the connection must survive it.
+    ///
+    /// # Errors
+    /// As [`CopyOut::next_block`].
+    pub fn drain(&mut self, block: &mut Block) -> Result<()> {
+        loop {
+            block.clear();
+            if !self.next_block(block)? {
+                return Ok(());
+            }
+        }
+    }
+
     /// CopyData messages so far: one a row, and in binary the trailer.
     pub fn frames(&self) -> u64 {
         self.connection.reader.frames()

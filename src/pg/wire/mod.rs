@@ -18,7 +18,7 @@ mod tls_stream;
 pub mod transport;
 
 pub use block::Block;
-pub use connection::{Canceller, DataConnection};
+pub use connection::{Canceller, DataConnection, TextRow};
 pub use copy_in::CopyIn;
 pub use copy_out::{CopyOut, CopyOutcome};
 pub(crate) use dial::{Patience, dial};

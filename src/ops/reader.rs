@@ -1,0 +1,193 @@
+//! The source's end of a lane: a connection inside the snapshot, and what becomes of it when it breaks.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::lanes::Shared;
+use crate::flow::{ChunkTask, Error, LaneOutcome, Result};
+use crate::model::{Oid, RelationKind};
+use crate::pg::conninfo::ConnInfo;
+use crate::pg::copy_sql::{self, ReadRules};
+use crate::pg::session;
+use crate::pg::snapshot::{Snapshot, lock_nowait};
+use crate::pg::wire::{Block, CopyOut, DataConnection};
+use crate::pg::{self};
+
+/// Where lanes read from.
+pub(super) struct SourcePort {
+    pub conninfo: ConnInfo,
+    pub snapshot: Snapshot,
+    pub rules: ReadRules,
+    /// The source's server encoding.
+    pub encoding: String,
+    /// Statements for each connection besides the usual settings; the holder has had them.
+    pub extra_settings: Vec<String>,
+    /// Nobody writes, says the user: a snapshot that is lost can be had again, if that proves to be true.
+    pub is_frozen: bool,
+    /// The snapshot went with its holder's connection, and lanes have gone on without.
+    pub went_on_without: AtomicBool,
+    /// The connection that has exported the snapshot. Taken by lane 0, which gives it back at its end.
+    pub holder: Mutex<Option<DataConnection>>,
+}
+
+/// What SET TRANSACTION SNAPSHOT says when the exporting transaction is over: invalid identifier, not found, not running.
+const SNAPSHOT_IS_GONE: [&str; 3] = ["22023", "42704", "55000"];
+
+impl SourcePort {
+    fn connect(&self, shared: &Shared) -> Result<DataConnection> {
+        let mut connection = DataConnection::connect(self.conninfo.side(), &self.conninfo, &shared.stop)?;
+        connection.execute(&session::reading(self.rules.version))?;
+        for setting in &self.extra_settings {
+            connection.execute(setting)?;
+        }
+        self.import(&mut connection)?;
+        shared.cancellers.add(connection.canceller());
+        Ok(connection)
+    }
+
+    fn import(&self, connection: &mut DataConnection) -> Result<()> {
+        if self.went_on_without.load(Ordering::Acquire) {
+            return Ok(self.snapshot.unexported().import(connection)?);
+        }
+        match self.snapshot.import(connection) {
+            Err(e) if e.sqlstate().is_some_and(|s| SNAPSHOT_IS_GONE.contains(&s)) => {
+                self.go_on_without(&e)?;
+                connection.execute("ROLLBACK")?;
+                Ok(self.snapshot.unexported().import(connection)?)
+            }
+            imported => Ok(imported?),
+        }
+    }
+
+    /// The snapshot is gone. Without it there is no second connection that sees the same rows, unless nobody writes.
+    fn go_on_without(&self, why: &pg::Error) -> Result<()> {
+        if self.is_frozen {
+            self.went_on_without.store(true, Ordering::Release);
+            return Ok(());
+        }
+        let side = self.conninfo.side();
+        let message = format!("the connection that held the snapshot is gone, and the snapshot with it: {why}");
+        let hint = "rows that are read from here on would not be of the same moment: start again; where nobody writes, \
+                    --frozen-source lets it go on";
+        Err(pg::Error::unsupported(side, message, Some(hint)).into())
+    }
+
+    /// What is to be proven when all rows are read, where anything is.
+    pub(super) fn snapshot_at_the_end(&self) -> Snapshot {
+        if self.went_on_without.load(Ordering::Acquire) { self.snapshot.unexported() } else { self.snapshot.clone() }
+    }
+
+    /// Lets the snapshot go: all that is to be read is, for good.
+    pub(super) fn release(&self) {
+        drop(self.holder.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// The connection of lane `index`: the holder's own for lane 0.
+    pub(super) fn open(self: &Arc<Self>, index: u32, shared: &Shared) -> Result<Reader> {
+        let holder = if index == 0 { self.holder.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
+        let (connection, locked) = match holder {
+            Some(holder) => {
+                shared.cancellers.add(holder.canceller());
+                (holder, None)
+            }
+            None => (self.connect(shared)?, Some(HashSet::new())),
+        };
+        Ok(Reader { connection, port: Arc::clone(self), locked, is_spoiled: false, was_holder: index == 0 })
+    }
+}
+
+/// A connection inside the snapshot, or without one.
+pub(super) struct Reader {
+    connection: DataConnection,
+    port: Arc<SourcePort>,
+    /// Relations this connection has locked. `None`: it is the holder, and has locked them all.
+    locked: Option<HashSet<Oid>>,
+    /// Its transaction has failed.
+    is_spoiled: bool,
+    was_holder: bool,
+}
+
+impl Reader {
+    /// Makes sure that no DDL stands between this connection and the relation. `Some`: only the holder can read it.
+    pub(super) fn lock(&mut self, task: &ChunkTask) -> Result<Option<LaneOutcome>> {
+        let Some(locked) = &mut self.locked else { return Ok(None) };
+        // LOCK TABLE takes no materialized view; `verify` reads them.
+        if locked.contains(&task.relation.oid) || task.relation.kind == RelationKind::MaterializedView {
+            return Ok(None);
+        }
+        if session::is_other_encoding(&self.port.encoding) {
+            self.connection.execute(session::STATEMENTS_IN_UTF8)?;
+        }
+        if lock_nowait(&mut self.connection, &task.relation.name.to_sql())? {
+            locked.insert(task.relation.oid);
+            return Ok(None);
+        }
+        if self.was_holder {
+            let message =
+                format!("DDL waits for {}, and the connection that had locked it is gone", task.relation.name);
+            return Err(
+                pg::Error::unsupported(self.port.conninfo.side(), message, Some("stop it, then start again")).into()
+            );
+        }
+        Ok(Some(LaneOutcome::HolderOnly))
+    }
+
+    /// Reads a chunk. Whatever fails at the other end of the lane, a holder's connection is read to the end of the
+    /// stream: an unfinished one would cost the snapshot.
+    pub(super) fn read<T>(
+        &mut self,
+        task: &ChunkTask,
+        block: &mut Block,
+        move_rows: impl FnOnce(&mut CopyOut<'_>, &mut Block) -> Result<T>,
+    ) -> Result<T> {
+        let sql = copy_sql::copy_out(&task.relation, task.chunk.range, &self.port.rules);
+        if session::is_other_encoding(&self.port.encoding) {
+            self.connection.execute(session::STATEMENTS_IN_UTF8)?;
+        }
+        let sql = format!("{}{sql}", session::rows_in(&self.port.encoding));
+        let (is_holder, side) = (self.locked.is_none(), self.port.conninfo.side());
+        let mut source = self.connection.copy_out(&sql, task.relation.format)?;
+        let moved = move_rows(&mut source, block);
+        let is_elsewhere = |e: &Error| !matches!(e, Error::Pg(e) if e.side == side) && !e.is_cancelled();
+        if is_holder
+            && moved.as_ref().is_err_and(is_elsewhere)
+            && source.outcome().is_none()
+            && let Err(error) = source.drain(block)
+        {
+            tracing::debug!(%error, "reading to the end of a stream");
+            drop(source);
+            self.is_spoiled = true;
+        }
+        moved
+    }
+
+    /// A holder outlives its lane.
+    pub(super) fn end(self) {
+        if self.locked.is_none() && !self.is_spoiled && !self.connection.is_broken() {
+            *self.port.holder.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.connection);
+        }
+    }
+
+    /// Makes it fit for another attempt after a failure.
+    ///
+    /// # Errors
+    /// The holder of the snapshot is lost on a source that others write to; no connection can be had.
+    pub(super) fn recover(&mut self, failed: &Error, shared: &Shared) -> Result<()> {
+        let why = match failed {
+            Error::Pg(e) if e.side == self.port.conninfo.side() => Some(e),
+            _ => None,
+        };
+        self.is_spoiled |= why.is_some();
+        if !self.is_spoiled && !self.connection.is_broken() {
+            return Ok(());
+        }
+        if self.locked.is_none() {
+            let broken = pg::Error::protocol(self.port.conninfo.side(), "it could not be read to the end of a stream");
+            self.port.go_on_without(why.unwrap_or(&broken))?;
+        }
+        self.connection = self.port.connect(shared)?;
+        (self.locked, self.is_spoiled) = (Some(HashSet::new()), false);
+        Ok(())
+    }
+}

@@ -1,0 +1,125 @@
+//! A restore that was killed goes on where it stopped, and nowhere else.
+
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::compare::assert_same_contents;
+use crate::errors::assert_says;
+use crate::faults::{SLOWLY, source};
+use crate::fixture::{empty, run, scratch};
+use crate::interrupts::{wait, wait_for};
+use crate::support::{Pgconvoy, TestDb};
+
+const SLOW_INDEXES: &str = "
+    CREATE FUNCTION slow_key(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+    IF current_setting('application_name') LIKE 'pgconvoy%' THEN PERFORM pg_sleep(0.02); END IF; RETURN $1; END $$;
+    CREATE INDEX r2_slow ON r2 (slow_key(id)); CREATE INDEX r3_slow ON r3 (slow_key(id))";
+
+async fn archive_of(source: &TestDb) -> (tempfile::TempDir, String) {
+    let (directory, archive) = scratch("archive");
+    let archive = archive.to_str().unwrap().to_owned();
+    let _ = run(Pgconvoy::new(["dump", "--source", &source.uri(), &archive])).await.expect_success();
+    (directory, archive)
+}
+
+fn restore(archive: &str, target: &TestDb, more: &[&str]) -> Pgconvoy {
+    let args = ["restore", archive, "--target", &target.uri(), "--progress", "lines"].map(String::from);
+    Pgconvoy::new(args.into_iter().chain(more.iter().map(ToString::to_string)))
+}
+
+async fn kill(child: Child) {
+    kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), Signal::KILL).unwrap();
+    let _ = wait(child, Duration::from_secs(10)).await;
+}
+
+/// Waits until the ledger has so many rows.
+async fn wait_for_ledger(target: &TestDb, table: &str, rows: i64) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let client = target.connect().await;
+    loop {
+        let found = client.query(&format!("SELECT count(*) FROM pgconvoy.{table}"), &[]).await;
+        if found.is_ok_and(|found| found[0].get::<_, i64>(0) >= rows) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the ledger's {table} does not come to {rows}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Files of the relations that the ledger lists: TRUNCATE and every new index have others.
+async fn files(target: &TestDb, which: &str) -> Vec<Vec<String>> {
+    target
+        .query(&format!("SELECT c.oid::regclass, pg_relation_filenode(c.oid) FROM pg_class c WHERE {which} ORDER BY 1"))
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_was_killed_among_the_rows_goes_on() {
+    let source = source(&[SLOWLY]).await;
+    let (_directory, archive) = archive_of(&source).await;
+    let target = empty(&source.cluster).await;
+    let child = restore(&archive, &target, &["-j", "2"]).spawn();
+    wait_for_ledger(&target, "chunk", 2).await;
+    kill(child).await;
+    let listed = target.query("SELECT to_regclass(name)::oid FROM pgconvoy.chunk WHERE relation <> 0").await;
+    let listed = format!("c.oid IN ({})", listed.concat().join(", "));
+    let before = files(&target, &listed).await;
+    // Without the word it is refused, and says so.
+    let ran = run(restore(&archive, &target, &[])).await.expect_code(4);
+    assert_says(&ran, &["unfinished run"]);
+    let ran = run(restore(&archive, &target, &["--resume", "-j", "4", "-v"])).await.expect_success();
+    assert_says(&ran, &["of rows are there already"]);
+    assert_eq!(files(&target, &listed).await, before, "what was there was loaded again");
+    assert_same_contents("a resumed restore", &source, &target).await;
+    let verify = Pgconvoy::new(["verify", "--archive", &archive, "--target", &target.uri()]);
+    let _ = run(verify).await.expect_success();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_was_killed_among_the_indexes_goes_on() {
+    let source = source(&[SLOW_INDEXES]).await;
+    let (_directory, archive) = archive_of(&source).await;
+    let target = empty(&source.cluster).await;
+    let child = restore(&archive, &target, &["-j", "1"]).spawn();
+    wait_for_ledger(&target, "chunk", 5).await;
+    wait_for_ledger(&target, "job", 1).await;
+    wait_for(&target, "state = 'active' AND query ILIKE '%CREATE INDEX r%_slow%'").await;
+    kill(child).await;
+    // The server goes on with the index that is under way, and the next run waits for it.
+    let tables = "c.relkind = 'r' AND c.relname ~ '^r[0-9]'";
+    let before = files(&target, tables).await;
+    let indexes = "c.relkind = 'i' AND c.relname ~ '^r[0-9]'";
+    let had = files(&target, indexes).await;
+    let _ = run(restore(&archive, &target, &["--resume"])).await.expect_success();
+    assert_eq!(files(&target, tables).await, before);
+    let has = files(&target, indexes).await;
+    assert!(had.iter().all(|index| has.contains(index)), "{had:?} are not all in {has:?}");
+    assert_same_contents("a resumed restore", &source, &target).await;
+    assert_eq!(has.len(), files(&source, indexes).await.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_the_same_restore_is_not_resumed() {
+    let source = source(&[&SLOWLY.replace("0.01", "0.04")]).await;
+    let (_directory, archive) = archive_of(&source).await;
+    let (_other_directory, other) = archive_of(&source).await;
+    let target = empty(&source.cluster).await;
+    let ran = run(restore(&archive, &target, &["--resume"])).await.expect_code(4);
+    assert_says(&ran, &["nothing to resume"]);
+    let child = restore(&archive, &target, &["-j", "1"]).spawn();
+    wait_for_ledger(&target, "chunk", 1).await;
+    let ran = run(restore(&archive, &target, &["--resume"])).await.expect_code(4);
+    assert_says(&ran, &["another pgconvoy is at work"]);
+    kill(child).await;
+    let ran = run(restore(&archive, &target, &["--resume", "--no-owner"])).await.expect_code(4);
+    assert_says(&ran, &["--no-owner (false, now true)"]);
+    let ran = run(restore(&archive, &target, &["--resume", "--schema-only"])).await.expect_code(4);
+    assert_says(&ran, &["--schema-only or --data-only (Everything, now SchemaOnly)"]);
+    let ran = run(restore(&other, &target, &["--resume"])).await.expect_code(4);
+    assert_says(&ran, &["the archive ("]);
+    // A refusal changes nothing.
+    let _ = run(restore(&archive, &target, &["--resume"])).await.expect_success();
+    assert_same_contents("resumed after refusals", &source, &target).await;
+}
