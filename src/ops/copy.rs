@@ -127,6 +127,7 @@ impl CopyJob<'_> {
             inventory: &plan.inventory,
             options: &self.options.target,
             contents,
+            jobs: self.options.jobs,
             origin: self.source.conninfo.address(),
         };
         let prepared = preparation.run(self.target, self.run).await?;

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Cause, Error, Result};
-use super::job_sql::{Done, JobSession, StatisticsDone, is_about_the_object, one_message};
+use super::job_sql::{Done, JobSession, NO_WAIT_FOR_DISK, StatisticsDone, is_about_the_object, one_message};
 use super::options::Run;
 use super::recorder::{PhaseTimer, ms};
 use super::server::Server;
@@ -192,7 +192,9 @@ impl JobRunner {
     async fn connect(&self) -> Result<Control> {
         let control = control::connect(&self.conninfo).await?;
         let catalog = Catalog { side: self.conninfo.side(), client: &control.client, version: control.version };
-        catalog.execute(&one_message(self.prologue.iter().chain([&self.budget.session_setting()]))).await?;
+        let setting = self.budget.session_setting();
+        let settings = self.prologue.iter().chain([&setting]).map(String::as_str).chain([NO_WAIT_FOR_DISK]);
+        catalog.execute(&one_message(settings)).await?;
         Ok(control)
     }
 

@@ -176,7 +176,8 @@ impl RestoreJob<'_> {
         let mut patches = OidPatches::default();
         let contents = self.contents;
         let origin = format!("archive {}", self.options.archive.display());
-        let preparation = Preparation { inventory, options: &self.options.target, contents, origin };
+        let options = &self.options.target;
+        let preparation = Preparation { inventory, options, contents, jobs: self.options.jobs, origin };
         let prepared = preparation.run(self.target, self.run).await?;
         if contents != Contents::SchemaOnly {
             refuse_other_columns(inventory, check_columns(self.target, inventory).await?)?;
