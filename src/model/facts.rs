@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Oid, QualifiedName, RelationKind};
@@ -12,6 +14,34 @@ pub struct CatalogFacts {
     pub indexes: Vec<IndexFact>,
     pub constraints: Vec<ConstraintFact>,
     pub matviews: Vec<MatviewFact>,
+}
+
+impl CatalogFacts {
+    /// Puts in what tables take in truth, their heap and their TOAST bytes. Indexes are taken to have grown with their
+    /// tables since their sizes were recorded; one that was recorded empty is taken for a quarter of its table's heap.
+    pub fn correct_sizes(&mut self, sizes: &HashMap<Oid, (u64, u64)>) {
+        let mut grown: HashMap<Oid, (u64, u64)> = HashMap::new();
+        for table in &mut self.tables {
+            if let Some(&(heap_bytes, toast_bytes)) = sizes.get(&table.oid) {
+                let recorded_bytes = table.size_bytes;
+                table.size_bytes = heap_bytes.saturating_add(toast_bytes);
+                grown.insert(table.oid, (recorded_bytes, table.size_bytes));
+                if recorded_bytes == 0 {
+                    grown.insert(table.oid, (0, heap_bytes));
+                }
+            }
+        }
+        for index in self.indexes.iter_mut().filter(|index| !index.is_partitioned) {
+            match grown.get(&index.table_oid) {
+                Some(&(0, now)) => index.size_bytes = index.size_bytes.max(now / 4),
+                Some(&(then, now)) if now > then => {
+                    let factor = u128::from(now) * u128::from(index.size_bytes) / u128::from(then);
+                    index.size_bytes = u64::try_from(factor).unwrap_or(u64::MAX);
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 /// A table, partitioned table or foreign table (`pg_class.relkind` in r, p, f).
@@ -85,4 +115,38 @@ pub struct MatviewFact {
     /// `pg_class.relispopulated`: only these are refreshed at the target.
     pub populated: bool,
     pub size_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indexes_have_grown_with_their_tables() {
+        let table = |oid, size_bytes| TableFact {
+            oid,
+            name: QualifiedName::new("s", format!("t{oid}")),
+            kind: RelationKind::Table,
+            parent_oid: None,
+            size_bytes,
+        };
+        let index = |table_oid, size_bytes| IndexFact {
+            oid: table_oid + 100,
+            table_oid,
+            name: QualifiedName::new("s", format!("i{table_oid}")),
+            method: "btree".into(),
+            is_valid: true,
+            is_partitioned: false,
+            parent_oid: None,
+            size_bytes,
+        };
+        let mut facts = CatalogFacts {
+            tables: vec![table(1, 0), table(2, 800), table(3, 800), table(4, 800)],
+            indexes: vec![index(1, 0), index(2, 100), index(3, 100), index(4, 100)],
+            ..CatalogFacts::default()
+        };
+        facts.correct_sizes(&HashMap::from([(1, (4000, 96_000)), (2, (1000, 600)), (3, (80, 0))]));
+        assert_eq!(facts.tables.iter().map(|t| t.size_bytes).collect::<Vec<_>>(), [100_000, 1600, 80, 800]);
+        assert_eq!(facts.indexes.iter().map(|i| i.size_bytes).collect::<Vec<_>>(), [1000, 200, 100, 100]);
+    }
 }

@@ -129,6 +129,7 @@ impl CopyJob<'_> {
             inventory: &plan.inventory,
             options: &self.options.target,
             contents,
+            jobs: self.options.jobs,
             origin: self.source.conninfo.address(),
             settings: None,
         };

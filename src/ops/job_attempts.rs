@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_postgres::SimpleQueryMessage;
 use tokio_util::sync::CancellationToken;
 
-use super::job_sql::{Done, JobSession, one_message};
+use super::job_sql::{Done, JobSession, NO_WAIT_FOR_DISK, one_message};
 use super::ledger::Ledger;
 use super::retry::{Patience, Trouble};
 use crate::model::Side;
@@ -40,8 +40,9 @@ impl Connector {
         };
         let control = control::connect(conninfo).await?;
         let catalog = Catalog { side: self.side(), client: &control.client, version: control.version };
-        let remembers = self.ledger.remembers();
-        let sql = one_message(self.prologue.iter().chain([&self.budget.session_setting(), &remembers]));
+        let (setting, remembers) = (self.budget.session_setting(), self.ledger.remembers());
+        let prologue = self.prologue.iter().map(String::as_str);
+        let sql = one_message(prologue.chain([setting.as_str(), NO_WAIT_FOR_DISK, remembers.as_str()]));
         self.ledger.check_memory(last_value(&catalog.simple(&sql).await?))?;
         Ok(control)
     }

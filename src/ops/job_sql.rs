@@ -19,6 +19,10 @@ use crate::plan::restore_graph::{Job, JobId, StatisticsSql};
 /// Bytes of SQL in one message. The server parses all of a message before it runs the first statement.
 pub(super) const BATCH_BYTES: usize = 256 << 10;
 
+/// For connections that make objects: the commit that ends the run waits for the disk, and everything before it is durable
+/// with it. Without it, each small table would wait for the disk by itself.
+pub(super) const NO_WAIT_FOR_DISK: &str = "SET synchronous_commit = off";
+
 const CANCEL_AGAIN_AFTER: Duration = Duration::from_millis(300);
 
 /// One message of several statements. A comment at the end of a statement ends with its line.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::own_types::OidPatches;
-use super::reader::{Reader, SourcePort};
+use super::reader::{Reader, SourcePort, Start};
 use super::retry::{Patience, Restartable};
 use super::rows::Cancellers;
 use super::writer::{TargetPort, Writer};
@@ -86,11 +86,12 @@ impl Restartable for CopyLane {
         {
             return Ok(LaneOutcome::Done(outcome));
         }
-        if let Some(outcome) = self.reader.lock(task)? {
-            return Ok(outcome);
-        }
+        let start = match self.reader.start(task)? {
+            Start::Rows(start) => start,
+            Start::Elsewhere(outcome) => return Ok(outcome),
+        };
         let Self { reader, writer, block, shared } = self;
-        let loaded = reader.read(task, block, |source, block| writer.load(task, shared, source, block));
+        let loaded = reader.read(start, block, |source, block| writer.load(task, shared, source, block));
         loaded.map(LaneOutcome::Done)
     }
 
@@ -134,13 +135,14 @@ impl DumpLane {
 
 impl Restartable for DumpLane {
     fn attempt(&mut self, task: &ChunkTask) -> Result<LaneOutcome> {
-        if let Some(outcome) = self.reader.lock(task)? {
-            return Ok(outcome);
-        }
+        let start = match self.reader.start(task)? {
+            Start::Rows(start) => start,
+            Start::Elsewhere(outcome) => return Ok(outcome),
+        };
         let spec = SegmentSpec { chunk: task.chunk, format: task.relation.format, zstd_level: self.zstd_level };
         let mut segment = self.writer.segment(spec)?;
         let (shared, block) = (&self.shared, &mut self.block);
-        let outcome = self.reader.read(task, block, |source, block| shared.pump(task, source, &mut segment, block))?;
+        let outcome = self.reader.read(start, block, |source, block| shared.pump(task, source, &mut segment, block))?;
         segment.finish(outcome.rows, None)?;
         Ok(LaneOutcome::Done(outcome))
     }
@@ -261,11 +263,12 @@ impl Restartable for HashLane {
         let patch = patch_of(&self.oid_patches, task);
         let outcome = match &mut self.source {
             HashSource::Server(reader) => {
-                if let Some(outcome) = reader.lock(task)? {
-                    return Ok(outcome);
-                }
+                let start = match reader.start(task)? {
+                    Start::Rows(start) => start,
+                    Start::Elsewhere(outcome) => return Ok(outcome),
+                };
                 let shared = &self.shared;
-                reader.read(task, &mut self.block, |source, block| {
+                reader.read(start, &mut self.block, |source, block| {
                     hash_stream(shared, task, (source, patch), &mut sink, block)
                 })?
             }

@@ -22,6 +22,7 @@ mod machine;
 mod options;
 mod own_types;
 mod pg_tools;
+mod pre_data;
 mod preflight;
 mod program;
 mod reader;

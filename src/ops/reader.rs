@@ -10,8 +10,8 @@ use crate::model::{Oid, RelationKind};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::copy_sql::{self, ReadRules};
 use crate::pg::session;
-use crate::pg::snapshot::{Snapshot, lock_nowait};
-use crate::pg::wire::{Block, CopyOut, DataConnection};
+use crate::pg::snapshot::{Snapshot, lock_nowait, lock_refused};
+use crate::pg::wire::{Block, CopyOut, CopyOutStart, DataConnection};
 use crate::pg::{self};
 
 /// Where lanes read from.
@@ -97,6 +97,13 @@ impl SourcePort {
     }
 }
 
+/// How the reading of a chunk begins.
+pub(super) enum Start {
+    Rows(CopyOutStart),
+    /// What becomes of a chunk that this lane cannot read.
+    Elsewhere(LaneOutcome),
+}
+
 /// A connection inside the snapshot, or without one.
 pub(super) struct Reader {
     connection: DataConnection,
@@ -109,19 +116,31 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Makes sure that no DDL stands between this connection and the relation. `Some`: only the holder can read it.
-    pub(super) fn lock(&mut self, task: &ChunkTask) -> Result<Option<LaneOutcome>> {
-        let Some(locked) = &mut self.locked else { return Ok(None) };
+    /// Whether no DDL can stand between this connection and the relation.
+    fn has_lock(&self, task: &ChunkTask) -> bool {
         // LOCK TABLE takes no materialized view; `verify` reads them.
-        if locked.contains(&task.relation.oid) || task.relation.kind == RelationKind::MaterializedView {
-            return Ok(None);
-        }
-        if session::is_other_encoding(&self.port.encoding) {
+        let takes_locks = task.relation.kind != RelationKind::MaterializedView;
+        self.locked.as_ref().is_none_or(|locked| !takes_locks || locked.contains(&task.relation.oid))
+    }
+
+    /// Starts to read a chunk, with the lock of its table in front where this connection does not have it yet.
+    pub(super) fn start(&mut self, task: &ChunkTask) -> Result<Start> {
+        let encoding = &self.port.encoding;
+        if session::is_other_encoding(encoding) {
             self.connection.execute(session::STATEMENTS_IN_UTF8)?;
         }
-        if lock_nowait(&mut self.connection, &task.relation.name.to_sql())? {
-            locked.insert(task.relation.oid);
-            return Ok(None);
+        let copy = copy_sql::copy_out(&task.relation, task.chunk.range, &self.port.rules);
+        let copy = format!("{}{copy}", session::rows_in(encoding));
+        if self.has_lock(task) {
+            return Ok(Start::Rows(self.connection.copy_out(&copy, task.relation.format)?));
+        }
+        let sql = format!("{}{copy}", lock_nowait(&task.relation.name.to_sql()));
+        match self.connection.copy_out(&sql, task.relation.format) {
+            Ok(start) => {
+                self.locked.get_or_insert_default().insert(task.relation.oid);
+                return Ok(Start::Rows(start));
+            }
+            Err(error) => lock_refused(&mut self.connection, error)?,
         }
         if self.was_holder {
             let message =
@@ -130,24 +149,19 @@ impl Reader {
                 pg::Error::unsupported(self.port.conninfo.side(), message, Some("stop it, then start again")).into()
             );
         }
-        Ok(Some(LaneOutcome::HolderOnly))
+        Ok(Start::Elsewhere(LaneOutcome::HolderOnly))
     }
 
     /// Reads a chunk. Whatever fails at the other end of the lane, a holder's connection is read to the end of the
     /// stream: an unfinished one would cost the snapshot.
     pub(super) fn read<T>(
         &mut self,
-        task: &ChunkTask,
+        start: CopyOutStart,
         block: &mut Block,
         move_rows: impl FnOnce(&mut CopyOut<'_>, &mut Block) -> Result<T>,
     ) -> Result<T> {
-        let sql = copy_sql::copy_out(&task.relation, task.chunk.range, &self.port.rules);
-        if session::is_other_encoding(&self.port.encoding) {
-            self.connection.execute(session::STATEMENTS_IN_UTF8)?;
-        }
-        let sql = format!("{}{sql}", session::rows_in(&self.port.encoding));
         let (is_holder, side) = (self.locked.is_none(), self.port.conninfo.side());
-        let mut source = self.connection.copy_out(&sql, task.relation.format)?;
+        let mut source = start.stream(&mut self.connection);
         let moved = move_rows(&mut source, block);
         let is_elsewhere = |e: &Error| !matches!(e, Error::Pg(e) if e.side == side) && !e.is_cancelled();
         if is_holder

@@ -182,9 +182,9 @@ impl RestoreJob<'_> {
         let mut patches = OidPatches::default();
         let contents = self.contents;
         let origin = format!("archive {}", self.options.archive.display());
-        let settings = resume::settings(&archive, self.options, (contents, self.whole_bytes(inventory)));
-        let preparation =
-            Preparation { inventory, options: &self.options.target, contents, origin, settings: Some(settings) };
+        let settings = Some(resume::settings(&archive, self.options, (contents, self.whole_bytes(inventory))));
+        let (options, jobs) = (&self.options.target, self.options.jobs);
+        let preparation = Preparation { inventory, options, contents, jobs, origin, settings };
         let prepared = preparation.run(self.target, self.run).await?;
         if contents != Contents::SchemaOnly {
             refuse_other_columns(inventory, check_columns(self.target, inventory).await?)?;

@@ -51,8 +51,9 @@ impl SourcePlan {
         let target_knows = target_version.is_none_or(|version| version >= ServerVersion::V18);
         let statistics = options.statistics && contents == Contents::Everything && target_knows;
         let wanted = Wanted { options, contents, filter: &filter, target_version, statistics };
-        let Snapshotted { holder, schema_dump, read, key_bounds, conditions } =
+        let Snapshotted { holder, schema_dump, mut read, key_bounds, conditions } =
             snapshot_with_schema(source, wanted, run).await?;
+        read.facts.correct_sizes(&holder.sizes);
         let toc = {
             let file = Arc::clone(&schema_dump);
             let read = tokio::task::spawn_blocking(move || Toc::read_file(&file, Path::new("pg_dump's output"))).await;

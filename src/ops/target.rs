@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
-use super::job_sql::{BATCH_BYTES, is_about_the_object, is_refusal, one_message};
+use super::job_sql::{is_refusal, one_message};
 use super::ledger::{self, Ledger};
 use super::options::{Contents, Run, Statistics, TargetOptions};
+use super::pre_data::PreData;
 use super::recorder::PhaseTimer;
 use super::resume::{self, Resumed, Settings};
 use super::retry::Patience;
@@ -22,9 +23,6 @@ use crate::schema::{self, Cuts, EntryOptions, Skip, TocEntry, TocSection};
 
 /// SQLSTATE of a statement on something that is not there.
 const UNDEFINED: [&str; 4] = ["42P01", "42704", "42883", "3F000"];
-
-/// SQLSTATE of what a server was built without.
-const FEATURE_NOT_SUPPORTED: &str = "0A000";
 
 /// A target whose schema is there and whose rows are awaited.
 pub(super) struct PreparedTarget {
@@ -68,6 +66,8 @@ pub(super) struct Preparation<'a> {
     pub inventory: &'a Inventory,
     pub options: &'a TargetOptions,
     pub contents: Contents,
+    /// Connections that make objects side by side, at most.
+    pub jobs: u32,
     /// For the ledger: where the rows come from, in words.
     pub origin: String,
     /// For `--resume`: what was asked for, where it can be gone on with.
@@ -111,9 +111,11 @@ impl Preparation<'_> {
             }
             _ => {
                 self.make_schemas(&mut graph, &entry_options, catalog).await?;
-                (self.make(&graph, settings.as_ref(), catalog, run).await?, None)
+                (self.make(&graph, settings.as_ref(), (target, &prologue), run).await?, None)
             }
         };
+        // Nobody asks for them again.
+        graph.pre_data = Vec::new();
         phase.finish();
         let (cuts, large_objects) = (entry_options.cuts, self.large_object_attributes());
         let no_owner = self.options.no_owner;
@@ -125,19 +127,19 @@ impl Preparation<'_> {
         &self,
         graph: &RestoreGraph,
         settings: Option<&Settings>,
-        catalog: Catalog<'_>,
+        (target, prologue): (&Server, &[String]),
         run: &Run,
     ) -> Result<Ledger> {
+        let (catalog, toc, steps) = (target.catalog(), &self.inventory.toc, &graph.pre_data);
         let json = settings
             .map(serde_json::to_string)
             .transpose()
             .map_err(|e| Error::new(Cause::Internal(format!("the settings do not serialise: {e}"))))?;
         let ledger = ledger::create(catalog, &self.origin, json.as_deref()).await?;
-        self.run_pre_data(graph, catalog, run).await?;
+        PreData { steps, toc, target, prologue, jobs: self.jobs, run }.make().await?;
         self.create_large_objects(catalog).await?;
-        if settings.is_some() {
-            Ledger::note_prepared(catalog).await?;
-        }
+        // It waits for the disk, and all before it: a crash from here on costs rows, no tables.
+        Ledger::note_prepared(catalog).await?;
         Ok(ledger)
     }
 
@@ -221,49 +223,6 @@ impl Preparation<'_> {
         Err(error.hint("--statistics auto runs ANALYZE where they cannot be carried over"))
     }
 
-    /// Many statements in one message, as one transaction; where the server refuses one of them, one by one.
-    async fn run_pre_data(&self, graph: &RestoreGraph, catalog: Catalog<'_>, run: &Run) -> Result<()> {
-        for steps in batches(&graph.pre_data) {
-            if run.cancel.is_cancelled() {
-                return Err(Error::new(Cause::Cancelled));
-            }
-            if steps.len() > 1 {
-                match catalog.execute(&one_message(steps.iter().flat_map(|s| &s.statements))).await {
-                    Ok(()) => continue,
-                    Err(error) if is_refusal(&error) => tracing::debug!(%error, "one by one"),
-                    Err(error) => {
-                        let error = pg::Error { statement: None, ..error };
-                        return Err(Error::from(error).doing(format!("creating {} and others", steps[0].object)));
-                    }
-                }
-            }
-            for step in steps {
-                self.run_step(step, catalog, run).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn run_step(&self, step: &PreDataStep, catalog: Catalog<'_>, run: &Run) -> Result<()> {
-        if run.cancel.is_cancelled() {
-            return Err(Error::new(Cause::Cancelled));
-        }
-        for statement in &step.statements {
-            if let Err(error) = catalog.execute(statement).await {
-                if error.sqlstate() == Some(FEATURE_NOT_SUPPORTED) && schema::is_compression(statement) {
-                    run.events.warn(format!("{}: new values get the default compression: {error}", step.object));
-                    continue;
-                }
-                if step.optional && is_about_the_object(&error) {
-                    run.events.warn(format!("skipped {}: {error}", step.object));
-                    break;
-                }
-                return Err(Error::from(error).doing(format!("creating {}", step.object)));
-            }
-        }
-        Ok(())
-    }
-
     async fn drop_what_stands_in_the_way(
         &self,
         target: &Server,
@@ -315,29 +274,6 @@ impl Preparation<'_> {
         let of = |l: &LargeObjectFacts| l.attribute_statements(!self.options.no_owner, !self.options.no_privileges);
         self.inventory.large_objects.iter().flat_map(of).collect()
     }
-}
-
-/// Steps that are sent together. One that may fail would take others with it, and an extension's script can do what
-/// wants a transaction of its own.
-fn batches(steps: &[PreDataStep]) -> Vec<&[PreDataStep]> {
-    /// Each table holds some locks until the end of the transaction; by default a server has room for 6,400.
-    const STEPS: usize = 100;
-    let is_alone = |step: &PreDataStep| step.optional || step.object.starts_with("EXTENSION ");
-    let mut batches = Vec::new();
-    let (mut start, mut bytes) = (0, 0);
-    for (at, step) in steps.iter().enumerate() {
-        let more: usize = step.statements.iter().map(String::len).sum();
-        let follows_alone = at > start && is_alone(&steps[at - 1]);
-        if at > start && (is_alone(step) || follows_alone || at - start == STEPS || bytes + more > BATCH_BYTES) {
-            batches.push(&steps[start..at]);
-            (start, bytes) = (at, 0);
-        }
-        bytes += more;
-    }
-    if start < steps.len() {
-        batches.push(&steps[start..]);
-    }
-    batches
 }
 
 /// Large objects created or dropped by one statement.

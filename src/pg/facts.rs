@@ -11,6 +11,9 @@ use super::{Error, Result};
 
 /// Reads the facts of every table, index, key and matview outside the system schemas, in the session's snapshot.
 ///
+/// The sizes of tables and indexes are those of the last VACUUM or ANALYZE: to ask for the files would open and lock each of
+/// them. [`CatalogFacts::correct_sizes`] knows better.
+///
 /// Empties the session's `search_path`, so that `pg_get_indexdef` qualifies every name.
 ///
 /// # Errors
@@ -44,6 +47,8 @@ async fn rows<C: GenericClient, T>(
     rows.iter().map(read).collect::<Result<_, _>>().map_err(|e| Error::control(Side::Source, &e, Some(sql)))
 }
 
+const BLOCK_SIZE: &str = "pg_catalog.current_setting('block_size')::bigint";
+
 /// Schemas whose objects pg_dump never dumps as user objects.
 const USER_SCHEMA: &str = "n.nspname <> 'pg_catalog' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_t'";
 
@@ -55,8 +60,9 @@ fn tables_sql(version: ServerVersion) -> String {
     };
     format!(
         "SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, {parent}, \
-         CASE WHEN c.relkind = 'r' THEN COALESCE(pg_catalog.pg_table_size(c.oid), 0) ELSE 0 END::bigint \
+         CASE WHEN c.relkind = 'r' THEN (c.relpages::bigint + COALESCE(t.relpages, 0)) * {BLOCK_SIZE} ELSE 0 END \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         LEFT JOIN pg_catalog.pg_class t ON t.oid = c.reltoastrelid \
          WHERE c.relkind IN ('r', 'p', 'f') AND {USER_SCHEMA} ORDER BY c.oid"
     )
 }
@@ -85,7 +91,7 @@ fn indexes_sql(version: ServerVersion) -> String {
     format!(
         "SELECT i.indexrelid, i.indrelid, n.nspname::text, c.relname::text, a.amname::text, i.indisvalid, \
          c.relkind = 'I', {parent}, \
-         CASE WHEN c.relkind = 'i' THEN COALESCE(pg_catalog.pg_relation_size(c.oid), 0) ELSE 0 END::bigint \
+         CASE WHEN c.relkind = 'i' THEN c.relpages::bigint * {BLOCK_SIZE} ELSE 0 END \
          FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_am a ON a.oid = c.relam \
          WHERE {USER_SCHEMA} ORDER BY i.indexrelid"

@@ -176,17 +176,26 @@ fn not_frozen(side: Side) -> Error {
     )
 }
 
-/// Locks one table in a worker's transaction without waiting. `false`: somebody's DDL waits for the table, and only the
-/// holder can read it now (a plain lock request would wait behind the DDL, which waits for the holder).
-pub fn lock_nowait(connection: &mut DataConnection, sql_name: &str) -> Result<bool> {
-    connection.execute("SAVEPOINT pgconvoy_lock")?;
-    match connection.execute(&format!("LOCK TABLE ONLY {sql_name} IN ACCESS SHARE MODE NOWAIT")) {
-        Ok(()) => connection.execute("RELEASE SAVEPOINT pgconvoy_lock").map(|()| true),
-        Err(e) if e.sqlstate() == Some("55P03") => {
-            connection.execute("ROLLBACK TO SAVEPOINT pgconvoy_lock").map(|()| false)
-        }
-        Err(e) => Err(e),
+/// Statements that lock one table in a worker's transaction without waiting, for the front of the message that reads it:
+/// many tables are small, and each round trip counts. What to do when the lock is not to be had: [`lock_refused`].
+#[must_use]
+pub fn lock_nowait(sql_name: &str) -> String {
+    format!(
+        "SAVEPOINT pgconvoy_lock; LOCK TABLE ONLY {sql_name} IN ACCESS SHARE MODE NOWAIT; RELEASE SAVEPOINT pgconvoy_lock; "
+    )
+}
+
+/// Whether a message that began with [`lock_nowait`] failed for the lock: somebody's DDL waits for the table, and only the
+/// holder can read it now (a plain lock request would wait behind the DDL, which waits for the holder). The transaction is
+/// then as it was before.
+///
+/// # Errors
+/// The message's own error if it is another one.
+pub fn lock_refused(connection: &mut DataConnection, error: Error) -> Result<()> {
+    if error.sqlstate() == Some("55P03") {
+        return connection.execute("ROLLBACK TO SAVEPOINT pgconvoy_lock");
     }
+    Err(error)
 }
 
 /// `pg_export_snapshot` came with 9.2, on hot standbys with 10.

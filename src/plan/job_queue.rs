@@ -21,6 +21,7 @@ enum State {
 /// chain of jobs that depend on it).
 #[derive(Clone, Debug)]
 pub struct JobQueue {
+    /// Without what they run: the graph has that.
     jobs: Vec<Job>,
     state: Vec<State>,
     /// Unfinished dependencies and relations not yet loaded, by job.
@@ -53,7 +54,7 @@ impl JobQueue {
     /// [`JobQueue::rows_loaded`]; later passes wait for all of them.
     #[must_use]
     pub fn new(graph: &RestoreGraph, rows_of: impl IntoIterator<Item = Oid>) -> Self {
-        let jobs = graph.jobs.clone();
+        let jobs: Vec<Job> = graph.jobs.iter().map(without_sql).collect();
         let mut dependents = vec![Vec::new(); jobs.len()];
         let mut after_rows: HashMap<Oid, Vec<JobId>> = HashMap::new();
         let mut unfinished_by_pass = [0; 4];
@@ -95,11 +96,6 @@ impl JobQueue {
     pub fn limit_builds(mut self, builds: usize) -> Self {
         self.builds_limit = builds.max(1);
         self
-    }
-
-    #[must_use]
-    pub fn job(&self, id: JobId) -> &Job {
-        &self.jobs[id as usize]
     }
 
     /// All rows of the relation are in. To be said once per relation; of an unknown one it means nothing.
@@ -244,6 +240,27 @@ impl JobQueue {
         }
         let first_unfinished = passes.into_iter().find(|&pass| self.unfinished_by_pass[pass as usize] > 0);
         first_unfinished.unwrap_or(Pass::EventTriggers)
+    }
+}
+
+fn without_sql(job: &Job) -> Job {
+    Job {
+        id: job.id,
+        kind: job.kind,
+        pass: job.pass,
+        object: job.object.clone(),
+        entries: Vec::new(),
+        statements: Vec::new(),
+        settings: Vec::new(),
+        index: job.index,
+        // Whether there are any says whether it is small.
+        parts: job.parts.first().cloned().into_iter().collect(),
+        statistics: None,
+        depends_on: job.depends_on.clone(),
+        after_rows_of: job.after_rows_of.clone(),
+        locks: job.locks.clone(),
+        cost_bytes: job.cost_bytes,
+        optional: job.optional,
     }
 }
 

@@ -11,6 +11,7 @@
 //! Invariants: every entry that is neither pre-data nor skipped belongs to exactly one job; the graph has no cycle;
 //! `jobs[i].id == i`.
 
+mod apart;
 mod builder;
 mod entries;
 mod foreign_keys;
@@ -30,6 +31,7 @@ use crate::schema::{DumpId, EntryOptions, Result, Skip, Toc};
 
 use super::locks::LockMode;
 
+pub use apart::{Stretch, stretches};
 pub use small::SMALL_TABLE_BYTES;
 pub use statistics::{StatisticsInput, StatisticsSql};
 

@@ -98,15 +98,16 @@ impl Toc {
     pub fn read_file(mut file: &File, path: &Path) -> Result<Self> {
         let failed = |message: String| Error::Toc { path: path.to_owned(), message };
         file.rewind().map_err(|e| failed(e.to_string()))?;
-        let reader = libpgdump::CustomReader::open(BufReader::new(file)).map_err(|e| failed(e.to_string()))?;
-        let entries = reader.entries().iter().map(entry).collect::<Result<Vec<_>, String>>().map_err(failed)?;
-        let toc = Self::from_entries(entries, reader.server_version(), reader.dump_version());
+        let read = libpgdump::format::custom::read_metadata(&mut BufReader::new(file));
+        let read = read.map_err(|e| failed(e.to_string()))?;
+        let entries = read.entries.into_iter().map(entry).collect::<Result<Vec<_>, String>>().map_err(failed)?;
+        let toc = Self::from_entries(entries, &read.server_version, &read.dump_version);
         if let Some(encoding) = toc.setting("ENCODING", "client_encoding")
             && !matches!(encoding.as_str(), "UTF8" | "UNICODE" | "SQL_ASCII")
         {
             return Err(Error::Encoding { path: path.to_owned(), encoding });
         }
-        Ok(Self { dbname: reader.dbname().to_owned(), ..toc })
+        Ok(Self { dbname: read.dbname, ..toc })
     }
 
     /// A table of contents from entries alone.
@@ -147,28 +148,28 @@ impl Toc {
     }
 }
 
-fn entry(from: &libpgdump::Entry) -> Result<TocEntry, String> {
+fn entry(from: libpgdump::Entry) -> Result<TocEntry, String> {
     let oid = |text: &str| text.parse::<Oid>().map_err(|_| format!("entry {}: OID `{text}`", from.dump_id));
-    let non_empty = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
+    let non_empty = |text: Option<String>| text.filter(|t| !t.is_empty());
     Ok(TocEntry {
         dump_id: from.dump_id,
         catalog: (oid(&from.table_oid)?, oid(&from.oid)?),
         desc: from.desc.as_str().to_owned(),
-        tag: from.tag.clone().unwrap_or_default(),
-        namespace: non_empty(&from.namespace),
-        owner: non_empty(&from.owner),
+        tag: from.tag.unwrap_or_default(),
+        namespace: non_empty(from.namespace),
+        owner: non_empty(from.owner),
         section: match from.section {
             libpgdump::Section::PreData => TocSection::PreData,
             libpgdump::Section::Data => TocSection::Data,
             libpgdump::Section::PostData => TocSection::PostData,
             libpgdump::Section::None => TocSection::None,
         },
-        definition: from.defn.clone().unwrap_or_default(),
-        drop_statement: from.drop_stmt.clone().unwrap_or_default(),
-        tablespace: from.tablespace.clone(),
-        table_access_method: non_empty(&from.tableam),
+        definition: from.defn.unwrap_or_default(),
+        drop_statement: from.drop_stmt.unwrap_or_default(),
+        tablespace: from.tablespace,
+        table_access_method: non_empty(from.tableam),
         relkind: from.relkind.filter(|&c| c != '\0'),
-        dependencies: from.dependencies.clone(),
+        dependencies: from.dependencies,
     })
 }
 

@@ -260,7 +260,7 @@ fn spool(connection: &mut DataConnection, relation: &Relation, tables: &Tables, 
     let copy = copy_sql::copy_out(relation, CtidRange::ALL, &tables.rules);
     let sql = with_encoding(connection, &copy, &tables.encoding)?;
     let mut block = Block::new(BLOCK_BYTES);
-    let mut rows = connection.copy_out(&sql, relation.format)?;
+    let mut rows = connection.copy_out(&sql, relation.format)?.stream(connection);
     loop {
         let more = rows.next_block(&mut block)?;
         file.write_all(block.payload()).map_err(io)?;

@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Catalog;
-use crate::model::{QualifiedName, quote_literal};
+use crate::model::{QualifiedName, ServerVersion, quote_literal};
 use crate::pg::error::Result;
 
 /// The exact state of a sequence: what `setval` needs.
@@ -19,8 +19,10 @@ impl Catalog<'_> {
     /// The state of every sequence that is the user's and that the filter picks, or whose table it picks: a sequence
     /// that a table owns goes with it (`getOwnedSeqs` in `pg_dump.c`). A sequence is not an MVCC object: its value is that of now.
     pub async fn sequences(&self, filter: &str) -> Result<Vec<SequenceState>> {
+        let (state, from) = self.state_of_sequences();
         let sql = format!(
-            "SELECT sn.nspname::text, s.relname::text
+            "SELECT s.nspname, s.relname, {state} FROM (
+             SELECT sn.nspname::text, s.relname::text, s.oid
              FROM pg_catalog.pg_class s JOIN pg_catalog.pg_namespace sn ON sn.oid = s.relnamespace
              WHERE s.relkind = 'S' AND s.relpersistence <> 't' AND sn.nspname NOT IN ('pg_catalog', 'information_schema')
                AND (NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass
@@ -35,13 +37,17 @@ impl Catalog<'_> {
                    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
                      AND d.deptype IN ('a', 'i') AND c.relkind IN ('r', 'p', 'f') AND ({filter}))
-             ORDER BY 1, 2"
+             OFFSET 0) s {from} ORDER BY 1, 2"
         );
         let mut names = Vec::new();
+        let mut states = Vec::new();
         for row in &self.rows(&sql).await? {
-            names.push(QualifiedName::new(self.get::<&str>(row, 0)?, self.get::<&str>(row, 1)?));
+            let name = QualifiedName::new(self.get::<&str>(row, 0)?, self.get::<&str>(row, 1)?);
+            match (self.get(row, 2)?, self.get(row, 3)?) {
+                (Some(last_value), Some(is_called)) => states.push(SequenceState { name, last_value, is_called }),
+                _ => names.push(name),
+            }
         }
-        let mut states = Vec::with_capacity(names.len());
         for batch in names.chunks(BATCH) {
             let selects: Vec<String> = batch
                 .iter()
@@ -57,6 +63,16 @@ impl Catalog<'_> {
             }
         }
         Ok(states)
+    }
+
+    /// How the state of sequence `s` is read along with its name: one statement for all of them. Servers before 18 cannot
+    /// (`pg_sequence_last_value` does not tell what `is_called` does); later ones give NULL where they would refuse.
+    fn state_of_sequences(&self) -> (&'static str, &'static str) {
+        if self.version >= ServerVersion::V18 {
+            ("d.last_value, d.is_called", "CROSS JOIN LATERAL pg_catalog.pg_get_sequence_data(s.oid) d")
+        } else {
+            ("NULL::int8, NULL::bool", "")
+        }
     }
 }
 

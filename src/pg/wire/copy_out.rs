@@ -36,12 +36,29 @@ pub struct CopyOut<'c> {
     outcome: Option<CopyOutcome>,
 }
 
+/// A COPY … TO STDOUT that the server has agreed to, apart from its connection: so that the connection can be used after a
+/// refusal.
+pub struct CopyOutStart {
+    sql: String,
+    format: CopyFormat,
+}
+
+impl CopyOutStart {
+    /// `connection`: the one it was started on.
+    #[must_use]
+    pub fn stream(self, connection: &mut DataConnection) -> CopyOut<'_> {
+        let Self { sql, format } = self;
+        CopyOut { connection, sql, format, bytes: 0, low_water: false, outcome: None }
+    }
+}
+
 impl DataConnection {
-    /// Starts a `COPY … TO STDOUT`. Statements may stand before it in `sql`.
+    /// Starts a `COPY … TO STDOUT`. Statements may stand before it in `sql`. What comes is read with
+    /// [`CopyOutStart::stream`].
     ///
     /// # Errors
     /// The server's refusal; the connection is then usable.
-    pub fn copy_out(&mut self, sql: &str, format: CopyFormat) -> Result<CopyOut<'_>> {
+    pub fn copy_out(&mut self, sql: &str, format: CopyFormat) -> Result<CopyOutStart> {
         self.send_query(sql)?;
         let mut answer = self.next_message()?;
         while matches!(answer, Message::CommandComplete(_)) {
@@ -54,7 +71,7 @@ impl DataConnection {
                     return Err(self.out_of_step("the COPY format asked for", sql));
                 }
                 self.reader.begin_copy();
-                Ok(CopyOut { connection: self, sql: sql.into(), format, bytes: 0, low_water: false, outcome: None })
+                Ok(CopyOutStart { sql: sql.into(), format })
             }
             Message::ErrorResponse(body) => {
                 let error = decode_fields(body.fields());

@@ -20,7 +20,7 @@ pub mod transport;
 pub use block::Block;
 pub use connection::{Canceller, DataConnection, TextRow};
 pub use copy_in::CopyIn;
-pub use copy_out::{CopyOut, CopyOutcome};
+pub use copy_out::{CopyOut, CopyOutStart, CopyOutcome};
 pub(crate) use dial::{Patience, dial};
 pub(crate) use failure::{connect_error, login_error};
 pub(crate) use startup::choose;
