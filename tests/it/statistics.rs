@@ -171,7 +171,7 @@ async fn statistics_that_are_refused_are_gathered_with_a_warning() {
         .execute(
             "CREATE TABLE r (a int); INSERT INTO r SELECT i % 5 FROM generate_series(1, 1000) i; ANALYZE r;
              CREATE DOMAIN small AS int CHECK (VALUE IS DISTINCT FROM current_setting('pgc.refused', true)::int);
-             CREATE TABLE d (a small);
+             CREATE TABLE d (a small) WITH (autovacuum_enabled = off);
              INSERT INTO d SELECT i % 5 FROM generate_series(1, 1000) i; ANALYZE d",
         )
         .await;

@@ -71,6 +71,8 @@ fn download(major: Major, release: &str, into: &Path) -> Result<(), String> {
             let path = if path == "-" { "/dev/null".into() } else { into.join(path) };
             apt.arg("-o").arg(format!("Dir::{name}={}", path.display()));
         }
+        // A mirror that does not answer is one that cannot be had.
+        apt.args(["-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=30", "-o", "Acquire::https::Timeout=30"]);
         apt.args(["-o", "Acquire::Languages=none", "-o", "APT::Sandbox::User="]);
         apt.args(["-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"]);
         apt
