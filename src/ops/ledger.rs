@@ -58,7 +58,7 @@ pub(super) async fn create(target: Catalog<'_>, origin: &str, settings: Option<&
         "CREATE SCHEMA pgconvoy;
          COMMENT ON SCHEMA pgconvoy IS {comment};
          CREATE TABLE pgconvoy.run (started_at timestamptz NOT NULL DEFAULT pg_catalog.now(), origin text NOT NULL,
-             id text NOT NULL, settings text,
+             id text NOT NULL PRIMARY KEY, settings text,
              prepared_at timestamptz, rows_in_at timestamptz);
          CREATE TABLE pgconvoy.chunk (relation oid NOT NULL, chunk int NOT NULL, name text NOT NULL,
              rows bigint NOT NULL, bytes bigint NOT NULL, loaded_at timestamptz NOT NULL DEFAULT pg_catalog.now(),

@@ -83,7 +83,9 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     load_settings.extend(toast.statement);
     let job = RestoreJob { target, options, contents, lanes, load_settings, run: &run };
     let done = job.fill_target(&mut inventory, archive).await.map_err(|e| {
-        let is_resumable = contents != Contents::DataOnly && !options.target.create;
+        // What is refused now would be refused again.
+        let is_refused = matches!(e.cause, Cause::Refused { .. });
+        let is_resumable = contents != Contents::DataOnly && !options.target.create && !is_refused;
         let error = recorder.explain_target(e, target, contents);
         if is_resumable { error.hint("the same command with --resume goes on behind what is there") } else { error }
     })?;

@@ -69,7 +69,7 @@ pub(super) fn add_jobs(settings: &mut Settings, graph: &RestoreGraph) {
     settings.insert(JOBS.into(), format!("{:032x}", hash.digest128()));
 }
 
-/// Takes over the ledger that a stopped run has left.
+/// Takes over the ledger that a stopped run has left. Nothing is changed in it yet.
 ///
 /// # Errors
 /// There is none; another process is at work on it; it was not stopped behind its schema; other settings, by name.
@@ -109,6 +109,5 @@ pub(super) async fn take_over(target: &Server, settings: &Settings) -> Result<(L
     }
     let whole_bytes = left.settings.get(WHOLE_BYTES).and_then(|bytes| bytes.parse().ok()).unwrap_or_default();
     let remembered = left.ledger.read(catalog).await?;
-    let ledger = left.ledger.begin_again(catalog).await?;
-    Ok((ledger, Resumed { remembered, whole_bytes, has_crashed: left.has_crashed }))
+    Ok((left.ledger, Resumed { remembered, whole_bytes, has_crashed: left.has_crashed }))
 }

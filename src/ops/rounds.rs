@@ -72,6 +72,8 @@ impl Filling<'_> {
         let rows = doubtful.as_ref().or(rows);
         if let Some(resumed) = resumed {
             remembered = self.take_up(rows, resumed).await?;
+            // Not before: a crash must be seen by every run that takes it up, until one has looked at what it cost.
+            ledger = ledger.begin_again(self.target.catalog()).await?;
         }
         for round in 0..ROUNDS {
             let target = renewed.as_ref().unwrap_or(self.target);
@@ -150,7 +152,8 @@ async fn refuse_emptied_tables(rows: &RowsPlan, target: &Server, remembered: &Re
             let name = &task.relation.name;
             let message =
                 format!("the target has crashed, and that has emptied {name}, an unlogged table that was loaded");
-            Err(Error::new(Cause::Refused { side: Side::Target, message }))
+            let error = Error::new(Cause::Refused { side: Side::Target, message });
+            Err(error.hint("start again with --drop-target-objects, or drop the database"))
         }
     }
 }

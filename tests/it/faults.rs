@@ -274,7 +274,7 @@ pub async fn own_server(like: &TestDb) -> Arc<Cluster> {
 }
 
 /// The server is killed as when its machine dies, and comes back a second later.
-async fn crash(target: &TestDb) {
+pub async fn crash(target: &TestDb) {
     target.cluster.kill9().unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     target.cluster.restart().await.unwrap();

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::compare::assert_same_contents;
 use crate::errors::assert_says;
-use crate::faults::{SLOWLY, source};
+use crate::faults::{SLOWLY, crash, own_server, source};
 use crate::fixture::{empty, run, scratch};
 use crate::interrupts::{wait, wait_for};
 use crate::support::{Pgconvoy, TestDb};
@@ -98,6 +98,30 @@ async fn a_restore_that_was_killed_among_the_indexes_goes_on() {
     assert!(had.iter().all(|index| has.contains(index)), "{had:?} are not all in {has:?}");
     assert_same_contents("a resumed restore", &source, &target).await;
     assert_eq!(has.len(), files(&source, indexes).await.len());
+}
+
+/// A crash of the server empties unlogged tables, whatever the ledger says of them: that is said however often one tries.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_crash_has_emptied_are_not_taken_for_there() {
+    let largest = "
+        CREATE UNLOGGED TABLE first (i int, pad text); ALTER TABLE first ALTER pad SET STORAGE EXTERNAL;
+        INSERT INTO first SELECT i, repeat('x', 9000) FROM generate_series(1, 500) i";
+    let source = source(&[SLOWLY, largest]).await;
+    let (_directory, archive) = archive_of(&source).await;
+    let own = own_server(&source).await;
+    let target = empty(&own).await;
+    let child = restore(&archive, &target, &["-j", "1"]).spawn();
+    wait_for(&target, r#"state = 'active' AND query ILIKE '%COPY "public"."r%'"#).await;
+    kill(child).await;
+    // What has been committed without waiting is on its way to the disk for 600 ms at most.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    crash(&target).await;
+    for _ in 0..2 {
+        let ran = run(restore(&archive, &target, &["--resume"])).await.expect_code(4);
+        assert_says(&ran, &["emptied public.first, an unlogged table", "start again with --drop-target-objects"]);
+        assert!(!ran.stderr.contains("--resume goes on"), "{}", ran.stderr);
+    }
+    assert_eq!(target.one("SELECT count(*) FROM first").await, "0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
