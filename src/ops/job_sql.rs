@@ -41,6 +41,16 @@ pub(super) fn is_refusal(error: &pg::Error) -> bool {
     error.sqlstate().is_some() && !error.is_cancelled() && !passes(error)
 }
 
+/// Whether less at a time may go well: fewer locks, held for a shorter time.
+pub(super) fn is_too_much_at_once(error: &pg::Error) -> bool {
+    matches!(error.sqlstate(), Some(DEADLOCK_DETECTED | OUT_OF_MEMORY))
+}
+
+const DEADLOCK_DETECTED: &str = "40P01";
+
+/// Of shared memory, too: `max_locks_per_transaction`.
+const OUT_OF_MEMORY: &str = "53200";
+
 /// SQLSTATE classes of what has nothing to do with the object: connection, resources, operators, deadlock, system, inside.
 const NOT_OF_THE_OBJECT: [&str; 6] = ["08", "53", "57", "58", "40", "XX"];
 
@@ -106,7 +116,7 @@ impl JobSession<'_> {
                     }
                     return done;
                 }
-                Err(error) if is_refusal(&error) => {}
+                Err(error) if is_refusal(&error) || is_too_much_at_once(&error) => {}
                 Err(error) => {
                     let error = pg::Error { statement: None, ..error };
                     return Done { result: Err((0, error)), usable: false, ..done };

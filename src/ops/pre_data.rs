@@ -10,7 +10,9 @@ use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Cause, Error, Result};
-use super::job_sql::{BATCH_BYTES, NO_WAIT_FOR_DISK, is_about_the_object, is_refusal, one_message};
+use super::job_sql::{
+    BATCH_BYTES, NO_WAIT_FOR_DISK, is_about_the_object, is_refusal, is_too_much_at_once, one_message,
+};
 use super::options::Run;
 use super::server::Server;
 use crate::pg;
@@ -100,7 +102,7 @@ impl PreData<'_> {
         self.check_cancelled()?;
         match catalog.execute(&one_message(steps.clone().flat_map(|step| &step.statements))).await {
             Ok(()) => Ok(true),
-            Err(error) if is_refusal(&error) => {
+            Err(error) if is_refusal(&error) || is_too_much_at_once(&error) => {
                 tracing::debug!(%error, "one by one");
                 Ok(false)
             }

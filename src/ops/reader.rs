@@ -48,16 +48,33 @@ impl SourcePort {
 
     fn import(&self, connection: &mut DataConnection) -> Result<()> {
         if self.went_on_without.load(Ordering::Acquire) {
-            return Ok(self.snapshot.unexported().import(connection)?);
+            return self.import_unexported(connection);
         }
         match self.snapshot.import(connection) {
             Err(e) if e.sqlstate().is_some_and(|s| SNAPSHOT_IS_GONE.contains(&s)) => {
                 self.go_on_without(&e)?;
                 connection.execute("ROLLBACK")?;
-                Ok(self.snapshot.unexported().import(connection)?)
+                self.import_unexported(connection)
             }
             imported => Ok(imported?),
         }
+    }
+
+    /// Nothing written is not nothing lost: a crash empties unlogged tables without a transaction.
+    fn import_unexported(&self, connection: &mut DataConnection) -> Result<()> {
+        let unlogged = connection.query(
+            "SELECT c.oid::pg_catalog.regclass FROM pg_catalog.pg_class c
+             WHERE c.relpersistence = 'u' AND c.relkind = 'r' ORDER BY 1 LIMIT 1",
+        )?;
+        if let Some(name) = unlogged.into_iter().flatten().flatten().next() {
+            let message = format!(
+                "the snapshot is gone, and if the server has crashed, so are the rows of {name}, which is unlogged"
+            );
+            let hint =
+                "make sure that its rows are there, or leave them out with --exclude-table-data, and start again";
+            return Err(pg::Error::unsupported(self.conninfo.side(), message, Some(hint)).into());
+        }
+        Ok(self.snapshot.unexported().import(connection)?)
     }
 
     /// The snapshot is gone. Without it there is no second connection that sees the same rows, unless nobody writes.
@@ -118,8 +135,8 @@ pub(super) struct Reader {
 impl Reader {
     /// Whether no DDL can stand between this connection and the relation.
     fn has_lock(&self, task: &ChunkTask) -> bool {
-        // LOCK TABLE takes no materialized view; `verify` reads them.
-        let takes_locks = task.relation.kind != RelationKind::MaterializedView;
+        // LOCK TABLE takes no materialized view (`verify` reads them), and no large objects from a plain role.
+        let takes_locks = !matches!(task.relation.kind, RelationKind::MaterializedView | RelationKind::LargeObjects);
         self.locked.as_ref().is_none_or(|locked| !takes_locks || locked.contains(&task.relation.oid))
     }
 

@@ -152,6 +152,22 @@ async fn without_the_holder_of_the_snapshot_there_is_no_second_attempt() {
     }
 }
 
+/// A crash empties unlogged tables without writing anything: the rest of the rows would be none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_source_that_crashes_is_not_read_on_where_it_has_unlogged_tables() {
+    let source = source(&[SLOWLY]).await;
+    let own = own_server(&source).await;
+    let frozen = TestDb::new(&own, "frozen").await;
+    frozen.execute(&format!("{ROWS} {SLOWLY}; CREATE UNLOGGED TABLE fleeting AS SELECT 1 AS id")).await;
+    frozen.execute("CHECKPOINT").await;
+    let target = empty(&source.cluster).await;
+    let child = copy_between(&frozen.uri(), &target.uri(), &["--frozen-source", "-j", "1"]).spawn();
+    wait_for(&target, r#"state = 'active' AND query ILIKE '%COPY "public"."r%'"#).await;
+    crash(&frozen).await;
+    let (ran, _) = wait(child, Duration::from_secs(60)).await;
+    assert_says(&ran.expect_code(3), &["fleeting, which is unlogged", "--exclude-table-data"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_source_is_read_on_without_the_holder() {
     let source = source(&[SLOWLY]).await;
