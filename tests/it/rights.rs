@@ -161,3 +161,32 @@ async fn what_needs_no_superuser_is_not_refused() {
         }
     }
 }
+
+/// Whichever lane reads them: only the first has locked what it reads, and nobody but superusers may lock pg_largeobject.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_objects_are_read_by_any_lane_of_a_plain_role() {
+    let source = empty(&newest().await).await;
+    make_login(&source.cluster, "it_reader_of_los", "").await;
+    source
+        .execute(
+            "SET ROLE it_reader_of_los; SELECT lo_from_bytea(0, convert_to(repeat(i::text, 100000), 'UTF8'))
+             FROM generate_series(1, 8) i;",
+        )
+        .await;
+    for table in 1..=4 {
+        source
+            .execute(&format!(
+                "CREATE TABLE t{table} AS SELECT i, repeat('x', 500) FROM generate_series(1, 5000) i;
+                 ALTER TABLE t{table} OWNER TO it_reader_of_los"
+            ))
+            .await;
+    }
+    let target = empty(&newest().await).await;
+    let from = as_role(&source, "it_reader_of_los");
+    let args = ["copy", "--chunk-size", "64kB", "-O", "-x", "-j", "4", "--source", &from, "--target", &target.uri()];
+    let _ = pgconvoy(&args).await.expect_success();
+    assert_eq!(
+        target.one("SELECT count(*) || ' ' || sum(length(lo_get(oid))) FROM pg_largeobject_metadata").await,
+        "8 800000"
+    );
+}
