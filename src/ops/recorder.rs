@@ -1,7 +1,7 @@
 //! Turns the events of a run into its report. The report holds nothing that was not an event first, but for what the
 //! operation itself adds at the end.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -32,13 +32,14 @@ struct State {
     jobs: u32,
     phases: Vec<(Phase, u64, Option<u64>)>,
     tables: HashMap<Oid, TableTimes>,
-    restore_jobs: Vec<JobReport>,
+    /// By job: one that a crash has made the target forget is done twice, and the last time counts.
+    restore_jobs: BTreeMap<u32, JobReport>,
     index_spans: HashMap<String, (u64, u64)>,
     statistics: Option<StatisticsReport>,
     warnings: Vec<String>,
     retries: Vec<RetryReport>,
-    relations_planned: usize,
-    relations_done: usize,
+    /// Relations with the number of their chunks.
+    planned: Vec<(Oid, u32)>,
 }
 
 #[derive(Clone, Copy)]
@@ -82,7 +83,7 @@ impl Recorder {
     pub(super) fn explain_target(&self, error: Error, target: &Server, contents: Contents) -> Error {
         let (done, all) = {
             let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            (state.relations_done.min(state.relations_planned), state.relations_planned)
+            (state.whole_relations(), state.planned.len())
         };
         let database = &target.facts.database;
         let error = explain_bytes(error);
@@ -101,7 +102,8 @@ impl Recorder {
     pub(super) fn finish(self, closing: Closing<'_>, run: &Run) -> TransferReport {
         let elapsed_ms = self.elapsed_ms();
         let mut state = std::mem::take(&mut *self.state.lock().unwrap_or_else(PoisonError::into_inner));
-        state.restore_jobs.sort_by_key(|j| std::cmp::Reverse(j.elapsed_ms));
+        let mut restore_jobs: Vec<JobReport> = std::mem::take(&mut state.restore_jobs).into_values().collect();
+        restore_jobs.sort_by_key(|j| std::cmp::Reverse(j.elapsed_ms));
         let (peak_memory_bytes, cpu_ms) = process_usage();
         let report = TransferReport {
             operation: self.operation,
@@ -122,7 +124,7 @@ impl Recorder {
             archive: closing.archive,
             jobs: state.jobs,
             lanes: closing.meter.map_or(0, |meter| meter.lanes.load(std::sync::atomic::Ordering::Relaxed)),
-            restore_jobs: state.restore_jobs,
+            restore_jobs,
             statistics: state.statistics,
             peak_memory_bytes,
             cpu_ms,
@@ -173,7 +175,7 @@ impl State {
                     times.chunks = times.chunks.saturating_sub(1);
                 }
             }
-            Event::JobFinished { kind, object, elapsed_ms, .. } => {
+            Event::JobFinished { job, kind, object, elapsed_ms } => {
                 if matches!(kind, JobKind::Index | JobKind::Constraint)
                     && let Some(table) = table_of(object)
                 {
@@ -181,22 +183,24 @@ impl State {
                     let span = self.index_spans.entry(table.into()).or_insert((start, now_ms));
                     *span = (span.0.min(start), span.1.max(now_ms));
                 }
-                self.restore_jobs.push(JobReport {
-                    kind: *kind,
-                    object: object.clone(),
-                    start_ms: now_ms.saturating_sub(*elapsed_ms),
-                    elapsed_ms: *elapsed_ms,
-                });
+                let start_ms = now_ms.saturating_sub(*elapsed_ms);
+                let report = JobReport { kind: *kind, object: object.clone(), start_ms, elapsed_ms: *elapsed_ms };
+                self.restore_jobs.insert(*job, report);
             }
             Event::StatisticsSet { carried, analyzed } => {
                 self.statistics = Some(StatisticsReport { carried: *carried, analyzed: *analyzed });
             }
-            Event::Planned { relations, .. } => self.relations_planned = relations.len(),
-            Event::RelationFinished { .. } => self.relations_done += 1,
+            Event::Planned { relations, .. } => self.planned = relations.iter().map(|r| (r.oid, r.chunks)).collect(),
             Event::Warning { message } => self.warnings.push(message.clone()),
             Event::Retrying { side, what, why, .. } => self.note_retry(*side, what, why),
             _ => {}
         }
+    }
+
+    /// Relations all of whose chunks are in, as far as is known.
+    fn whole_relations(&self) -> usize {
+        let chunks_in = |oid| self.tables.get(oid).map_or(0, |times| times.chunks);
+        self.planned.iter().filter(|(oid, chunks)| chunks_in(oid) >= *chunks).count()
     }
 
     /// One line for each reason, however often it comes.
@@ -327,4 +331,46 @@ fn explain_bytes(error: Error) -> Error {
         "{place} has bytes that are no text there: correct them at the source; where a SQL_ASCII source is in another \
          encoding, name it with --source-encoding"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{PlannedRelation, ProgressBoard};
+    use crate::model::{ChunkId, CopyFormat};
+
+    fn planned(oid: Oid, chunks: u32) -> PlannedRelation {
+        let name = QualifiedName::new("public", format!("t{oid}"));
+        PlannedRelation { oid, name, format: CopyFormat::Text, chunks, estimated_bytes: 1, estimated_rows: 1 }
+    }
+
+    fn chunk(relation: Oid, index: u32) -> (ChunkId, QualifiedName) {
+        (ChunkId { relation, index }, QualifiedName::new("public", format!("t{relation}")))
+    }
+
+    #[test]
+    fn tables_that_a_crash_took_rows_from_are_not_whole() {
+        let mut state = State::default();
+        let relations = vec![planned(1, 1), planned(2, 2)];
+        state.note(&Event::Planned { board: ProgressBoard::new(relations.clone()), relations }, 0);
+        for (relation, index) in [(1, 0), (2, 0), (2, 1)] {
+            let (chunk, name) = chunk(relation, index);
+            state.note(&Event::ChunkFinished { chunk, name, rows: 1, bytes: 1, elapsed_ms: 0 }, 1);
+        }
+        assert_eq!(state.whole_relations(), 2);
+        let (chunk, name) = chunk(2, 1);
+        state.note(&Event::ChunkLost { chunk, name, rows: 1, bytes: 1 }, 2);
+        assert_eq!(state.whole_relations(), 1);
+    }
+
+    #[test]
+    fn a_job_that_was_done_twice_is_told_once() {
+        let mut state = State::default();
+        for elapsed_ms in [5, 7] {
+            let object = "index public.i on public.t".into();
+            state.note(&Event::JobFinished { job: 3, kind: JobKind::Index, object, elapsed_ms }, 10);
+        }
+        let told: Vec<u64> = state.restore_jobs.values().map(|job| job.elapsed_ms).collect();
+        assert_eq!(told, [7]);
+    }
 }
