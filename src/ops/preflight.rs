@@ -339,15 +339,15 @@ pub(super) async fn check_target(
             "that was asked for with --drop-target-objects",
         );
     } else {
-        let what = match unfinished {
-            Some(run) => format!("it holds an unfinished run of pgconvoy: {run}"),
-            None => format!("it holds {}", some_of(&objects)),
+        let anew = "use an empty database (createdb), or replace what is there with --drop-target-objects";
+        let (what, hint) = match unfinished {
+            Some(run) => (
+                format!("it holds an unfinished run of pgconvoy: {run}"),
+                format!("a restore that was stopped goes on with --resume; else {anew}"),
+            ),
+            None => (format!("it holds {}", some_of(&objects)), anew.to_owned()),
         };
-        findings.refuse(
-            side,
-            format!("database {} is not empty: {what}", target.facts.database),
-            "use an empty database (createdb), or replace what is there with --drop-target-objects",
-        );
+        findings.refuse(side, format!("database {} is not empty: {what}", target.facts.database), &hint);
     }
     Ok(())
 }

@@ -82,13 +82,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     let toast = toast::setting(target, options.target.toast_compression).await?;
     load_settings.extend(toast.statement);
     let job = RestoreJob { target, options, contents, lanes, load_settings, run: &run };
-    let done = job.fill_target(&mut inventory, archive).await.map_err(|e| {
-        // What is refused now would be refused again.
-        let is_refused = matches!(e.cause, Cause::Refused { .. });
-        let is_resumable = contents != Contents::DataOnly && !options.target.create && !is_refused;
-        let error = recorder.explain_target(e, target, contents);
-        if is_resumable { error.hint("the same command with --resume goes on behind what is there") } else { error }
-    })?;
+    let done = job.fill_target(&mut inventory, archive, &recorder).await?;
     left_out.extend(created.finish(&run).await?);
     let closing = Closing {
         relations: done.relations.iter().map(AsRef::as_ref).collect(),
@@ -180,21 +174,46 @@ struct RestoreJob<'a> {
 
 impl RestoreJob<'_> {
     /// From the first statement that changes the target to the last.
-    async fn fill_target(&self, inventory: &mut Inventory, archive: Archive) -> Result<Filled> {
-        let mut patches = OidPatches::default();
+    async fn fill_target(&self, inventory: &mut Inventory, archive: Archive, recorder: &Recorder) -> Result<Filled> {
+        let explain = |e| recorder.explain_target(e, self.target, self.contents);
+        let prepared = self.prepare(inventory, &archive).await.map_err(explain)?;
+        self.fill(inventory, archive, &prepared).await.map_err(|e| {
+            let way_on = self.way_on(&e);
+            let error = explain(e);
+            if let Some(way_on) = way_on { error.hint(way_on) } else { error }
+        })
+    }
+
+    /// How what stopped behind the schema is gone on with, where it can be.
+    fn way_on(&self, error: &Error) -> Option<&'static str> {
+        let options = &self.options.target;
+        // What is refused now would be refused again.
+        let is_refused = matches!(error.cause, Cause::Refused { .. });
+        let is_resumable = self.contents != Contents::DataOnly && !options.create && !is_refused;
+        is_resumable.then_some(if options.drop_target_objects {
+            "the same command with --resume, without --drop-target-objects, goes on behind what is there"
+        } else {
+            "the same command with --resume goes on behind what is there"
+        })
+    }
+
+    async fn prepare(&self, inventory: &Inventory, archive: &Archive) -> Result<PreparedTarget> {
         let contents = self.contents;
         let origin = format!("archive {}", self.options.archive.display());
-        let settings = Some(resume::settings(&archive, self.options, (contents, self.whole_bytes(inventory))));
+        let settings = Some(resume::settings(archive, self.options, (contents, self.whole_bytes(inventory))));
         let (options, jobs) = (&self.options.target, self.options.jobs);
         let preparation = Preparation { inventory, options, contents, jobs, origin, settings };
-        let prepared = preparation.run(self.target, self.run).await?;
-        if contents != Contents::SchemaOnly {
+        preparation.run(self.target, self.run).await
+    }
+
+    async fn fill(&self, inventory: &mut Inventory, archive: Archive, prepared: &PreparedTarget) -> Result<Filled> {
+        let mut patches = OidPatches::default();
+        if self.contents != Contents::SchemaOnly {
             refuse_other_columns(inventory, check_columns(self.target, inventory).await?)?;
             let compared = inventory.own_types.compare(self.target, inventory.relations.iter()).await?;
             patches = compared.patches_to_load(self.target.version());
             refuse_other_columns(inventory, compared.to_text(&inventory.relations)?)?;
         }
-        let prepared = &prepared;
         let whole_bytes = prepared.resumed.as_ref().map(|resumed| resumed.whole_bytes);
         let rows = self.rows(inventory, &archive, whole_bytes);
         let relations = rows.as_ref().map(|(relations, _)| relations.clone()).unwrap_or_default();

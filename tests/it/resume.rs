@@ -68,7 +68,7 @@ async fn a_restore_that_was_killed_among_the_rows_goes_on() {
     let before = files(&target, &listed).await;
     // Without the word it is refused, and says so.
     let ran = run(restore(&archive, &target, &[])).await.expect_code(4);
-    assert_says(&ran, &["unfinished run"]);
+    assert_says(&ran, &["unfinished run", "goes on with --resume"]);
     let ran = run(restore(&archive, &target, &["--resume", "-j", "4", "-v"])).await.expect_success();
     assert_says(&ran, &["of rows are there already"]);
     assert_eq!(files(&target, &listed).await, before, "what was there was loaded again");
