@@ -117,6 +117,32 @@ pub struct RelationCounters {
     pub chunks: AtomicU64,
 }
 
+impl RelationCounters {
+    pub(crate) fn add(&self, rows: u64, bytes: u64) {
+        self.rows.fetch_add(rows, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What was added and is not there after all. Never below nothing.
+    pub(crate) fn take_back(&self, rows: u64, bytes: u64) {
+        for (counter, back) in [(&self.rows, rows), (&self.bytes, bytes)] {
+            subtract(counter, back);
+        }
+    }
+
+    pub(crate) fn chunk_is_in(&self) {
+        self.chunks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn chunk_is_lost(&self) {
+        subtract(&self.chunks, 1);
+    }
+}
+
+fn subtract(counter: &AtomicU64, back: u64) {
+    let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(now.saturating_sub(back)));
+}
+
 /// The counters of a run: relations in the order of [`Event::Planned`].
 #[derive(Debug, Default)]
 pub struct ProgressBoard {

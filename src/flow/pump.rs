@@ -145,16 +145,14 @@ struct Counted<'a> {
 impl Counted<'_> {
     fn add(&mut self, bytes: u64, rows_in_all: u64) {
         let rows = rows_in_all.saturating_sub(self.rows);
-        self.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.counters.rows.fetch_add(rows, Ordering::Relaxed);
+        self.counters.add(rows, bytes);
         self.bytes += bytes;
         self.rows += rows;
     }
 
     /// A stream that has failed has moved nothing: another attempt counts from the beginning.
     fn take_back(self) {
-        self.counters.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.counters.rows.fetch_sub(self.rows, Ordering::Relaxed);
+        self.counters.take_back(self.rows, self.bytes);
     }
 }
 

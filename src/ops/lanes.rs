@@ -12,7 +12,7 @@ use super::retry::{Patience, Restartable};
 use super::rows::Cancellers;
 use super::writer::{TargetPort, Writer};
 use crate::archive::{Archive, ArchiveWriter, SegmentRecord, SegmentSpec};
-use crate::event::ProgressBoard;
+use crate::event::{ProgressBoard, RelationCounters};
 use crate::flow::{
     ChunkTask, Error, HashSink, LaneOutcome, Meter, Patched, Result, RowHash, RowHasher, SegmentChain, Source, pump,
 };
@@ -43,10 +43,13 @@ impl Shared {
         sink: &mut impl crate::flow::Sink,
         block: &mut Block,
     ) -> Result<CopyOutcome> {
-        let Some((_, counters)) = self.board.relations.get(task.board_index) else {
-            return Err(Error::Stream("a chunk of a relation that is not on the board".into()));
-        };
-        pump(source, sink, block, counters, (&self.meter, &self.stop))
+        pump(source, sink, block, self.counters(task)?, (&self.meter, &self.stop))
+    }
+
+    /// What the board says of the task's relation.
+    pub(super) fn counters(&self, task: &ChunkTask) -> Result<&RelationCounters> {
+        let place = self.board.relations.get(task.board_index).map(|(_, counters)| counters);
+        place.ok_or_else(|| Error::Stream("a chunk of a relation that is not on the board".into()))
     }
 }
 
@@ -82,7 +85,7 @@ impl CopyLane {
 impl Restartable for CopyLane {
     fn attempt(&mut self, task: &ChunkTask) -> Result<LaneOutcome> {
         if task.in_doubt
-            && let Some(outcome) = self.writer.find(task)?
+            && let Some(outcome) = self.writer.find(task, &self.shared)?
         {
             return Ok(LaneOutcome::Done(outcome));
         }
@@ -143,7 +146,10 @@ impl Restartable for DumpLane {
         let mut segment = self.writer.segment(spec)?;
         let (shared, block) = (&self.shared, &mut self.block);
         let outcome = self.reader.read(start, block, |source, block| shared.pump(task, source, &mut segment, block))?;
-        segment.finish(outcome.rows, None)?;
+        if let Err(error) = segment.finish(outcome.rows, None) {
+            shared.counters(task)?.take_back(outcome.rows, outcome.bytes);
+            return Err(error.into());
+        }
         Ok(LaneOutcome::Done(outcome))
     }
 
@@ -212,7 +218,7 @@ impl RestoreLane {
 impl Restartable for RestoreLane {
     fn attempt(&mut self, task: &ChunkTask) -> Result<LaneOutcome> {
         if task.in_doubt
-            && let Some(outcome) = self.writer.find(task)?
+            && let Some(outcome) = self.writer.find(task, &self.shared)?
         {
             return Ok(LaneOutcome::Done(outcome));
         }

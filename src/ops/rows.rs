@@ -1,7 +1,6 @@
 //! The rows phase: lanes over a queue of chunks, and the bookkeeping of what came in.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use super::error::{Cause, Error, Result};
 use super::machine::CoreClock;
 use super::options::Run;
 use super::server::Lanes;
-use crate::event::{Event, PlannedRelation, ProgressBoard};
+use crate::event::{Event, PlannedRelation, ProgressBoard, RelationCounters};
 use crate::flow::{self, ChunkQueue, ChunkTask, Lane, LaneReport, run_lanes};
 use crate::model::{Chunk, ChunkId, Oid, Relation, ServerVersion};
 use crate::pg::wire::{Canceller, CopyOutcome};
@@ -115,15 +114,21 @@ impl RowsPlan {
             let is_known = known.contains_key(id);
             if !is_known {
                 lost += 1;
-                self.count(task, |c, n| _ = c.fetch_sub(n, Ordering::Relaxed), *outcome);
-                let (rows, bytes) = (outcome.rows, outcome.bytes);
+                let CopyOutcome { rows, bytes } = *outcome;
+                if let Some(counters) = self.counters(task) {
+                    counters.take_back(rows, bytes);
+                    counters.chunk_is_lost();
+                }
                 run.events.send(Event::ChunkLost { chunk: *id, name: task.relation.name.clone(), rows, bytes });
             }
             is_known
         });
         for task in self.tasks.iter().filter(|task| !told.contains_key(&task.chunk.id)).collect::<Vec<_>>() {
             if let Some(outcome) = known.get(&task.chunk.id) {
-                self.count(task, |c, n| _ = c.fetch_add(n, Ordering::Relaxed), *outcome);
+                if let Some(counters) = self.counters(task) {
+                    counters.add(outcome.rows, outcome.bytes);
+                    counters.chunk_is_in();
+                }
                 told.insert(task.chunk.id, (task.clone(), *outcome));
                 run.events.send(finished(task, *outcome, 0));
             }
@@ -131,12 +136,8 @@ impl RowsPlan {
         lost
     }
 
-    fn count(&self, task: &ChunkTask, change: impl Fn(&AtomicU64, u64), outcome: CopyOutcome) {
-        if let Some((_, counters)) = self.board.relations.get(task.board_index) {
-            change(&counters.rows, outcome.rows);
-            change(&counters.bytes, outcome.bytes);
-            change(&counters.chunks, 1);
-        }
+    fn counters(&self, task: &ChunkTask) -> Option<&RelationCounters> {
+        self.board.relations.get(task.board_index).map(|(_, counters)| counters)
     }
 
     /// Tells the listeners what will move.
@@ -237,7 +238,7 @@ where
             }
             Some(LaneReport::Finished { task, outcome, elapsed_ms }) => {
                 if let Some((_, counters)) = plan.board.relations.get(task.board_index) {
-                    counters.chunks.fetch_add(1, Ordering::Relaxed);
+                    counters.chunk_is_in();
                 }
                 let total = moved.add(&task, outcome);
                 run.events.send(finished(&task, outcome, elapsed_ms));

@@ -123,7 +123,17 @@ impl Writer {
         let begin = self.begin(task, freeze);
         let mut sink = self.connection.copy_in(&format!("{begin}{copy}"), task.relation.format)?;
         let outcome = shared.pump(task, source, &mut sink, block)?;
-        let loaded = sink.finish()?;
+        let loaded = sink.finish();
+        let kept = loaded.map_err(Error::from).and_then(|loaded| self.keep(task, outcome, (loaded, copy)));
+        if kept.is_err() {
+            // Another attempt counts from the beginning; one that is found to be in is added then.
+            shared.counters(task)?.take_back(outcome.rows, outcome.bytes);
+        }
+        kept.map(|()| outcome)
+    }
+
+    /// Commits what the target has `loaded`, if it is all of it, with its row in the ledger.
+    fn keep(&mut self, task: &ChunkTask, outcome: CopyOutcome, (loaded, copy): (u64, String)) -> Result<()> {
         if loaded != outcome.rows {
             self.connection.execute("ROLLBACK")?;
             let message = format!("the source sent {} rows, the target loaded {loaded}", outcome.rows);
@@ -137,14 +147,17 @@ impl Writer {
             self.connection.execute(session::STATEMENTS_IN_UTF8)?;
         }
         self.connection.execute(&format!("{}; COMMIT", Ledger::record_chunk(task, outcome)))?;
-        Ok(outcome)
+        Ok(())
     }
 
-    /// What the ledger says of a chunk, when whoever was at work on it has ended.
-    pub(super) fn find(&mut self, task: &ChunkTask) -> Result<Option<CopyOutcome>> {
+    /// What the ledger says of a chunk, when whoever was at work on it has ended. What is found counts from now on.
+    pub(super) fn find(&mut self, task: &ChunkTask, shared: &Shared) -> Result<Option<CopyOutcome>> {
         self.is_in_doubt = true;
         let found = Ledger::found_chunk(&self.connection.query(&Ledger::find_chunk(task))?);
         self.is_in_doubt = false;
+        if let Some(CopyOutcome { rows, bytes }) = found {
+            shared.counters(task)?.add(rows, bytes);
+        }
         Ok(found)
     }
 
@@ -156,6 +169,6 @@ impl Writer {
         }
         self.is_in_doubt = true;
         self.connection = self.port.connect(shared, true)?;
-        self.find(task)
+        self.find(task, shared)
     }
 }

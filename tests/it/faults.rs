@@ -38,8 +38,9 @@ pub async fn source(more: &[&str]) -> TestDb {
 
 fn copy_between(source: &str, target: &str, more: &[&str]) -> Pgconvoy {
     let jobs = if more.contains(&"-j") { &[][..] } else { &["-j", "4"] };
-    let args = ["copy", "--source", source, "--target", target, "--progress", "lines"];
-    Pgconvoy::new(args.iter().chain(jobs).chain(more).map(ToString::to_string))
+    let lines = if more.contains(&"--progress") { &[][..] } else { &["--progress", "lines"] };
+    let args = ["copy", "--source", source, "--target", target];
+    Pgconvoy::new(args.iter().chain(lines).chain(jobs).chain(more).map(ToString::to_string))
 }
 
 /// A copy with a fault on the way to the target.
@@ -238,6 +239,59 @@ async fn a_dump_and_a_restore_outlive_a_broken_connection() {
         assert_eq!(proxy.fired(), 1, "{point:?}");
         assert_says(&ran, &["attempt 2"]);
         assert_same_contents(&format!("{point:?}"), &source, &target).await;
+    }
+}
+
+/// Rows of a load that is thrown away count no more, those of one that is found to be in count once.
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_counts_what_is_there() {
+    // Made when all rows are in, and long enough to be told of them once more.
+    let slow_view = "
+        SELECT lo_unlink(oid) FROM pg_largeobject_metadata;
+        CREATE FUNCTION late(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+        IF current_setting('application_name') LIKE 'pgconvoy%' THEN PERFORM pg_sleep(2.5); END IF; RETURN $1; END $$;
+        CREATE MATERIALIZED VIEW m AS SELECT late(id) FROM (SELECT min(id) AS id FROM r1 JOIN r2 USING (id)
+        JOIN r3 USING (id) JOIN r4 USING (id)) AS rows";
+    let source = source(&[slow_view]).await;
+    for point in [Point::BeforeQuery(RECORD), Point::AfterReplyTo(RECORD)] {
+        let fault = Fault::cut(point.clone());
+        let (ran, target, fired) = copy_with_fault_at_target(&source, fault, &["--progress", "json"]).await;
+        let ran = ran.expect_success();
+        assert_eq!(fired, 1, "{point:?}");
+        let events = ran.stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let told = events.filter(|event| event["event"] == "progress").next_back().expect("progress");
+        assert_eq!(told["rows"], 240, "{point:?}: {told}");
+        target.remove().await;
+    }
+}
+
+/// Only what has its schema can be gone on with.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_fails_says_whether_it_can_be_gone_on_with() {
+    let source = source(&[]).await;
+    let (_directory, archive) = scratch("archive");
+    let archive = archive.to_str().unwrap();
+    let _ = run(Pgconvoy::new(["dump", "--source", &source.uri(), archive])).await.expect_success();
+    for (point, more, way_on) in [
+        (Point::BeforeQuery("CREATE TABLE public.r1"), None, None),
+        (Point::BeforeQuery(RECORD), None, Some("the same command with --resume goes on")),
+        (
+            Point::BeforeQuery(RECORD),
+            Some("--drop-target-objects"),
+            Some("the same command with --resume, without --drop-target-objects, goes on"),
+        ),
+    ] {
+        let target = empty(&source.cluster).await;
+        let proxy = FaultProxy::start(target.cluster.port(), Some(Fault::cut(point.clone())));
+        let uri = proxy.uri(&target.tcp_uri());
+        let restore = ["restore", archive, "--target", &uri, "--retry-for", "0"];
+        let ran = run(Pgconvoy::new(restore.into_iter().chain(more))).await.expect_code(4);
+        assert_eq!(proxy.fired(), 1, "{point:?}");
+        match way_on {
+            Some(way_on) => assert_says(&ran, &[way_on]),
+            None => assert!(!ran.stderr.contains("with --resume"), "{}", ran.stderr),
+        }
+        target.remove().await;
     }
 }
 
