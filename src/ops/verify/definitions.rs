@@ -133,7 +133,7 @@ impl DefinitionsJob<'_> {
         };
         let mut found: BTreeMap<Key, Vec<String>> = BTreeMap::new();
         for entry in toc.entries.iter().filter(|e| skipped(e, &options).is_none()) {
-            let key = (entry.desc.clone(), entry.namespace.clone(), entry.tag.clone());
+            let key = (entry.desc.clone(), entry.namespace.clone(), without_in(entry, &entry.tag));
             let mut statements = entry_sql(toc, entry, &options).statements;
             normalise(entry, &mut statements);
             // Rights of one object come in the order in which they were given.
@@ -150,8 +150,21 @@ impl DefinitionsJob<'_> {
     }
 }
 
-/// What pg_dump cannot keep: the order of columns of a table that took up a parent later.
+/// Servers from 14 on say IN of a procedure's arguments, where it may be left out
+/// (`pg_get_function_identity_arguments` in `ruleutils.c`).
+fn without_in(entry: &TocEntry, text: &str) -> String {
+    if entry.desc == "PROCEDURE" || entry.tag_is("PROCEDURE") {
+        text.replace("(IN ", "(").replace(", IN ", ", ")
+    } else {
+        text.to_owned()
+    }
+}
+
+/// What pg_dump cannot keep: the order of columns of a table that took up a parent later. And what it writes in two ways.
 fn normalise(entry: &TocEntry, statements: &mut [String]) {
+    for statement in statements.iter_mut() {
+        *statement = without_in(entry, statement);
+    }
     for statement in statements.iter_mut().filter(|s| entry.desc == "TABLE" && s.contains("\nINHERITS (")) {
         let mut lines: Vec<&str> = statement.lines().map(|line| line.trim_end_matches(',')).collect();
         lines.sort_unstable();
