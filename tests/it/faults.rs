@@ -258,8 +258,8 @@ async fn progress_counts_what_is_there() {
         let (ran, target, fired) = copy_with_fault_at_target(&source, fault, &["--progress", "json"]).await;
         let ran = ran.expect_success();
         assert_eq!(fired, 1, "{point:?}");
-        let events = ran.stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        let told = events.filter(|event| event["event"] == "progress").next_back().expect("progress");
+        let mut events = ran.stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let told = events.rfind(|event| event["event"] == "progress").expect("progress");
         assert_eq!(told["rows"], 240, "{point:?}: {told}");
         target.remove().await;
     }
