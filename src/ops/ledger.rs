@@ -22,9 +22,9 @@ use super::options::Run;
 use super::server::Server;
 use crate::flow::ChunkTask;
 use crate::model::{ChunkId, Oid, Side, quote_literal};
-use crate::pg;
 use crate::pg::catalog::Catalog;
 use crate::pg::wire::{CopyOutcome, TextRow};
+use crate::pg::{self, ErrorKind, ServerError};
 use crate::plan::restore_graph::JobId;
 
 /// First keys of the advisory locks of jobs. Those of chunks are OIDs of tables, which are larger, or of large objects: 0.
@@ -165,9 +165,7 @@ impl Ledger {
         let id = quote_literal(&self.id);
         let is_ours = format!("SELECT EXISTS (SELECT 1 FROM pgconvoy.run WHERE id OPERATOR(pg_catalog.=) {id})");
         if !exists || !target.scalar::<bool>(&is_ours).await? {
-            let message =
-                "the target knows nothing of this run any more: it is another server, or an older state of it";
-            return Err(Error::new(Cause::Refused { side: Side::Target, message: message.into() }));
+            return Err(is_unknown());
         }
         let mut remembered = Remembered::default();
         for row in target.rows("SELECT relation, chunk, rows, bytes FROM pgconvoy.chunk").await? {
@@ -282,6 +280,19 @@ fn new_epoch() -> String {
 fn chunk_key(task: &ChunkTask) -> (i32, i32) {
     let signed = |n: u32| i32::from_ne_bytes(n.to_ne_bytes());
     (signed(task.chunk.id.relation), signed(task.chunk.id.index))
+}
+
+/// The target has nothing of this run.
+pub(super) fn is_unknown() -> Error {
+    let message = "the target knows nothing of this run any more: it is another server, or an older state of it";
+    Error::new(Cause::Refused { side: Side::Target, message: message.into() })
+}
+
+/// A standby that does not take the other's place yet. It has nothing of unlogged tables, and does not even open them
+/// (`get_relation_info`): 0A000.
+pub(super) fn is_standby() -> pg::Error {
+    let said = ServerError { sqlstate: "25006".into(), message: "in recovery".into(), ..ServerError::default() };
+    pg::Error::new(Side::Target, ErrorKind::Server(said))
 }
 
 /// Removes the ledger: the database is whole.

@@ -25,7 +25,6 @@ use super::target::PreparedTarget;
 use crate::event::{Event, Phase};
 use crate::flow::{self, ChunkTask, Lane, Meter};
 use crate::model::{Oid, QualifiedName, Side, counted};
-use crate::pg::{self, ErrorKind, ServerError};
 
 /// Crashes of a target that one run puts up with.
 const ROUNDS: u32 = 20;
@@ -98,12 +97,6 @@ impl Filling<'_> {
     /// What the target has, if it is still the same database.
     async fn look(&self, rows: Option<&RowsPlan>, ledger: &Ledger) -> Result<(Server, Remembered)> {
         let target = self.target.renewed(self.run).await?;
-        if target.facts.in_recovery {
-            // Not yet the one that takes the other's place.
-            let said =
-                ServerError { sqlstate: "25006".into(), message: "in recovery".into(), ..ServerError::default() };
-            return Err(pg::Error::new(Side::Target, ErrorKind::Server(said)).into());
-        }
         let remembered = ledger.read(target.catalog()).await?;
         if let Some(rows) = rows {
             refuse_emptied_tables(rows, &target, &remembered).await?;

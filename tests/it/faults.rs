@@ -339,6 +339,44 @@ async fn with_too_many_connections_fewer_workers_go_on() {
     let _ = run(verify).await.expect_success();
 }
 
+/// The second attempt waits for the server, which goes on without its client, and must see what it has committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_index_build_is_found_whatever_isolation_is_the_default() {
+    let source = source(&[crate::resume::SLOW_INDEXES]).await;
+    let target = empty(&source.cluster).await;
+    let set = "SET default_transaction_isolation = 'repeatable read'";
+    target.execute(&format!("ALTER DATABASE {} {set}", target.name)).await;
+    let proxy = FaultProxy::start(target.cluster.port(), Some(Fault::cut(Point::AfterQuery("CREATE INDEX r2_slow"))));
+    let ran = run(copy_between(&source.uri(), &proxy.uri(&target.tcp_uri()), &[])).await.expect_success();
+    assert_eq!(proxy.fired(), 1);
+    assert_says(&ran, &["attempt 2"]);
+    assert_same_contents("another isolation", &source, &target).await;
+}
+
+/// A ledger that is gone before we remove it: another server, for one. That is no end that only had no reply.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_somebody_else_has_removed_is_no_success() {
+    let source = source(&[]).await;
+    let target = empty(&source.cluster).await;
+    let stall = Fault { action: Action::Stall(Duration::from_secs(3)), ..Fault::cut(Point::BeforeQuery("setval")) };
+    let proxy = FaultProxy::start(target.cluster.port(), Some(stall));
+    let child = copy_between(&source.uri(), &proxy.uri(&target.tcp_uri()), &[]).spawn();
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while proxy.fired() == 0 {
+        assert!(std::time::Instant::now() < deadline, "the end does not come");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    target.execute("DROP SCHEMA pgconvoy CASCADE").await;
+    target
+        .execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name LIKE 'pgconvoy%' AND pid <> pg_backend_pid()",
+        )
+        .await;
+    let (ran, _) = wait(child, Duration::from_secs(60)).await;
+    assert_says(&ran.expect_code(4), &["the target knows nothing of this run any more"]);
+}
+
 pub async fn own_server(like: &TestDb) -> Arc<Cluster> {
     Arc::new(Cluster::start(ClusterSpec::new(like.cluster.major()), &progress()).await.unwrap())
 }
