@@ -14,7 +14,7 @@ use super::copy::first_cause;
 use super::error::{Cause, Error, Result};
 use super::job_runner::{JobRunner, JobsDone};
 use super::lanes::Shared;
-use super::ledger::{Ledger, Remembered};
+use super::ledger::{self, Ledger, Remembered};
 use super::options::Run;
 use super::recorder::PhaseTimer;
 use super::resume::Resumed;
@@ -97,6 +97,7 @@ impl Filling<'_> {
     /// What the target has, if it is still the same database.
     async fn look(&self, rows: Option<&RowsPlan>, ledger: &Ledger) -> Result<(Server, Remembered)> {
         let target = self.target.renewed(self.run).await?;
+        ledger::lock_run(&target).await?;
         let remembered = ledger.read(target.catalog()).await?;
         if let Some(rows) = rows {
             refuse_emptied_tables(rows, &target, &remembered).await?;

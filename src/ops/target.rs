@@ -304,7 +304,7 @@ pub(super) async fn complete(
             }
             return Err(ledger::is_unknown());
         }
-        ledger.ask(renewed.catalog()).await?;
+        let renewed = ledger.hold(renewed, target).await?;
         settle(&renewed, work, &removing).await
     };
     patience.persist("sequences, and the end", settle).await?;

@@ -442,6 +442,34 @@ async fn a_target_that_crashes_while_indexes_are_built_goes_on_with_them() {
     }
 }
 
+/// Until it is promoted, a standby cannot even be asked whether it remembers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_is_promoted_late_is_waited_for() {
+    let source = source(&[SLOWLY]).await;
+    let spec = ClusterSpec::new(source.cluster.major()).replicated();
+    let primary = Arc::new(Cluster::start(spec.clone(), &progress()).await.unwrap());
+    let standby = primary.standby(spec).await.unwrap();
+    let target = empty(&primary).await;
+    let (before, rest) = target.tcp_uri().split_once("127.0.0.1:").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let uri = format!("{before}127.0.0.1:{},127.0.0.1:{}/{}", primary.port(), standby.port(), target.name);
+    assert!(rest.contains(&target.name), "{rest}");
+    let child = copy_between(&source.uri(), &uri, &[]).spawn();
+    wait_for(&target, r#"state = 'active' AND query ILIKE '%COPY "public"."r%'"#).await;
+    // What makes the ledger waits for no standby.
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while standby.query_one(&target.name, "SELECT count(*) FROM pgconvoy.run").await.is_err() {
+        assert!(std::time::Instant::now() < deadline, "the standby does not follow");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    primary.kill9().unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    standby.execute("postgres", "SELECT pg_promote()").await.unwrap();
+    let (ran, _) = wait(child, Duration::from_secs(60)).await;
+    assert_says(&ran.expect_success(), &["25006", "the target has crashed", "attempt 2"]);
+    let promoted = TestDb { cluster: Arc::new(standby), name: target.name.clone() };
+    assert_same_contents("a standby", &source, &promoted).await;
+}
+
 /// The server says goodbye, forgets nothing, and is back: nothing is moved again but what was under way.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_is_restarted_is_waited_for() {

@@ -120,6 +120,23 @@ async fn ctrl_c_ends_the_wait_for_an_index_of_the_run_before() {
     target.execute(end).await;
 }
 
+/// The lock of the run goes with the server, and comes with the connection after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_outlives_a_crash_is_still_the_only_one() {
+    let source = source(&[&SLOWLY.replace("0.01", "0.05")]).await;
+    let (_directory, archive) = archive_of(&source).await;
+    let own = own_server(&source).await;
+    let target = empty(&own).await;
+    let child = restore(&archive, &target, &["-j", "1"]).spawn();
+    wait_for(&target, r#"state = 'active' AND query ILIKE '%COPY "public"."r%'"#).await;
+    crash(&target).await;
+    // Empty from the crash until the run goes on.
+    wait_for_ledger(&target, "alive", 1).await;
+    let ran = run(restore(&archive, &target, &["--resume"])).await.expect_code(4);
+    assert_says(&ran, &["another pgconvoy is at work"]);
+    kill(child).await;
+}
+
 /// A crash of the server empties unlogged tables, whatever the ledger says of them: that is said however often one tries.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_a_crash_has_emptied_are_not_taken_for_there() {
