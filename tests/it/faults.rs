@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgconvoy::lab::{Cluster, ClusterSpec};
+use pgconvoy::lab::{Cluster, ClusterSpec, Major};
 
 use crate::compare::assert_same_contents;
 use crate::errors::assert_says;
 use crate::fixture::{empty, newest, run, scratch};
 use crate::interrupts::{wait, wait_for};
 use crate::support::proxy::{Action, Fault, FaultProxy, Point, Whose};
-use crate::support::{Pgconvoy, Ran, TestDb, progress};
+use crate::support::{Pgconvoy, Ran, TestDb, cluster, progress};
 
 /// Four tables of 1.2 MB with keys, indexes and a sequence; large objects.
 pub const ROWS: &str = "
@@ -484,6 +484,39 @@ async fn a_target_that_is_restarted_is_waited_for() {
     assert_says(&ran, &["57P01", "attempt 2"]);
     assert!(!ran.stderr.contains("has crashed"), "{}", ran.stderr);
     assert_same_contents("a restart", &source, &target).await;
+}
+
+/// They are in no log before 10.
+#[tokio::test(flavor = "multi_thread")]
+async fn hash_indexes_of_old_servers_outlive_a_crash() {
+    let Some(cluster) = cluster(Major::V9_6).await else { return };
+    let source = TestDb::new(&cluster, "hash").await;
+    source
+        .execute(
+            "CREATE TABLE h (id int); INSERT INTO h SELECT generate_series(1, 5000); CREATE INDEX h_1 ON h USING hash (id);
+             CREATE FUNCTION slow_key(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+             IF current_setting('application_name') LIKE 'pgconvoy%' THEN PERFORM pg_sleep(0.03); END IF; RETURN $1; END $$;
+             CREATE TABLE s (id int); INSERT INTO s SELECT generate_series(1, 100); CREATE INDEX s_slow ON s (slow_key(id))",
+        )
+        .await;
+    let target = empty(&own_server(&source).await).await;
+    let child = copy_between(&source.uri(), &target.uri(), &[]).spawn();
+    wait_for(&target, "state = 'active' AND query ILIKE '%CREATE INDEX s_slow%'").await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while target.one("SELECT count(*) FROM pgconvoy.job").await == "0" {
+        assert!(std::time::Instant::now() < deadline, "the hash index does not come");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Its record is on its way to the disk for 600 ms at most.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    crash(&target).await;
+    let (ran, _) = wait(child, Duration::from_secs(60)).await;
+    assert_says(&ran.expect_success(), &["the target has crashed"]);
+    target.execute(&format!("ALTER DATABASE {} SET enable_seqscan = off", target.name)).await;
+    assert_eq!(
+        target.one("SELECT count(*) FROM generate_series(1, 5000) i WHERE i = (SELECT id FROM h WHERE id = i)").await,
+        "5000"
+    );
 }
 
 /// Its rows are lost with the crash, and what was read of them is not kept anywhere.
