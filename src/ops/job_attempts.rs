@@ -5,14 +5,14 @@ use std::sync::Arc;
 use tokio_postgres::SimpleQueryMessage;
 use tokio_util::sync::CancellationToken;
 
-use super::job_sql::{Done, JobSession, NO_WAIT_FOR_DISK, one_message};
-use super::ledger::Ledger;
+use super::job_sql::{Done, JobSession, NO_WAIT_FOR_DISK, answer, one_message};
+use super::ledger::{self, Ledger};
 use super::retry::{Patience, Trouble};
 use crate::model::Side;
+use crate::pg;
 use crate::pg::catalog::Catalog;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::control::{self, Control};
-use crate::pg::{self};
 use crate::plan::budget::IndexBudget;
 use crate::plan::restore_graph::Job;
 
@@ -39,6 +39,9 @@ impl Connector {
             &self.conninfo
         };
         let control = control::connect(conninfo).await?;
+        if control.in_recovery {
+            return Err(ledger::is_standby());
+        }
         let catalog = Catalog { side: self.side(), client: &control.client, version: control.version };
         let (setting, remembers) = (self.budget.session_setting(), self.ledger.remembers());
         let prologue = self.prologue.iter().map(String::as_str);
@@ -48,10 +51,9 @@ impl Connector {
     }
 
     /// How many of a job's statements are done, when whoever was at work on it has ended.
-    async fn find(&self, job: &Job, control: &Control) -> pg::Result<usize> {
-        let catalog = Catalog { side: self.side(), client: &control.client, version: control.version };
+    async fn find(&self, job: &Job, control: &Control, stop: &CancellationToken) -> pg::Result<usize> {
         let sql = Ledger::find_job(job.id);
-        let answer = catalog.simple(&sql).await?;
+        let answer = answer(control, &sql, stop).await?;
         let done = last_value(&answer).and_then(|value| value.parse().ok());
         done.ok_or_else(|| pg::Error::protocol(self.side(), "the ledger did not answer").with_statement(sql))
     }
@@ -85,7 +87,7 @@ impl JobWorker {
         let mut trouble = Trouble::with(kind.doing(object));
         let mut warnings = Vec::new();
         if in_doubt {
-            match self.connector.find(job, &control).await {
+            match self.connector.find(job, &control, &self.stop).await {
                 Ok(found) => done_before = found,
                 Err(error) => match self.reconnect(job, &mut trouble, error).await {
                     Ok((fresh, found)) => (control, done_before) = (fresh, found),
@@ -94,8 +96,7 @@ impl JobWorker {
             }
         }
         loop {
-            let (side, settings) = (self.connector.side(), settings.clone());
-            let session = JobSession { control: &control, settings, side, stop: &self.stop };
+            let session = JobSession { control: &control, settings: settings.clone(), stop: &self.stop };
             let mut done = session.run(job, done_before).await;
             warnings.append(&mut done.warnings);
             let (statement, error) = match done.result {
@@ -121,16 +122,16 @@ impl JobWorker {
                 Some(pause) if self.patience.wait(&pause).await => {}
                 _ => return Err(error),
             }
-            let attempt = async {
-                let control = self.connector.connect(true).await?;
-                let done = self.connector.find(job, &control).await?;
-                Ok((control, done))
-            };
-            let attempt = tokio::select! {
-                attempt = attempt => attempt,
+            let connected = tokio::select! {
+                connected = self.connector.connect(true) => connected,
                 () = self.stop.cancelled() => return Err(error),
             };
-            match attempt {
+            let attempt = async {
+                let control = connected?;
+                let done = self.connector.find(job, &control, &self.stop).await?;
+                Ok((control, done))
+            };
+            match attempt.await {
                 Ok(found) => {
                     trouble.is_over();
                     return Ok(found);

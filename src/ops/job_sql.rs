@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::ledger::Ledger;
 use super::retry::passes;
-use crate::model::Side;
 use crate::pg;
 use crate::pg::catalog::Catalog;
 use crate::pg::control::{Control, ServerWarning};
@@ -96,7 +95,6 @@ pub(super) struct JobSession<'a> {
     pub control: &'a Control,
     /// For the transaction of each statement that is run by itself.
     pub settings: Vec<String>,
-    pub side: Side,
     pub stop: &'a CancellationToken,
 }
 
@@ -223,25 +221,32 @@ impl JobSession<'_> {
     /// Runs one message, cancels it on the server when asked to stop. False: a function that sets statistics returned
     /// false.
     async fn rows(&self, sql: &str) -> pg::Result<bool> {
-        let catalog = Catalog { side: self.side, client: &self.control.client, version: self.control.version };
-        let work = catalog.simple(sql);
-        tokio::pin!(work);
-        let messages = tokio::select! {
-            result = &mut work => result?,
-            () = self.stop.cancelled() => {
-                // A request that comes before the statement has begun stops nothing: it is repeated.
-                loop {
-                    if let Err(error) = self.control.cancel_token().cancel().await {
-                        tracing::debug!(%error, "cancel request");
-                    }
-                    tokio::select! {
-                        result = &mut work => break result?,
-                        () = tokio::time::sleep(CANCEL_AGAIN_AFTER) => {}
-                    }
-                }
-            }
-        };
-        Ok(!messages.iter().any(says_no))
+        Ok(!answer(self.control, sql, self.stop).await?.iter().any(says_no))
+    }
+}
+
+/// What the server says to one message, which is cancelled there when asked to stop.
+pub(super) async fn answer(
+    control: &Control,
+    sql: &str,
+    stop: &CancellationToken,
+) -> pg::Result<Vec<SimpleQueryMessage>> {
+    let catalog = Catalog { side: control.side(), client: &control.client, version: control.version };
+    let work = catalog.simple(sql);
+    tokio::pin!(work);
+    tokio::select! {
+        result = &mut work => return result,
+        () = stop.cancelled() => {}
+    }
+    // A request that comes before the statement has begun stops nothing: it is repeated.
+    loop {
+        if let Err(error) = control.cancel_token().cancel().await {
+            tracing::debug!(%error, "cancel request");
+        }
+        tokio::select! {
+            result = &mut work => return result,
+            () = tokio::time::sleep(CANCEL_AGAIN_AFTER) => {}
+        }
     }
 }
 

@@ -13,8 +13,8 @@
 //!   them; every connection looks whether it is there.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::error::{Cause, Error, Result};
@@ -22,9 +22,9 @@ use super::options::Run;
 use super::server::Server;
 use crate::flow::ChunkTask;
 use crate::model::{ChunkId, Oid, Side, quote_literal};
-use crate::pg;
 use crate::pg::catalog::Catalog;
 use crate::pg::wire::{CopyOutcome, TextRow};
+use crate::pg::{self, ErrorKind, ServerError};
 use crate::plan::restore_graph::JobId;
 
 /// First keys of the advisory locks of jobs. Those of chunks are OIDs of tables, which are larger, or of large objects: 0.
@@ -41,6 +41,8 @@ pub(super) struct Ledger {
     /// What the table `alive` holds.
     epoch: String,
     forgotten: Arc<AtomicBool>,
+    /// The control connection that has taken the place of one that was lost: it holds [`RUN_LOCK`].
+    holder: Arc<Mutex<Option<Arc<Server>>>>,
 }
 
 /// What a target has, by its ledger.
@@ -74,7 +76,7 @@ pub(super) async fn create(target: Catalog<'_>, origin: &str, settings: Option<&
         settings = settings.map_or_else(|| "NULL".to_owned(), quote_literal),
     );
     target.execute(&sql).await?;
-    Ok(Ledger { id: epoch.clone(), epoch, forgotten: Arc::default() })
+    Ok(Ledger { id: epoch.clone(), epoch, forgotten: Arc::default(), holder: Arc::default() })
 }
 
 /// What a process has left that did not come to its end.
@@ -87,18 +89,26 @@ pub(super) struct LeftBehind {
     pub has_crashed: bool,
 }
 
-/// Makes this process the one that is at work. `false`: another one is, still after this time.
-pub(super) async fn lock_run(target: Catalog<'_>, patience: Duration) -> Result<bool> {
+/// How long the sessions of a run that was killed may take to end.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Makes this process the one that is at work, as long as this connection lives.
+///
+/// # Errors
+/// Another one is.
+pub(super) async fn lock_run(target: &Server) -> Result<()> {
     const AGAIN_AFTER: Duration = Duration::from_millis(100);
-    let end = Instant::now() + patience;
+    let end = Instant::now() + GOODBYE;
     let lock = format!("SELECT pg_catalog.pg_try_advisory_lock({RUN_LOCK}, 0)");
-    while !target.scalar::<bool>(&lock).await? {
+    while !target.catalog().scalar::<bool>(&lock).await? {
         if Instant::now() >= end {
-            return Ok(false);
+            let message = format!("another pgconvoy is at work on database {}", target.facts.database);
+            let error = Error::new(Cause::Refused { side: Side::Target, message });
+            return Err(error.hint("wait for its end, or end it: its sessions are in pg_stat_activity"));
         }
         tokio::time::sleep(AGAIN_AFTER).await;
     }
-    Ok(true)
+    Ok(())
 }
 
 impl Ledger {
@@ -118,7 +128,7 @@ impl Ledger {
         let (is_prepared, is_alive): (bool, bool) = (target.get(&row, 2)?, target.get(&row, 3)?);
         let settings = serde_json::from_str(&settings)
             .map_err(|e| Error::new(Cause::Internal(format!("the ledger's settings: {e}"))))?;
-        let ledger = Self { id, epoch: String::new(), forgotten: Arc::default() };
+        let ledger = Self { id, epoch: String::new(), forgotten: Arc::default(), holder: Arc::default() };
         Ok(Some(LeftBehind { ledger, settings, is_prepared, has_crashed: !is_alive }))
     }
 
@@ -165,9 +175,7 @@ impl Ledger {
         let id = quote_literal(&self.id);
         let is_ours = format!("SELECT EXISTS (SELECT 1 FROM pgconvoy.run WHERE id OPERATOR(pg_catalog.=) {id})");
         if !exists || !target.scalar::<bool>(&is_ours).await? {
-            let message =
-                "the target knows nothing of this run any more: it is another server, or an older state of it";
-            return Err(Error::new(Cause::Refused { side: Side::Target, message: message.into() }));
+            return Err(is_unknown());
         }
         let mut remembered = Remembered::default();
         for row in target.rows("SELECT relation, chunk, rows, bytes FROM pgconvoy.chunk").await? {
@@ -189,7 +197,7 @@ impl Ledger {
         let epoch = new_epoch();
         let sql = format!("DELETE FROM pgconvoy.alive; INSERT INTO pgconvoy.alive VALUES ({})", quote_literal(&epoch));
         target.execute(&sql).await?;
-        Ok(Self { id: self.id.clone(), epoch, forgotten: Arc::default() })
+        Ok(Self { id: self.id.clone(), epoch, forgotten: Arc::default(), holder: Arc::default() })
     }
 
     /// All rows are in: one commit that waits for the disk, and all before it wait with it. `again`: after a failure.
@@ -198,9 +206,34 @@ impl Ledger {
         if !again && !target.control.client.is_closed() {
             return Ok(target.catalog().execute(FLUSH).await?);
         }
-        let renewed = target.renewed(run).await?;
-        self.ask(renewed.catalog()).await?;
+        let renewed = self.hold(target.renewed(run).await?, target).await?;
         Ok(renewed.catalog().execute(FLUSH).await?)
+    }
+
+    /// Goes on being the one that is at work, on a new control connection. `first`: the one before all of those.
+    ///
+    /// # Errors
+    /// As [`Self::ask`] and [`lock_run`].
+    pub(super) async fn hold(&self, renewed: Server, first: &Server) -> Result<Arc<Server>> {
+        let renewed = Arc::new(renewed);
+        // Behind this no other process has the old one's number: the server would have been started anew.
+        self.ask(renewed.catalog()).await?;
+        let before = self.holder.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if before.is_none() && !first.control.client.is_closed() {
+            return Ok(renewed);
+        }
+        // The server may not have noticed that its client has gone.
+        let end = format!(
+            "SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l
+             WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = {RUN_LOCK} AND l.objid = 0
+               AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+               AND l.granted AND l.pid = {}",
+            before.as_deref().unwrap_or(first).facts.backend_pid
+        );
+        renewed.catalog().execute(&end).await?;
+        lock_run(&renewed).await?;
+        *self.holder.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&renewed));
+        Ok(renewed)
     }
 
     /// Asks on a control connection.
@@ -282,6 +315,19 @@ fn new_epoch() -> String {
 fn chunk_key(task: &ChunkTask) -> (i32, i32) {
     let signed = |n: u32| i32::from_ne_bytes(n.to_ne_bytes());
     (signed(task.chunk.id.relation), signed(task.chunk.id.index))
+}
+
+/// The target has nothing of this run.
+pub(super) fn is_unknown() -> Error {
+    let message = "the target knows nothing of this run any more: it is another server, or an older state of it";
+    Error::new(Cause::Refused { side: Side::Target, message: message.into() })
+}
+
+/// A standby that does not take the other's place yet. It has nothing of unlogged tables, and does not even open them
+/// (`get_relation_info`): 0A000.
+pub(super) fn is_standby() -> pg::Error {
+    let said = ServerError { sqlstate: "25006".into(), message: "in recovery".into(), ..ServerError::default() };
+    pg::Error::new(Side::Target, ErrorKind::Server(said))
 }
 
 /// Removes the ledger: the database is whole.

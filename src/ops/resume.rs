@@ -1,7 +1,6 @@
 //! Going on with a restore that was stopped: the ledger says what is there, and what the first run was asked for.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::error::{Cause, Error, Result};
 use super::ledger::{self, Ledger, Remembered};
@@ -19,9 +18,6 @@ pub(super) const WHOLE_BYTES: &str = "whole_bytes";
 
 /// The entry for everything that is not an option: another version of pgconvoy may make other jobs.
 const JOBS: &str = "the statements after the rows";
-
-/// How long the sessions of a run that was killed may take to end.
-const GOODBYE: Duration = Duration::from_secs(2);
 
 /// What an earlier run has left.
 pub(super) struct Resumed {
@@ -79,11 +75,8 @@ pub(super) async fn take_over(target: &Server, settings: &Settings) -> Result<(L
     };
     let database = &target.facts.database;
     let catalog = target.catalog();
-    if Ledger::left_behind(catalog).await?.is_some() && !ledger::lock_run(catalog, GOODBYE).await? {
-        return refuse(
-            format!("another pgconvoy is at work on database {database}"),
-            "wait for its end, or end it: its sessions are in pg_stat_activity",
-        );
+    if Ledger::left_behind(catalog).await?.is_some() {
+        ledger::lock_run(target).await?;
     }
     // As it is now that nobody else is at work on it.
     let Some(left) = Ledger::left_behind(catalog).await? else {

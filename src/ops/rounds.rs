@@ -14,7 +14,7 @@ use super::copy::first_cause;
 use super::error::{Cause, Error, Result};
 use super::job_runner::{JobRunner, JobsDone};
 use super::lanes::Shared;
-use super::ledger::{Ledger, Remembered};
+use super::ledger::{self, Ledger, Remembered};
 use super::options::Run;
 use super::recorder::PhaseTimer;
 use super::resume::Resumed;
@@ -24,8 +24,8 @@ use super::server::{Lanes, Server};
 use super::target::PreparedTarget;
 use crate::event::{Event, Phase};
 use crate::flow::{self, ChunkTask, Lane, Meter};
-use crate::model::{Oid, QualifiedName, Side, counted};
-use crate::pg::{self, ErrorKind, ServerError};
+use crate::model::{Oid, QualifiedName, ServerVersion, Side, counted};
+use crate::pg::catalog::Catalog;
 
 /// Crashes of a target that one run puts up with.
 const ROUNDS: u32 = 20;
@@ -98,22 +98,21 @@ impl Filling<'_> {
     /// What the target has, if it is still the same database.
     async fn look(&self, rows: Option<&RowsPlan>, ledger: &Ledger) -> Result<(Server, Remembered)> {
         let target = self.target.renewed(self.run).await?;
-        if target.facts.in_recovery {
-            // Not yet the one that takes the other's place.
-            let said =
-                ServerError { sqlstate: "25006".into(), message: "in recovery".into(), ..ServerError::default() };
-            return Err(pg::Error::new(Side::Target, ErrorKind::Server(said)).into());
-        }
+        ledger::lock_run(&target).await?;
         let remembered = ledger.read(target.catalog()).await?;
         if let Some(rows) = rows {
             refuse_emptied_tables(rows, &target, &remembered).await?;
         }
+        remake_hash_indexes(target.catalog()).await?;
         Ok((target, remembered))
     }
 
     /// What an earlier run has done is told as if it were done now.
     async fn take_up(&self, rows: Option<&RowsPlan>, resumed: &Resumed) -> Result<Remembered> {
         let remembered = resumed.remembered.clone();
+        if resumed.has_crashed {
+            remake_hash_indexes(self.target.catalog()).await?;
+        }
         if let Some(rows) = rows {
             if resumed.has_crashed {
                 refuse_emptied_tables(rows, self.target, &remembered).await?;
@@ -156,6 +155,24 @@ async fn refuse_emptied_tables(rows: &RowsPlan, target: &Server, remembered: &Re
             Err(error.hint("start again with --drop-target-objects, or drop the database"))
         }
     }
+}
+
+/// Before 10 nothing of a hash index is in the log (`indexes.sgml` of 9.6): a crash leaves what had come to the disk.
+async fn remake_hash_indexes(target: Catalog<'_>) -> Result<()> {
+    if target.version >= ServerVersion::V10 {
+        return Ok(());
+    }
+    let sql = "SELECT pg_catalog.format('REINDEX INDEX %I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c
+               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_am a ON a.oid = c.relam
+               WHERE c.relkind = 'i' AND c.relpersistence = 'p' AND a.amname = 'hash' ORDER BY c.oid";
+    for row in target.rows(sql).await? {
+        let reindex: String = target.get(&row, 0)?;
+        target
+            .execute(&reindex)
+            .await
+            .map_err(|e| Error::from(e).doing("building hash indexes again after a crash"))?;
+    }
+    Ok(())
 }
 
 /// One time through rows, jobs and end.

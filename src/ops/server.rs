@@ -7,8 +7,8 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Cause, Error, Result};
-use super::machine;
 use super::options::{Run, ServerArgs};
+use super::{ledger, machine};
 use crate::event::ServerInfo;
 use crate::flow::budget;
 use crate::model::{ServerVersion, Side, counted, format_bytes};
@@ -109,8 +109,15 @@ impl Server {
     }
 
     /// The same server, or the one that has taken its place, on a new connection.
+    ///
+    /// # Errors
+    /// At the target also 25006, which passes: a standby that does not take its place yet.
     pub(super) async fn renewed(&self, run: &Run) -> Result<Self> {
-        Self::connect_to(self.conninfo.unpinned(), run).await
+        let renewed = Self::connect_to(self.conninfo.unpinned(), run).await?;
+        if renewed.side == Side::Target && renewed.facts.in_recovery {
+            return Err(ledger::is_standby().into());
+        }
+        Ok(renewed)
     }
 
     pub(super) fn catalog(&self) -> Catalog<'_> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
@@ -289,29 +290,33 @@ pub(super) async fn complete(
 ) -> Result<()> {
     let phase = PhaseTimer::start(Phase::PostData, run);
     let patience = Patience::new(run, &run.cancel);
+    let removing = AtomicBool::new(false);
     let settle = async |again: bool| {
+        let work = (prepared, sequences, contents);
         if !again && !target.control.client.is_closed() {
-            return settle(target, prepared, sequences, contents).await;
+            return settle(target, work, &removing).await;
         }
         let renewed = target.renewed(run).await?;
-        // Gone: it is this that had no reply.
         if ledger::unfinished(renewed.catalog()).await?.is_none() {
-            return Ok(());
+            if removing.load(Ordering::Relaxed) {
+                // It is this that had no reply.
+                return Ok(());
+            }
+            return Err(ledger::is_unknown());
         }
-        ledger.ask(renewed.catalog()).await?;
-        settle(&renewed, prepared, sequences, contents).await
+        let renewed = ledger.hold(renewed, target).await?;
+        settle(&renewed, work, &removing).await
     };
     patience.persist("sequences, and the end", settle).await?;
     phase.finish();
     Ok(())
 }
 
-/// Can be repeated as a whole.
+/// Can be repeated as a whole. `removing` is set when the ledger may be gone from here on.
 async fn settle(
     target: &Server,
-    prepared: &PreparedTarget,
-    sequences: &[SequenceState],
-    contents: Contents,
+    (prepared, sequences, contents): (&PreparedTarget, &[SequenceState], Contents),
+    removing: &AtomicBool,
 ) -> Result<()> {
     let catalog = target.catalog();
     if contents != Contents::SchemaOnly {
@@ -320,6 +325,7 @@ async fn settle(
         let doing = "setting owners and grants of large objects";
         run_all(catalog, &prepared.large_objects).await.map_err(|e| Error::from(e).doing(doing))?;
     }
+    removing.store(true, Ordering::Relaxed);
     ledger::remove(catalog).await
 }
 

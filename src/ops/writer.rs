@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::lanes::{Shared, patch_of};
-use super::ledger::Ledger;
+use super::ledger::{self, Ledger};
 use super::own_types::OidPatches;
 use crate::flow::{ChunkTask, Error, Patched, Result, Source};
 use crate::model::{RelationKind, ServerVersion, Side};
@@ -51,7 +51,11 @@ impl TargetPort {
         let conninfo = if again { self.conninfo.unpinned() } else { self.conninfo.clone() };
         let mut connection = DataConnection::connect(Side::Target, &conninfo, &shared.stop)?;
         let settings = session::loading(connection.version());
-        let rows = connection.query(&format!("{settings}; {}", self.ledger.remembers()))?;
+        let rows = connection.query(&format!("{settings}; {}", self.ledger.remembers()));
+        let rows = rows.map_err(|error| match error.sqlstate() {
+            Some("0A000") => ledger::is_standby(),
+            _ => error,
+        })?;
         self.ledger.check_memory(rows.last().and_then(|row| row.first()).and_then(Option::as_deref))?;
         for setting in &self.extra_settings {
             connection.execute(setting)?;

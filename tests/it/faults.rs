@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgconvoy::lab::{Cluster, ClusterSpec};
+use pgconvoy::lab::{Cluster, ClusterSpec, Major};
 
 use crate::compare::assert_same_contents;
 use crate::errors::assert_says;
 use crate::fixture::{empty, newest, run, scratch};
 use crate::interrupts::{wait, wait_for};
 use crate::support::proxy::{Action, Fault, FaultProxy, Point, Whose};
-use crate::support::{Pgconvoy, Ran, TestDb, progress};
+use crate::support::{Pgconvoy, Ran, TestDb, cluster, progress};
 
 /// Four tables of 1.2 MB with keys, indexes and a sequence; large objects.
 pub const ROWS: &str = "
@@ -339,6 +339,44 @@ async fn with_too_many_connections_fewer_workers_go_on() {
     let _ = run(verify).await.expect_success();
 }
 
+/// The second attempt waits for the server, which goes on without its client, and must see what it has committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_index_build_is_found_whatever_isolation_is_the_default() {
+    let source = source(&[crate::resume::SLOW_INDEXES]).await;
+    let target = empty(&source.cluster).await;
+    let set = "SET default_transaction_isolation = 'repeatable read'";
+    target.execute(&format!("ALTER DATABASE {} {set}", target.name)).await;
+    let proxy = FaultProxy::start(target.cluster.port(), Some(Fault::cut(Point::AfterQuery("CREATE INDEX r2_slow"))));
+    let ran = run(copy_between(&source.uri(), &proxy.uri(&target.tcp_uri()), &[])).await.expect_success();
+    assert_eq!(proxy.fired(), 1);
+    assert_says(&ran, &["attempt 2"]);
+    assert_same_contents("another isolation", &source, &target).await;
+}
+
+/// A ledger that is gone before we remove it: another server, for one. That is no end that only had no reply.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_somebody_else_has_removed_is_no_success() {
+    let source = source(&[]).await;
+    let target = empty(&source.cluster).await;
+    let stall = Fault { action: Action::Stall(Duration::from_secs(3)), ..Fault::cut(Point::BeforeQuery("setval")) };
+    let proxy = FaultProxy::start(target.cluster.port(), Some(stall));
+    let child = copy_between(&source.uri(), &proxy.uri(&target.tcp_uri()), &[]).spawn();
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while proxy.fired() == 0 {
+        assert!(std::time::Instant::now() < deadline, "the end does not come");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    target.execute("DROP SCHEMA pgconvoy CASCADE").await;
+    target
+        .execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name LIKE 'pgconvoy%' AND pid <> pg_backend_pid()",
+        )
+        .await;
+    let (ran, _) = wait(child, Duration::from_secs(60)).await;
+    assert_says(&ran.expect_code(4), &["the target knows nothing of this run any more"]);
+}
+
 pub async fn own_server(like: &TestDb) -> Arc<Cluster> {
     Arc::new(Cluster::start(ClusterSpec::new(like.cluster.major()), &progress()).await.unwrap())
 }
@@ -404,6 +442,34 @@ async fn a_target_that_crashes_while_indexes_are_built_goes_on_with_them() {
     }
 }
 
+/// Until it is promoted, a standby cannot even be asked whether it remembers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_is_promoted_late_is_waited_for() {
+    let source = source(&[SLOWLY]).await;
+    let spec = ClusterSpec::new(source.cluster.major()).replicated();
+    let primary = Arc::new(Cluster::start(spec.clone(), &progress()).await.unwrap());
+    let standby = primary.standby(spec).await.unwrap();
+    let target = empty(&primary).await;
+    let (before, rest) = target.tcp_uri().split_once("127.0.0.1:").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let uri = format!("{before}127.0.0.1:{},127.0.0.1:{}/{}", primary.port(), standby.port(), target.name);
+    assert!(rest.contains(&target.name), "{rest}");
+    let child = copy_between(&source.uri(), &uri, &[]).spawn();
+    wait_for(&target, r#"state = 'active' AND query ILIKE '%COPY "public"."r%'"#).await;
+    // What makes the ledger waits for no standby.
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while standby.query_one(&target.name, "SELECT count(*) FROM pgconvoy.run").await.is_err() {
+        assert!(std::time::Instant::now() < deadline, "the standby does not follow");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    primary.kill9().unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    standby.execute("postgres", "SELECT pg_promote()").await.unwrap();
+    let (ran, _) = wait(child, Duration::from_secs(60)).await;
+    assert_says(&ran.expect_success(), &["25006", "the target has crashed", "attempt 2"]);
+    let promoted = TestDb { cluster: Arc::new(standby), name: target.name.clone() };
+    assert_same_contents("a standby", &source, &promoted).await;
+}
+
 /// The server says goodbye, forgets nothing, and is back: nothing is moved again but what was under way.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_is_restarted_is_waited_for() {
@@ -418,6 +484,39 @@ async fn a_target_that_is_restarted_is_waited_for() {
     assert_says(&ran, &["57P01", "attempt 2"]);
     assert!(!ran.stderr.contains("has crashed"), "{}", ran.stderr);
     assert_same_contents("a restart", &source, &target).await;
+}
+
+/// They are in no log before 10.
+#[tokio::test(flavor = "multi_thread")]
+async fn hash_indexes_of_old_servers_outlive_a_crash() {
+    let Some(cluster) = cluster(Major::V9_6).await else { return };
+    let source = TestDb::new(&cluster, "hash").await;
+    source
+        .execute(
+            "CREATE TABLE h (id int); INSERT INTO h SELECT generate_series(1, 5000); CREATE INDEX h_1 ON h USING hash (id);
+             CREATE FUNCTION slow_key(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+             IF current_setting('application_name') LIKE 'pgconvoy%' THEN PERFORM pg_sleep(0.03); END IF; RETURN $1; END $$;
+             CREATE TABLE s (id int); INSERT INTO s SELECT generate_series(1, 100); CREATE INDEX s_slow ON s (slow_key(id))",
+        )
+        .await;
+    let target = empty(&own_server(&source).await).await;
+    let child = copy_between(&source.uri(), &target.uri(), &[]).spawn();
+    wait_for(&target, "state = 'active' AND query ILIKE '%CREATE INDEX s_slow%'").await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while target.one("SELECT count(*) FROM pgconvoy.job").await == "0" {
+        assert!(std::time::Instant::now() < deadline, "the hash index does not come");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Its record is on its way to the disk for 600 ms at most.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    crash(&target).await;
+    let (ran, _) = wait(child, Duration::from_secs(60)).await;
+    assert_says(&ran.expect_success(), &["the target has crashed"]);
+    target.execute(&format!("ALTER DATABASE {} SET enable_seqscan = off", target.name)).await;
+    assert_eq!(
+        target.one("SELECT count(*) FROM generate_series(1, 5000) i WHERE i = (SELECT id FROM h WHERE id = i)").await,
+        "5000"
+    );
 }
 
 /// Its rows are lost with the crash, and what was read of them is not kept anywhere.

@@ -12,7 +12,7 @@ use crate::fixture::{empty, run, scratch};
 use crate::interrupts::{wait, wait_for};
 use crate::support::{Pgconvoy, TestDb};
 
-const SLOW_INDEXES: &str = "
+pub const SLOW_INDEXES: &str = "
     CREATE FUNCTION slow_key(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
     IF current_setting('application_name') LIKE 'pgconvoy%' THEN PERFORM pg_sleep(0.02); END IF; RETURN $1; END $$;
     CREATE INDEX r2_slow ON r2 (slow_key(id)); CREATE INDEX r3_slow ON r3 (slow_key(id))";
@@ -98,6 +98,43 @@ async fn a_restore_that_was_killed_among_the_indexes_goes_on() {
     assert!(had.iter().all(|index| has.contains(index)), "{had:?} are not all in {has:?}");
     assert_same_contents("a resumed restore", &source, &target).await;
     assert_eq!(has.len(), files(&source, indexes).await.len());
+}
+
+/// What the killed run has left under way is waited for, but no longer than one wishes.
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_the_wait_for_an_index_of_the_run_before() {
+    let source = source(&[&SLOW_INDEXES.replace("0.02", "0.5")]).await;
+    let (_directory, archive) = archive_of(&source).await;
+    let target = empty(&source.cluster).await;
+    let child = restore(&archive, &target, &["-j", "1"]).spawn();
+    wait_for(&target, "state = 'active' AND query ILIKE '%CREATE INDEX r%_slow%'").await;
+    kill(child).await;
+    let child = restore(&archive, &target, &["--resume", "-j", "1"]).spawn();
+    wait_for(&target, "state = 'active' AND query ILIKE '%max(statements)%pgconvoy.job%'").await;
+    kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), Signal::INT).unwrap();
+    let (ran, took) = wait(child, Duration::from_secs(10)).await;
+    let _ = ran.expect_code(130);
+    assert!(took < Duration::from_secs(5), "it took {took:?}");
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+               WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    target.execute(end).await;
+}
+
+/// The lock of the run goes with the server, and comes with the connection after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_outlives_a_crash_is_still_the_only_one() {
+    let source = source(&[&SLOWLY.replace("0.01", "0.05")]).await;
+    let (_directory, archive) = archive_of(&source).await;
+    let own = own_server(&source).await;
+    let target = empty(&own).await;
+    let child = restore(&archive, &target, &["-j", "1"]).spawn();
+    wait_for(&target, r#"state = 'active' AND query ILIKE '%COPY "public"."r%'"#).await;
+    crash(&target).await;
+    // Empty from the crash until the run goes on.
+    wait_for_ledger(&target, "alive", 1).await;
+    let ran = run(restore(&archive, &target, &["--resume"])).await.expect_code(4);
+    assert_says(&ran, &["another pgconvoy is at work"]);
+    kill(child).await;
 }
 
 /// A crash of the server empties unlogged tables, whatever the ledger says of them: that is said however often one tries.

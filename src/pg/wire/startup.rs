@@ -355,6 +355,8 @@ pub fn session_settings(version: ServerVersion) -> Vec<String> {
         (ServerVersion::V9_6, "idle_in_transaction_session_timeout = 0"),
         (ServerVersion::V14, "idle_session_timeout = 0"),
         (ServerVersion::V17, "transaction_timeout = 0"),
+        // Whoever has waited for a lock must see what its holder has committed.
+        (always, "default_transaction_isolation = 'read committed'"),
         (always, "search_path = ''"),
         (ServerVersion::V9_5, "row_security = off"),
         (always, "DateStyle = 'ISO, MDY'"),
