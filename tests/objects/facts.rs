@@ -34,7 +34,9 @@ pub async fn facts_of(db: &TestDb, other: Major) -> Vec<String> {
         format!(
             "SELECT 'column', a.attrelid::regclass, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
                     a.atthasdef, a.attislocal, a.attinhcount, coalesce(nullif(a.attstattarget, -1)::text, ''),
-                    a.attstorage, a.attoptions, a.attfdwoptions, (SELECT collname FROM pg_collation WHERE oid = a.attcollation AND a.atttypid <> 'name'::regtype),
+                    a.attstorage,
+                    -- Servers keep that one for themselves.
+                    (SELECT array_agg(o) FROM unnest(a.attoptions) o WHERE o NOT LIKE 'pg_attver=%'), a.attfdwoptions, (SELECT collname FROM pg_collation WHERE oid = a.attcollation AND a.atttypid <> 'name'::regtype),
                     {}, {}, {}
              FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
              WHERE {user} AND c.relkind IN ('r', 'p', 'f', 'm', 'v', 'c') AND a.attnum > 0 AND NOT a.attisdropped",
