@@ -168,6 +168,14 @@ pub(super) async fn check_source(
             "PostgreSQL 12 and later have none; if something uses it, copy it into an ordinary column first",
         );
     }
+    let half_detached = source.catalog().half_detached(&filter).await?;
+    if !half_detached.is_empty() {
+        findings.refuse(
+            side,
+            format!("partitions are half detached, and would come back attached: {}", half_detached.join(", ")),
+            "finish it at the source: ALTER TABLE … DETACH PARTITION … FINALIZE",
+        );
+    }
     if let Some(target_version) = target_version {
         let below_plain = source.catalog().generated_below_plain(&filter).await?;
         check_generated(&below_plain, target_version, findings);

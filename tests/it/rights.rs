@@ -190,3 +190,31 @@ async fn large_objects_are_read_by_any_lane_of_a_plain_role() {
         "8 800000"
     );
 }
+
+/// Columns may be of it, so it is not left out like other things that a provider refuses.
+#[tokio::test(flavor = "multi_thread")]
+async fn base_types_are_refused_before_the_start_with_a_provider_too() {
+    let source = TestDb::new(&newest().await, "base_type").await;
+    source
+        .execute(
+            "CREATE TYPE own;
+             CREATE FUNCTION own_in(cstring) RETURNS own LANGUAGE internal IMMUTABLE STRICT AS 'textin';
+             CREATE FUNCTION own_out(own) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
+             CREATE TYPE own (INPUT = own_in, OUTPUT = own_out); CREATE TABLE t (o own); INSERT INTO t VALUES ('x')",
+        )
+        .await;
+    let (_directory, archive) = scratch("base_type");
+    let archive = archive.to_str().unwrap();
+    let _ = pgconvoy(&["dump", "--source", &source.uri(), archive]).await.expect_success();
+    let db = empty(&newest().await).await;
+    make_login(&db.cluster, "it_typist", "").await;
+    db.execute(&format!("ALTER DATABASE {} OWNER TO it_typist", db.name)).await;
+    let uri = as_role(&db, "it_typist");
+    let copy = ["copy", "--provider", "generic", "--source", &source.uri(), "--target", &uri];
+    let restore = ["restore", "--provider", "generic", "--target", &uri, archive];
+    for args in [&copy[..], &restore[..]] {
+        let ran = pgconvoy(args).await.expect_code(4);
+        assert_says(&ran, &["it_typist is no superuser", "public.own", "-N, -T"]);
+        assert_empty(&db).await;
+    }
+}

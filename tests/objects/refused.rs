@@ -48,6 +48,28 @@ async fn generated_columns_below_plain_ones_are_refused_where_no_server_makes_th
     }
 }
 
+/// Their parents do not show their rows any more; as pg_dump writes them, they would again.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_detached_partitions_are_refused_by_name() {
+    let clusters = clusters().await;
+    let Some(from) = clusters.iter().rfind(|c| c.major() >= Major::V14) else { return };
+    let (source, target) = (empty(from, "half").await, empty(from, "half").await);
+    // As an interrupted DETACH PARTITION … CONCURRENTLY leaves it.
+    source
+        .execute(
+            "CREATE TABLE parted (a int) PARTITION BY LIST (a);
+             CREATE TABLE going PARTITION OF parted FOR VALUES IN (1); INSERT INTO parted VALUES (1);
+             UPDATE pg_inherits SET inhdetachpending = true WHERE inhrelid = 'going'::regclass",
+        )
+        .await;
+    let args = ["copy", "--source", &source.uri(), "--target", &target.uri()];
+    let ran = pgconvoy(&args).await.expect_code(3);
+    assert!(ran.stderr.contains("public.going") && ran.stderr.contains("FINALIZE"), "{}", ran.stderr);
+    source.execute("ALTER TABLE parted DETACH PARTITION going FINALIZE").await;
+    let _ = pgconvoy(&args).await.expect_success();
+    assert_eq!(target.one("SELECT count(*) || ' ' || (SELECT count(*) FROM parted) FROM going").await, "1 0");
+}
+
 async fn has_lz4(cluster: &Cluster) -> bool {
     let sql = "SELECT count(*) FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)";
     cluster.query_one("postgres", sql).await.unwrap() == "1"

@@ -168,6 +168,11 @@ pub(in crate::ops) fn check_lacks(lacks: &[Lack], findings: &mut Findings) {
     }
 }
 
+/// Of those things, what is never left out: columns may be of it. As the catalogs and as pg_dump name it.
+fn is_base_type(object: &str) -> bool {
+    object.starts_with("base type ") || object.starts_with("SHELL TYPE ")
+}
+
 /// Whether the role may make what only superusers may. The administrators of managed servers may make some of it.
 async fn check_superuser(
     objects: &[String],
@@ -175,20 +180,23 @@ async fn check_superuser(
     options: &TargetOptions,
     findings: &mut Findings,
 ) -> Result<()> {
-    if objects.is_empty()
-        || target.facts.is_superuser
-        || options.provider.is_some()
-        || target.catalog().managed_by().await?.is_some()
-    {
+    if target.facts.is_superuser {
         return Ok(());
     }
-    let some: Vec<&str> = objects.iter().take(4).map(String::as_str).collect();
-    let more = if objects.len() > 4 { format!(" and {} more", objects.len() - 4) } else { String::new() };
-    findings.refuse(
-        Some(Side::Target),
-        format!("role {} is no superuser, and only those make {}{more}", target.facts.role, some.join(", ")),
-        "use a superuser, or add --provider (generic, heroku, rds, …): what is refused is left out, with a warning",
-    );
+    let leaves_out = options.provider.is_some() || target.catalog().managed_by().await?.is_some();
+    let refused: Vec<&str> = objects.iter().map(String::as_str).filter(|o| !leaves_out || is_base_type(o)).collect();
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let more = if refused.len() > 4 { format!(" and {} more", refused.len() - 4) } else { String::new() };
+    let some = refused[..refused.len().min(4)].join(", ");
+    let hint = if leaves_out {
+        "use a superuser, or leave out what has columns of it, and it (-N, -T); else much would be lost without it"
+    } else {
+        "use a superuser, or add --provider (generic, heroku, rds, …): what is refused is left out, with a warning"
+    };
+    let message = format!("role {} is no superuser, and only those make {some}{more}", target.facts.role);
+    findings.refuse(Some(Side::Target), message, hint);
     Ok(())
 }
 

@@ -147,6 +147,20 @@ impl Catalog<'_> {
         self.rows(&sql).await?.iter().map(|row| self.get(row, 0)).collect()
     }
 
+    /// Partitions that `DETACH PARTITION … CONCURRENTLY` has left half detached: their parents do not show their rows any
+    /// more, and pg_dump writes them as attached. Named for people.
+    pub async fn half_detached(&self, filter: &str) -> Result<Vec<String>> {
+        if self.version < ServerVersion::V14 {
+            return Ok(Vec::new());
+        }
+        let sql = format!(
+            "SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_inherits i
+             JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE i.inhdetachpending AND {USER_RELATIONS} AND ({filter}) ORDER BY 1"
+        );
+        self.rows(&sql).await?.iter().map(|row| self.get(row, 0)).collect()
+    }
+
     async fn columns(&self, filter: &str) -> Result<HashMap<Oid, Vec<(Column, Oid)>>> {
         let generated = if self.version >= ServerVersion::V12 { "AND a.attgenerated = ''" } else { "" };
         let sql = format!(
