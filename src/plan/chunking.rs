@@ -83,9 +83,9 @@ impl Loaders {
             // Whole ones come after those that are cut, the biggest first: half of a lane's share of everything is the
             // most that one of them can come late.
             Self::Lanes(lanes) => total_bytes / (2 * u64::from(lanes.max(1))),
-            // For each second of a loading backend the source takes about half of one, and the indexes another: that is
-            // for the other cores to do meanwhile, and more work than this leaves them little of it.
-            Self::SharedCores(cores) => total_bytes / 2 * 3 / u64::from(cores.max(1)),
+            // What one core can load while the others do the rest. A larger one comes late, and its indexes after it:
+            // then cores are idle at the end.
+            Self::SharedCores(cores) => total_bytes / u64::from(cores.max(1)),
         }
     }
 }
