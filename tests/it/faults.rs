@@ -519,13 +519,15 @@ async fn hash_indexes_of_old_servers_outlive_a_crash() {
     );
 }
 
+/// The largest, so it is loaded first.
+pub const UNLOGGED_FIRST: &str = "
+    CREATE UNLOGGED TABLE first (i int, pad text); ALTER TABLE first ALTER pad SET STORAGE EXTERNAL;
+    INSERT INTO first SELECT i, repeat('x', 9000) FROM generate_series(1, 500) i";
+
 /// Its rows are lost with the crash, and what was read of them is not kept anywhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_that_empties_an_unlogged_table_is_said() {
-    let largest = "
-        CREATE UNLOGGED TABLE first (i int, pad text); ALTER TABLE first ALTER pad SET STORAGE EXTERNAL;
-        INSERT INTO first SELECT i, repeat('x', 9000) FROM generate_series(1, 500) i";
-    let source = source(&[SLOWLY, largest]).await;
+    let source = source(&[SLOWLY, UNLOGGED_FIRST]).await;
     let own = own_server(&source).await;
     let target = empty(&own).await;
     let child = copy_between(&source.uri(), &target.uri(), &["-j", "1"]).spawn();

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::compare::assert_same_contents;
 use crate::errors::assert_says;
-use crate::faults::{SLOWLY, crash, own_server, source};
+use crate::faults::{SLOWLY, UNLOGGED_FIRST, crash, own_server, source};
 use crate::fixture::{empty, run, scratch};
 use crate::interrupts::{wait, wait_for};
 use crate::support::{Pgconvoy, TestDb};
@@ -142,10 +142,7 @@ async fn a_run_that_outlives_a_crash_is_still_the_only_one() {
 /// A crash of the server empties unlogged tables, whatever the ledger says of them: that is said however often one tries.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_a_crash_has_emptied_are_not_taken_for_there() {
-    let largest = "
-        CREATE UNLOGGED TABLE first (i int, pad text); ALTER TABLE first ALTER pad SET STORAGE EXTERNAL;
-        INSERT INTO first SELECT i, repeat('x', 9000) FROM generate_series(1, 500) i";
-    let source = source(&[SLOWLY, largest]).await;
+    let source = source(&[SLOWLY, UNLOGGED_FIRST]).await;
     let (_directory, archive) = archive_of(&source).await;
     let own = own_server(&source).await;
     let target = empty(&own).await;

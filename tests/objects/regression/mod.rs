@@ -57,7 +57,7 @@ async fn start(suite: &Suite) -> Option<Arc<Cluster>> {
         .set("wal_level", "logical")
         // Statistics are to be those that the suite gathered.
         .set("autovacuum", "off")
-        .set("dynamic_library_path", &format!("{}:$libdir", suite.library_dir.display()));
+        .set("dynamic_library_path", &format!("{}:$libdir", suite.modules_dir.display()));
     Cluster::start(spec, &progress()).await.map_err(|e| not_tested(suite.major, &e.to_string())).ok().map(Arc::new)
 }
 
@@ -92,7 +92,7 @@ fn run_suite(suite: &Suite, cluster: &Cluster) {
         psql.env("PGTZ", "America/Los_Angeles").env("PGDATESTYLE", "Postgres, MDY");
         psql.env("PGOPTIONS", "-c intervalstyle=postgres_verbose").env("PGDATABASE", "regression");
         psql.env("PG_ABS_SRCDIR", &suite.directory).env("PG_ABS_BUILDDIR", output.path());
-        psql.env("PG_LIBDIR", &suite.library_dir).env("PG_DLSUFFIX", ".so");
+        psql.env("PG_LIBDIR", &suite.modules_dir).env("PG_DLSUFFIX", ".so");
         psql.stdin(std::fs::File::open(&file).unwrap()).stdout(Stdio::null()).stderr(Stdio::null());
         let status = psql.status().unwrap();
         if status.code() != Some(0) {

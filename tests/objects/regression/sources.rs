@@ -23,7 +23,7 @@ pub struct Suite {
     /// `src/test/regress`.
     pub directory: PathBuf,
     /// Holds `regress.so`, `autoinc.so` and `refint.so` for this version.
-    pub library_dir: PathBuf,
+    pub modules_dir: PathBuf,
 }
 
 /// The suite from the cache, or fetched; else what was said on the way.
@@ -44,7 +44,7 @@ pub fn fetch(major: Major) -> Result<Suite, String> {
             _ => {}
         }
     }
-    Ok(Suite { major, directory: entry.join("source/src/test/regress"), library_dir: entry.join("lib") })
+    Ok(Suite { major, directory: entry.join("source/src/test/regress"), modules_dir: entry.join("lib") })
 }
 
 /// The source package, and the headers to build the suite's library with, by an apt that keeps all to itself.
@@ -109,15 +109,15 @@ fn unpack(major: Major, from: &Path, content: &Path) -> Result<(), String> {
         .arg("-x")
         .arg(file(from, |path| path.extension().is_some_and(|e| e == "deb"))?)
         .arg(&headers))?;
-    let library_dir = content.join("lib");
-    std::fs::create_dir(&library_dir).unwrap();
+    let modules_dir = content.join("lib");
+    std::fs::create_dir(&modules_dir).unwrap();
     let includes = headers.join("usr/include/postgresql");
     for library in ["src/test/regress/regress.c", "contrib/spi/autoinc.c", "contrib/spi/refint.c"] {
         let name = Path::new(library).file_stem().unwrap().to_str().unwrap();
         let mut cc = Command::new("cc");
         cc.args(["-shared", "-fPIC", "-w", "-O1", "-D_GNU_SOURCE"]);
         cc.arg("-I").arg(includes.join(major.to_string()).join("server")).arg("-I").arg(includes.join("internal"));
-        run(cc.arg("-o").arg(library_dir.join(format!("{name}.so"))).arg(source.join(library)))?;
+        run(cc.arg("-o").arg(modules_dir.join(format!("{name}.so"))).arg(source.join(library)))?;
     }
     Ok(())
 }
