@@ -270,7 +270,17 @@ pub async fn run_pg_dump(call: &PgDumpCall, cancel: &CancellationToken) -> Resul
     if cancel.is_cancelled() {
         return Err(Error::Cancelled);
     }
-    Err(Error::PgDumpFailed { version: *version, status: status.to_string(), stderr: said })
+    let stderr = said.lines().map(shortened).collect::<Vec<_>>().join("\n");
+    Err(Error::PgDumpFailed { version: *version, status: status.to_string(), stderr })
+}
+
+/// A line without its end where it is long: pg_dump quotes a query that fails, and the one that locks names every table.
+fn shortened(line: &str) -> String {
+    const CHARACTERS: usize = 300;
+    match line.char_indices().nth(CHARACTERS) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    }
 }
 
 /// SIGINT makes pg_dump send a cancel request to the server; without that its query would run on there.
@@ -295,6 +305,13 @@ mod tests {
 
     fn chosen(versions: &[u32], source: u32, target: Option<u32>) -> Option<u32> {
         choose(&found(versions), ServerVersion(source), target.map(ServerVersion)).map(|f| f.version.0)
+    }
+
+    #[test]
+    fn a_query_that_names_every_table_is_not_printed_whole() {
+        let line = format!("Query was: LOCK TABLE {}", "ä, ".repeat(10_000));
+        assert_eq!(shortened(&line).chars().count(), 301);
+        assert_eq!(shortened("short"), "short");
     }
 
     #[test]
