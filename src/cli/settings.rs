@@ -15,8 +15,8 @@ use pgconvoy::report::BenchTask;
 
 use super::args::{
     BenchArgs, BenchProgressArgs, Cli, Command, Conninfo, ContentsArgs, CopyArgs, DemoArgs, DumpArgs, FilterArgs,
-    FilterRule, GeneralArgs, ProgressArgs, ProgressMode, ProviderName, RestoreArgs, SourceArgs, StatisticsMode,
-    TargetArgs, ToastMethod, VerifyArgs,
+    FilterRule, GeneralArgs, ProgressArgs, ProgressMode, ProviderName, RestoreArgs, Section, SourceArgs,
+    StatisticsMode, TargetArgs, ToastMethod, VerifyArgs,
 };
 use super::environment::Environment;
 use super::redact::has_password;
@@ -67,6 +67,7 @@ pub struct Settings {
 /// A combination that makes no sense, as clap's own error: exit code 2.
 pub fn resolve(cli: Cli, environment: &Environment) -> Result<Settings, clap::Error> {
     require_servers(&cli.command, environment)?;
+    refuse_misfits(&cli.command)?;
     let warnings = password_warnings(&cli.command);
     let retry_for = retry_for(&cli.command);
     let (task, shown) = task(cli.command, environment);
@@ -125,13 +126,13 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<Shown>) {
     match command {
         Command::Copy(args) => {
             let target = target_options(args.target);
-            let source = source_options(args.source, args.filters, target.statistics.may_carry());
+            let source = source_options(args.source, args.filters, target.statistics);
             let contents = contents(&args.contents);
             (Task::Copy(CopyOptions { source, target, jobs: args.jobs.jobs, contents }), Some(args.progress.into()))
         }
         Command::Dump(args) => {
             let options = DumpOptions {
-                source: source_options(args.source, args.filters, true),
+                source: source_options(args.source, args.filters, Statistics::Auto),
                 archive: args.archive,
                 jobs: args.jobs.jobs,
                 contents: contents(&args.contents),
@@ -142,7 +143,7 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<Shown>) {
         Command::Restore(args) => {
             let (archive, target) =
                 (args.archive, TargetOptions { resume: args.resume, ..target_options(args.target) });
-            let contents = contents(&args.contents);
+            let contents = args.section.map_or_else(|| contents(&args.contents), Into::into);
             (
                 Task::Restore(RestoreOptions { archive, target, jobs: args.jobs.jobs, contents }),
                 Some(args.progress.into()),
@@ -170,7 +171,7 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<Shown>) {
             let wants_source = args.source.source.is_some() || environment.source_is_set;
             let wants_target = args.target.target.is_some() || environment.target_is_set;
             let options = PreflightOptions {
-                source: wants_source.then(|| source_options(args.source, args.filters, false)),
+                source: wants_source.then(|| source_options(args.source, args.filters, Statistics::None)),
                 target: wants_target.then(|| target_options(args.target)),
                 jobs: args.jobs.jobs,
                 contents: contents(&args.contents),
@@ -209,7 +210,7 @@ fn server(conninfo: Option<Conninfo>) -> ServerArgs {
 }
 
 /// `statistics`: whether the dump of the schema shall hold them.
-fn source_options(args: SourceArgs, filter_args: FilterArgs, statistics: bool) -> SourceOptions {
+fn source_options(args: SourceArgs, filter_args: FilterArgs, statistics: Statistics) -> SourceOptions {
     SourceOptions {
         statistics,
         server: ServerArgs { encoding: args.source_encoding, ..server(args.source) },
@@ -300,6 +301,41 @@ fn contents(args: &ContentsArgs) -> Contents {
         (_, true) => Contents::DataOnly,
         _ => Contents::Everything,
     }
+}
+
+impl From<Section> for Contents {
+    fn from(section: Section) -> Self {
+        match section {
+            Section::PreData => Self::PreData,
+            Section::Data => Self::DataOnly,
+            Section::PostData => Self::PostData,
+        }
+    }
+}
+
+/// What makes a target anew does not go with a section that wants its tables.
+fn refuse_misfits(command: &Command) -> Result<(), clap::Error> {
+    let Command::Restore(RestoreArgs { section: Some(section), target, resume, .. }) = command else { return Ok(()) };
+    let misfits: &[(&str, bool)] = match section {
+        Section::PreData => &[],
+        Section::Data => &[
+            ("--create", target.create),
+            ("--drop-target-objects", target.drop_target_objects),
+            ("--roles", target.roles),
+            ("--resume", *resume),
+        ],
+        Section::PostData => &[
+            ("--create", target.create),
+            ("--drop-target-objects", target.drop_target_objects),
+            ("--roles", target.roles),
+        ],
+    };
+    let Some((misfit, _)) = misfits.iter().find(|(_, is_asked_for)| *is_asked_for) else { return Ok(()) };
+    let mut root = Cli::command();
+    root.build();
+    let command = root.find_subcommand_mut("restore").cloned().unwrap_or(root);
+    let message = format!("{misfit} does not go with a section that wants tables which are there");
+    Err(command.clone().error(ErrorKind::ArgumentConflict, message))
 }
 
 /// Two servers of which neither is named would both be what the PG* variables name: the same one.

@@ -134,7 +134,7 @@ impl CopyJob<'_> {
             settings: None,
         };
         let prepared = preparation.run(self.target, self.run).await?;
-        if contents != Contents::SchemaOnly {
+        if contents.has_rows() {
             let differing = check_columns(self.target, &plan.inventory).await?;
             fall_back_to_text(&mut plan.inventory, differing);
             let inventory = &mut plan.inventory;
@@ -156,7 +156,7 @@ impl CopyJob<'_> {
 
     /// What has rows, and its chunks; nothing where only definitions move.
     fn rows(&self, plan: &mut SourcePlan) -> Option<(Vec<Arc<Relation>>, RowsPlan)> {
-        if self.options.contents == Contents::SchemaOnly {
+        if !self.options.contents.has_rows() {
             return None;
         }
         let mut relations = share(std::mem::take(&mut plan.inventory.relations));

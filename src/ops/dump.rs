@@ -98,7 +98,7 @@ fn header(source: &Server, options: &DumpOptions, plan: &SourcePlan) -> Manifest
     };
     let contents = match options.contents {
         Contents::Everything => ArchiveContents::Everything,
-        Contents::SchemaOnly => ArchiveContents::Schema,
+        Contents::SchemaOnly | Contents::PreData | Contents::PostData => ArchiveContents::Schema,
         Contents::DataOnly => ArchiveContents::Data,
     };
     let mut header = ManifestHeader::new(from, contents);
@@ -120,7 +120,7 @@ impl DumpJob<'_> {
     async fn write(&self, plan: &mut SourcePlan, writer: &ArchiveWriter) -> Result<(Vec<Arc<Relation>>, Arc<Meter>)> {
         writer.adopt_schema_file(&plan.schema_dump)?;
         record_inventory(&plan.inventory, writer)?;
-        if self.options.contents == Contents::SchemaOnly {
+        if !self.options.contents.has_rows() {
             if let Some(holder) = &plan.holder {
                 check_still_frozen(self.source, holder.snapshot.clone()).await?;
             }

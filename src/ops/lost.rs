@@ -21,7 +21,7 @@ pub(super) async fn check_rows(
     contents: Contents,
     findings: &mut Findings,
 ) -> Result<()> {
-    if contents == Contents::SchemaOnly {
+    if !contents.has_rows() {
         return Ok(());
     }
     let filter = table_filter(&options.filters)?;

@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::event::EventSink;
 use crate::model::ServerVersion;
+use crate::plan::carry::carrying_pays;
 use crate::schema::{Cuts, EntryOptions, Rights};
 
 /// What every operation is handed: where to say what happens, and how it is told to stop.
@@ -79,7 +80,25 @@ pub enum Contents {
     #[default]
     Everything,
     SchemaOnly,
+    /// Also pg_restore's section `data`.
     DataOnly,
+    /// Of the definitions, those that are made before rows are there.
+    PreData,
+    /// Indexes, keys, triggers and the rest, where tables and rows are there.
+    PostData,
+}
+
+impl Contents {
+    #[must_use]
+    pub fn has_rows(self) -> bool {
+        matches!(self, Self::Everything | Self::DataOnly)
+    }
+
+    /// Into a target that has none of them yet.
+    #[must_use]
+    pub fn makes_tables(self) -> bool {
+        matches!(self, Self::Everything | Self::SchemaOnly | Self::PreData)
+    }
 }
 
 /// How rows are read at the source.
@@ -91,8 +110,8 @@ pub struct SourceOptions {
     /// Bytes of heap and TOAST per chunk, `None` for the planner's choice.
     pub chunk_bytes: Option<u64>,
     pub filters: Filters,
-    /// Read the planner's statistics too, where pg_dump can (18).
-    pub statistics: bool,
+    /// Whether to read the planner's statistics too, where pg_dump can (18).
+    pub statistics: Statistics,
     /// A pg_dump to use instead of the one that fits best.
     pub pg_dump: Option<PathBuf>,
     /// Where else to look for a pg_dump.
@@ -102,10 +121,11 @@ pub struct SourceOptions {
 /// How the target's planner learns of the rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Statistics {
-    /// Carried over from the source where both sides can; ANALYZE for the tables that have none to carry over.
+    /// Carried over from the source where both sides can and it costs less than ANALYZE ([`carrying_pays`]); ANALYZE for
+    /// the tables that have none to carry over.
     #[default]
     Auto,
-    /// As `Auto`, but refused where nothing can be carried over.
+    /// Carried over whatever it costs, refused where nothing can be.
     Carry,
     /// ANALYZE of every table, when its rows are in and its indexes are built.
     Analyze,
@@ -114,10 +134,13 @@ pub enum Statistics {
 }
 
 impl Statistics {
-    /// Whether a dump of the schema should hold them.
-    #[must_use]
-    pub fn may_carry(self) -> bool {
-        matches!(self, Self::Auto | Self::Carry)
+    /// Whether a dump of the schema should hold them, with tables of these sizes in bytes.
+    pub(super) fn are_read(self, table_bytes: impl IntoIterator<Item = u64>) -> bool {
+        match self {
+            Self::Auto => carrying_pays(table_bytes),
+            Self::Carry => true,
+            Self::Analyze | Self::None => false,
+        }
     }
 }
 

@@ -324,12 +324,16 @@ pub(super) async fn check_target(
     check_server(target, findings);
     check_rights(target, findings).await?;
     let unfinished = ledger::unfinished(target.catalog()).await?;
-    if contents == Contents::DataOnly {
-        if let Some(run) = unfinished {
+    if !contents.makes_tables() {
+        if let Some(run) = unfinished.filter(|_| !options.resume) {
             findings.refuse(
                 side,
                 format!("database {} holds an unfinished run of pgconvoy: {run}", target.facts.database),
-                "empty the tables and DROP SCHEMA pgconvoy CASCADE",
+                if contents == Contents::DataOnly {
+                    "empty the tables and DROP SCHEMA pgconvoy CASCADE"
+                } else {
+                    "go on with --resume"
+                },
             );
         }
         return Ok(());

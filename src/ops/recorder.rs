@@ -87,13 +87,16 @@ impl Recorder {
         };
         let database = &target.facts.database;
         let error = explain_bytes(error);
-        let left = if all == 0 {
+        let left = if contents == Contents::PostData {
+            format!("database {database} of the target lacks a part of what is made after the rows")
+        } else if all == 0 {
             format!("database {database} of the target holds a part of the schema and no rows")
         } else {
             format!("database {database} of the target is not whole: {done} of {all} tables have all their rows")
         };
         let way_out = match contents {
             Contents::DataOnly => "empty its tables and DROP SCHEMA pgconvoy CASCADE before you start again",
+            Contents::PostData => "drop what is made after the rows, and the schema pgconvoy, before you start again",
             _ => "start again with --drop-target-objects, or drop the database",
         };
         error.hint(format!("{left}; {way_out}"))

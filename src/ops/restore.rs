@@ -58,7 +58,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     preflight::check_versions(inventory.source_version, &target, &mut findings);
     preflight::check_encoding(&inventory.encoding, &target, &mut findings);
     preflight::check_extensions(&inventory.extensions, &target, &options.target, &mut findings).await?;
-    if contents != Contents::DataOnly {
+    if contents.makes_tables() {
         lost::check_archive_types(&inventory, &target, &mut findings).await?;
         preflight::check_generated(&inventory.generated_below_plain, target.version(), &mut findings);
     }
@@ -119,12 +119,12 @@ async fn open(options: &RestoreOptions) -> Result<Archive> {
 fn contents_of(archive: &Archive, asked: Contents) -> Result<Contents> {
     let has = archive.header().contents;
     match (has, asked) {
-        (ArchiveContents::Everything, asked) => Ok(asked),
         (ArchiveContents::Schema, Contents::DataOnly) => {
             Err(Error::new(Cause::Usage("the archive holds no rows: it was made with --schema-only".into())))
         }
-        (ArchiveContents::Schema, _) => Ok(Contents::SchemaOnly),
-        (ArchiveContents::Data, Contents::SchemaOnly) => {
+        (ArchiveContents::Schema, Contents::Everything) => Ok(Contents::SchemaOnly),
+        (ArchiveContents::Everything | ArchiveContents::Schema, asked) => Ok(asked),
+        (ArchiveContents::Data, Contents::SchemaOnly | Contents::PreData | Contents::PostData) => {
             Err(Error::new(Cause::Usage("the archive holds no schema: it was made with --data-only".into())))
         }
         (ArchiveContents::Data, _) => Ok(Contents::DataOnly),
@@ -208,7 +208,7 @@ impl RestoreJob<'_> {
 
     async fn fill(&self, inventory: &mut Inventory, archive: Archive, prepared: &PreparedTarget) -> Result<Filled> {
         let mut patches = OidPatches::default();
-        if self.contents != Contents::SchemaOnly {
+        if self.contents.has_rows() {
             refuse_other_columns(inventory, check_columns(self.target, inventory).await?)?;
             let compared = inventory.own_types.compare(self.target, inventory.relations.iter()).await?;
             patches = compared.patches_to_load(self.target.version());
@@ -240,7 +240,7 @@ impl RestoreJob<'_> {
         archive: &Archive,
         whole_bytes: Option<u64>,
     ) -> Option<(Vec<Arc<Relation>>, RowsPlan)> {
-        if self.contents == Contents::SchemaOnly {
+        if !self.contents.has_rows() {
             return None;
         }
         let whole_bytes = whole_bytes.unwrap_or_else(|| self.whole_bytes(inventory));

@@ -38,7 +38,7 @@ pub(super) fn settings(
     let mut settings = Settings::new();
     let mut set = |name: &str, value: String| settings.insert(name.into(), value);
     set("the archive", archive.header().archive_id.clone());
-    set("--schema-only or --data-only", format!("{contents:?}"));
+    set("--schema-only, --data-only or --section", format!("{contents:?}"));
     set("--no-owner", target.no_owner.to_string());
     set("--no-privileges", target.no_privileges.to_string());
     set("--no-tablespaces", target.no_tablespaces.to_string());

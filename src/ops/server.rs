@@ -73,6 +73,18 @@ impl Env for MaintenanceEnv {
 }
 
 impl Server {
+    /// How pg_dump finds the server. Compiling its queries would cost more than it saves.
+    pub(super) fn pg_dump_env(&self) -> Vec<(String, String)> {
+        let mut environment = self.conninfo.pg_dump_env(0);
+        if self.version() >= ServerVersion::V11 {
+            match environment.iter_mut().find(|(name, _)| name == "PGOPTIONS") {
+                Some((_, options)) => options.push_str(" -c jit=off"),
+                None => environment.push(("PGOPTIONS".into(), "-c jit=off".into())),
+            }
+        }
+        environment
+    }
+
     /// Connects as libpq would, and looks at the database.
     pub(super) async fn connect(side: Side, args: &ServerArgs, run: &Run) -> Result<Self> {
         let conninfo = ConnInfo::resolve(side, args.conninfo.as_deref(), &ProcessEnv)?;

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
-use super::options::{Contents, Run, SourceOptions};
+use super::options::{Contents, Run, SourceOptions, Statistics};
 use super::own_types::OwnTypes;
 use super::preflight::table_filter;
 use super::server::{Lanes, Server};
@@ -49,7 +49,8 @@ impl SourcePlan {
     ) -> Result<Self> {
         let filter = table_filter(&options.filters)?;
         let target_knows = target_version.is_none_or(|version| version >= ServerVersion::V18);
-        let statistics = options.statistics && contents == Contents::Everything && target_knows;
+        let may_carry = contents == Contents::Everything && target_knows;
+        let statistics = if may_carry { options.statistics } else { Statistics::None };
         let wanted = Wanted { options, contents, filter: &filter, target_version, statistics };
         let Snapshotted { holder, schema_dump, mut read, key_bounds, conditions } =
             snapshot_with_schema(source, wanted, run).await?;
@@ -142,7 +143,7 @@ async fn snapshot_with_schema(source: &Server, wanted: Wanted<'_>, run: &Run) ->
     loop {
         let holder = take_snapshot(source, wanted.options, wanted.filter, run).await?;
         import_into_control(source, &holder.snapshot).await?;
-        match read_schema(source, wanted, &holder.snapshot, run).await {
+        match read_schema(source, wanted, &holder, run).await {
             Ok((schema_dump, read, key_bounds, conditions)) => {
                 return Ok(Snapshotted { holder, schema_dump, read, key_bounds, conditions });
             }
@@ -159,11 +160,11 @@ async fn snapshot_with_schema(source: &Server, wanted: Wanted<'_>, run: &Run) ->
 }
 
 /// What pg_dump, the catalogs, and the conditions of `--where` say in the snapshot.
-async fn read_schema(source: &Server, wanted: Wanted<'_>, snapshot: &Snapshot, run: &Run) -> Result<SchemaRead> {
+async fn read_schema(source: &Server, wanted: Wanted<'_>, holder: &SnapshotHolder, run: &Run) -> Result<SchemaRead> {
     let catalog = source.catalog();
     // The queries wait in one connection's line; pg_dump works on another one meanwhile.
     let (schema_dump, read, key_bounds) =
-        tokio::try_join!(dump_schema(source, wanted, snapshot, run), read_catalogs(catalog, wanted), async {
+        tokio::try_join!(dump_schema(source, wanted, holder, run), read_catalogs(catalog, wanted), async {
             Ok(catalog.key_bounds().await?)
         },)?;
     let conditions = subset::row_conditions(source, &wanted.options.filters).await?;
@@ -208,7 +209,7 @@ async fn import_into_control(source: &Server, snapshot: &Snapshot) -> Result<()>
     Ok(())
 }
 
-async fn dump_schema(source: &Server, wanted: Wanted<'_>, snapshot: &Snapshot, run: &Run) -> Result<Arc<File>> {
+async fn dump_schema(source: &Server, wanted: Wanted<'_>, holder: &SnapshotHolder, run: &Run) -> Result<Arc<File>> {
     let Wanted { options, target_version, statistics, .. } = wanted;
     let file = tempfile::tempfile()
         .map_err(|e| Error::new(Cause::Internal(format!("no temporary file for the schema: {e}"))))?;
@@ -221,9 +222,9 @@ async fn dump_schema(source: &Server, wanted: Wanted<'_>, snapshot: &Snapshot, r
     };
     let call = PgDumpCall {
         pg_dump: schema::find_pg_dump(&search).await?,
-        environment: source.conninfo.pg_dump_env(0),
+        environment: source.pg_dump_env(),
         output: Arc::clone(&file),
-        snapshot: snapshot.id.clone(),
+        snapshot: holder.snapshot.id.clone(),
         lock_wait_ms: LOCK_WAIT_MS,
         filters: PgDumpFilters {
             include_schemas: options.filters.include_schemas.clone(),
@@ -237,7 +238,7 @@ async fn dump_schema(source: &Server, wanted: Wanted<'_>, snapshot: &Snapshot, r
                 options.filters.include_extensions.clone()
             },
         },
-        statistics,
+        statistics: statistics.are_read(holder.sizes.values().map(|(heap, toast)| heap + toast)),
     };
     let info = schema::run_pg_dump(&call, &run.cancel).await?;
     for warning in info.warnings {
@@ -255,7 +256,7 @@ struct Wanted<'a> {
     filter: &'a str,
     target_version: Option<ServerVersion>,
     /// Those of the planner.
-    statistics: bool,
+    statistics: Statistics,
 }
 
 /// A snapshot and what was read in it.
@@ -285,7 +286,7 @@ struct CatalogRead {
 /// Independent queries are sent without waiting for each other's answers.
 async fn read_catalogs(catalog: Catalog<'_>, wanted: Wanted<'_>) -> Result<CatalogRead> {
     let Wanted { options, contents, filter, .. } = wanted;
-    let with_large_objects = options.filters.takes_large_objects() && contents != Contents::SchemaOnly;
+    let with_large_objects = options.filters.takes_large_objects() && contents.has_rows();
     let large_objects = async {
         let objects = if with_large_objects { catalog.large_objects().await? } else { Vec::new() };
         let access = if objects.is_empty() { LargeObjectAccess::Pages } else { catalog.large_object_access().await? };

@@ -89,13 +89,11 @@ impl Preparation<'_> {
             prologue.push("SET event_triggers = off".into());
         }
         catalog.execute(&one_message(&prologue)).await?;
-        if self.options.drop_target_objects && self.contents != Contents::DataOnly {
+        if self.options.drop_target_objects && self.contents.makes_tables() {
             self.drop_what_stands_in_the_way(target, &entry_options, run).await?;
         }
-        let rows_of: HashSet<Oid> = match self.contents {
-            Contents::SchemaOnly => HashSet::new(),
-            _ => self.inventory.relations.iter().map(|r| r.oid).collect(),
-        };
+        let with_rows = self.inventory.relations.iter().filter(|_| self.contents.has_rows());
+        let rows_of: HashSet<Oid> = with_rows.map(|r| r.oid).collect();
         let graph = self.graph(target, &entry_options, &rows_of)?;
         for warning in &graph.warnings {
             run.events.warn(warning.clone());
@@ -146,7 +144,7 @@ impl Preparation<'_> {
 
     /// Schemas that objects are in and that neither the dump nor the target has: with `-t`, pg_dump writes none.
     async fn make_schemas(&self, graph: &mut RestoreGraph, options: &EntryOptions, catalog: Catalog<'_>) -> Result<()> {
-        if self.contents == Contents::DataOnly {
+        if !self.contents.makes_tables() {
             return Ok(());
         }
         let entries = self.inventory.toc.entries.iter().filter(|e| schema::skipped(e, options).is_none());
@@ -186,20 +184,21 @@ impl Preparation<'_> {
         };
         let tables: HashSet<Oid> = relations.iter().filter(whole).map(|r| r.oid).collect();
         let carry = self.carries(target)?;
-        let wanted = self.contents != Contents::SchemaOnly && self.options.statistics != Statistics::None;
+        let wanted = self.contents.has_rows() && self.options.statistics != Statistics::None;
         let statistics = wanted.then_some(StatisticsInput { carry, analyze: true, tables: &tables });
         let input = GraphInput {
             toc,
             facts,
             options: entry_options,
             rows_of,
-            refresh_matviews: self.contents == Contents::Everything,
+            refresh_matviews: matches!(self.contents, Contents::Everything | Contents::PostData),
             statistics,
         };
-        let graph = if self.contents == Contents::DataOnly {
-            RestoreGraph::of_statistics(&input)?
-        } else {
-            RestoreGraph::build(&input)?
+        let graph = match self.contents {
+            Contents::DataOnly => RestoreGraph::of_statistics(&input)?,
+            Contents::PreData => RestoreGraph::build(&input)?.without_jobs(),
+            Contents::PostData => RestoreGraph::build(&input)?.without_pre_data(),
+            Contents::Everything | Contents::SchemaOnly => RestoreGraph::build(&input)?,
         };
         Ok(graph.joining_small(facts))
     }
@@ -212,7 +211,7 @@ impl Preparation<'_> {
         } else if target.version() < ServerVersion::V18 {
             "a target of 18 or newer is needed for it"
         } else if !has_them() {
-            "the schema's dump has none: a pg_dump of 18 or newer is needed for it"
+            "the dump has none: a pg_dump of 18 or newer is needed for it, and of more than a thousand tables enough large ones"
         } else {
             return Ok(matches!(self.options.statistics, Statistics::Auto | Statistics::Carry));
         };
@@ -258,7 +257,7 @@ impl Preparation<'_> {
     }
 
     async fn create_large_objects(&self, catalog: Catalog<'_>) -> Result<()> {
-        if self.contents == Contents::SchemaOnly {
+        if !self.contents.has_rows() {
             return Ok(());
         }
         let oids: Vec<String> = self.inventory.large_objects.iter().map(|l| l.oid.to_string()).collect();
@@ -319,7 +318,7 @@ async fn settle(
     removing: &AtomicBool,
 ) -> Result<()> {
     let catalog = target.catalog();
-    if contents != Contents::SchemaOnly {
+    if contents.has_rows() {
         let setvals = SequenceState::setval_statements(sequences);
         run_all(catalog, &setvals).await.map_err(|e| Error::from(e).doing("setting sequences"))?;
         let doing = "setting owners and grants of large objects";

@@ -22,7 +22,6 @@ pub fn reading(version: ServerVersion) -> String {
     for (since, setting) in [
         (ServerVersion::V9_5, "SET row_security = off"),
         (ServerVersion::V10, "SET max_parallel_workers_per_gather = 0"),
-        (ServerVersion::V11, "SET jit = off"),
     ] {
         if version >= since {
             settings.push(setting.into());

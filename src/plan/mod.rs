@@ -3,6 +3,7 @@
 //! Invariant: no I/O, no clock, no randomness; everything here is tested on properties.
 
 pub mod budget;
+pub mod carry;
 pub mod chunking;
 pub mod index_shape;
 pub mod job_queue;

@@ -189,6 +189,18 @@ impl RestoreGraph {
         builder::only_statistics(input)
     }
 
+    /// Of the definitions, those before the rows.
+    #[must_use]
+    pub fn without_jobs(self) -> Self {
+        Self { jobs: Vec::new(), ..self }
+    }
+
+    /// Those after the rows: the rest is there.
+    #[must_use]
+    pub fn without_pre_data(self) -> Self {
+        Self { pre_data: Vec::new(), ..self }
+    }
+
     /// Makes one job of the jobs of each small table, so that a database of many of them needs few round trips.
     /// What is one job stays in the order in which it would have run. See [`SMALL_TABLE_BYTES`].
     #[must_use]

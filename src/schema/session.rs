@@ -24,6 +24,8 @@ pub fn session_prologue(toc: &Toc, target: ServerVersion) -> Vec<String> {
         (ServerVersion::V9_3, "SET lock_timeout = 0"),
         (ServerVersion::V9_5, "SET row_security = off"),
         (ServerVersion::V9_6, "SET idle_in_transaction_session_timeout = 0"),
+        // A materialized view is filled as its owner would.
+        (ServerVersion::V11, "SET jit = DEFAULT"),
         (ServerVersion::V12, "SET default_table_access_method = heap"),
         (ServerVersion::V17, "SET transaction_timeout = 0"),
     ] {

@@ -21,6 +21,7 @@ mod resume;
 mod rights;
 mod round_trip;
 mod round_trips;
+mod sections;
 mod soak;
 mod statistics;
 #[path = "../support/mod.rs"]

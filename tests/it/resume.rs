@@ -176,7 +176,7 @@ async fn what_is_not_the_same_restore_is_not_resumed() {
     let ran = run(restore(&archive, &target, &["--resume", "--no-owner"])).await.expect_code(4);
     assert_says(&ran, &["--no-owner (false, now true)"]);
     let ran = run(restore(&archive, &target, &["--resume", "--schema-only"])).await.expect_code(4);
-    assert_says(&ran, &["--schema-only or --data-only (Everything, now SchemaOnly)"]);
+    assert_says(&ran, &["--schema-only, --data-only or --section (Everything, now SchemaOnly)"]);
     let ran = run(restore(&other, &target, &["--resume"])).await.expect_code(4);
     assert_says(&ran, &["the archive ("]);
     // A refusal changes nothing.

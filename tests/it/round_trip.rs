@@ -21,7 +21,7 @@ async fn pairs() -> Vec<(Arc<Cluster>, Arc<Cluster>)> {
 }
 
 /// Partitions by a hash of an enum may hold other rows than at the source: only their sum is the same.
-async fn without_enum_hashes(db: &TestDb) {
+pub async fn without_enum_hashes(db: &TestDb) {
     let exists = db.one("SELECT count(*) FROM pg_class WHERE relname = 'by_mood'").await;
     if exists == "1" {
         let sum = db.one("SELECT count(*) || ' ' || sum(id) FROM shop.by_mood").await;

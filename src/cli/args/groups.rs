@@ -180,6 +180,14 @@ pub struct ContentsArgs {
     pub data_only: bool,
 }
 
+/// See [`super::RestoreArgs::section`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Section {
+    PreData,
+    Data,
+    PostData,
+}
+
 /// Patterns as pg_dump reads them: `*` and `?`, `schema.table`, double quotes to keep case. Repeatable.
 #[derive(Debug, Args)]
 pub struct FilterArgs {

@@ -15,7 +15,7 @@ use pgconvoy::ops::Rival;
 pub use filter_file::FilterRule;
 pub use groups::{
     BenchProgressArgs, ContentsArgs, DefinitionsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode,
-    ProviderName, RetryArgs, SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
+    ProviderName, RetryArgs, Section, SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
 };
 pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_scale, rival_parser, shape_parser};
 
@@ -177,6 +177,10 @@ pub struct RestoreArgs {
     pub resume: bool,
     #[command(flatten)]
     pub contents: ContentsArgs,
+    /// One section alone, as pg_restore has them: definitions before rows, rows (the same as --data-only), or
+    /// indexes, keys, triggers and the rest
+    #[arg(long, value_enum, conflicts_with_all = ["schema_only", "data_only"], help_heading = "Choosing objects")]
+    pub section: Option<Section>,
     #[command(flatten)]
     pub progress: ProgressArgs,
 }

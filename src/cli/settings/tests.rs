@@ -28,7 +28,7 @@ fn copy_reaches_the_engine_as_written() {
     assert_eq!(patterns, ["s", "t", "u", "v", "w"]);
     let target = options.target;
     assert!(target.no_owner && !target.no_privileges && !target.drop_target_objects);
-    assert_eq!((target.statistics, options.source.statistics), (Statistics::None, false));
+    assert_eq!((target.statistics, options.source.statistics), (Statistics::None, Statistics::None));
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn nothing_is_dropped_and_everything_is_moved_by_default() {
     let Task::Copy(options) = settings("copy --source a").task else { panic!() };
     assert!(!options.target.drop_target_objects && options.source.filters.is_empty());
     assert_eq!((options.jobs, options.contents), (16, Contents::Everything));
-    assert_eq!((options.target.statistics, options.source.statistics), (Statistics::Auto, true));
+    assert_eq!((options.target.statistics, options.source.statistics), (Statistics::Auto, Statistics::Auto));
     let Task::Dump(options) = settings("dump x").task else { panic!() };
     assert_eq!(options.zstd_level, 1);
 }

@@ -19,7 +19,7 @@ use crate::event::Event;
 use crate::lab::server_cpu_ms;
 use crate::model::{CtidRange, Relation, RelationKind, ServerVersion, Side};
 use crate::ops::error::{Cause, Error, Result};
-use crate::ops::options::{Contents, Filters, Run, ServerArgs, SourceOptions, ToastCompression};
+use crate::ops::options::{Contents, Filters, Run, ServerArgs, SourceOptions, Statistics, ToastCompression};
 use crate::ops::pg_tools::ignored_errors;
 use crate::ops::program::Call;
 use crate::ops::server::Server;
@@ -51,13 +51,52 @@ struct Tables {
     encoding: String,
 }
 
+impl Tables {
+    /// As pgconvoy would read them: in the same formats, and the same columns. The snapshot is let go at once: nobody
+    /// writes.
+    async fn of(field: &Field<'_>, run: &Run) -> Result<Self> {
+        let source = Server::connect_to(field.source.conninfo.clone(), run).await?;
+        let options = SourceOptions {
+            server: ServerArgs::default(),
+            frozen_source: false,
+            chunk_bytes: None,
+            filters: Filters::default(),
+            statistics: Statistics::None,
+            pg_dump: Some(field.tools.pg_dump.path.clone()),
+            pg_dump_directories: Vec::new(),
+        };
+        let plan = SourcePlan::make(&source, &options, Contents::Everything, Some(field.target.version()), run).await?;
+        let relations =
+            plan.inventory.relations.into_iter().filter(|r| r.kind == RelationKind::Table && !r.of_extension);
+        let encoding = plan.inventory.encoding;
+        Ok(Tables { relations: relations.collect(), rules: plan.rules, encoding })
+    }
+}
+
+/// Reads every table once, so that whoever is measured first finds in the caches what the others will. Returns how many there
+/// are.
+pub(super) async fn warm(field: &Field<'_>, run: &Run) -> Result<u64> {
+    let tables = Tables::of(field, run).await?;
+    let (conninfo, cancel) = (field.source.conninfo.clone(), run.cancel.clone());
+    blocking(move || {
+        let mut connection = DataConnection::connect(Side::Source, &conninfo, &cancel)?;
+        connection.execute(&session::reading(tables.rules.version))?;
+        for relation in &tables.relations {
+            stop_where_cancelled(&cancel)?;
+            read(&mut connection, relation, &tables, &mut std::io::sink())?;
+        }
+        Ok(tables.relations.len() as u64)
+    })
+    .await
+}
+
 impl Ground<'_> {
     /// # Errors
     /// A statement or a program failed; the run was cancelled.
     pub async fn measure(&self, run: &Run) -> Result<Floor> {
         fs::create_dir(self.directory).map_err(|e| self.io(&e))?;
         let (source, target) = self.postmasters;
-        let tables = self.tables(run).await?;
+        let tables = Tables::of(self.field, run).await?;
         let mut floor = Floor::default();
         let servers = [self.field.source, self.field.target];
 
@@ -89,27 +128,6 @@ impl Ground<'_> {
 
     fn io(&self, error: &std::io::Error) -> Error {
         Error::new(Cause::Internal(format!("{}: {error}", self.directory.display())))
-    }
-
-    /// As pgconvoy would read them: in the same formats, and the same columns. The snapshot is let go at once: nobody
-    /// writes.
-    async fn tables(&self, run: &Run) -> Result<Tables> {
-        let source = Server::connect_to(self.field.source.conninfo.clone(), run).await?;
-        let options = SourceOptions {
-            server: ServerArgs::default(),
-            frozen_source: false,
-            chunk_bytes: None,
-            filters: Filters::default(),
-            statistics: false,
-            pg_dump: Some(self.field.tools.pg_dump.path.clone()),
-            pg_dump_directories: Vec::new(),
-        };
-        let plan =
-            SourcePlan::make(&source, &options, Contents::Everything, Some(self.field.target.version()), run).await?;
-        let relations =
-            plan.inventory.relations.into_iter().filter(|r| r.kind == RelationKind::Table && !r.of_extension);
-        let encoding = plan.inventory.encoding;
-        Ok(Tables { relations: relations.collect(), rules: plan.rules, encoding })
     }
 
     async fn read(&self, tables: Tables, run: &Run) -> Result<(Tables, u64)> {
@@ -257,13 +275,18 @@ fn spool(connection: &mut DataConnection, relation: &Relation, tables: &Tables, 
     let path = file_of(relation, directory);
     let io = |e: std::io::Error| Error::new(Cause::Internal(format!("{}: {e}", path.display())));
     let mut file = File::create(&path).map_err(io)?;
+    read(connection, relation, tables, &mut file)
+}
+
+fn read(connection: &mut DataConnection, relation: &Relation, tables: &Tables, sink: &mut impl Write) -> Result<u64> {
+    let io = |e: std::io::Error| Error::new(Cause::Internal(format!("the rows of {}: {e}", relation.name)));
     let copy = copy_sql::copy_out(relation, CtidRange::ALL, &tables.rules);
     let sql = with_encoding(connection, &copy, &tables.encoding)?;
     let mut block = Block::new(BLOCK_BYTES);
     let mut rows = connection.copy_out(&sql, relation.format)?.stream(connection);
     loop {
         let more = rows.next_block(&mut block)?;
-        file.write_all(block.payload()).map_err(io)?;
+        sink.write_all(block.payload()).map_err(io)?;
         block.clear();
         if !more {
             return Ok(rows.outcome().map_or(0, |outcome| outcome.bytes));

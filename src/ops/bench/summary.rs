@@ -29,28 +29,13 @@ pub(super) struct OwnReport {
     pub tables: u64,
     pub rows: u64,
     pub copy_bytes: u64,
-    /// From the moment when the last row was in, to the end.
-    pub after_rows_ms: u64,
-    /// From the start of the first index or key to the end: rows were loaded in a part of it.
-    pub since_first_job_ms: u64,
 }
 
 pub(super) fn own_report(path: &Path) -> Option<OwnReport> {
     let report: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
     let tables = report["tables"].as_array()?;
     let sum = |member: &str| tables.iter().filter_map(|table| table[member].as_u64()).sum();
-    let rows = report["phases"].as_array()?.iter().find(|phase| phase["phase"] == "rows");
-    let rows_end = rows.and_then(|rows| Some(rows["start_ms"].as_u64()? + rows["elapsed_ms"].as_u64()?));
-    let elapsed_ms = report["elapsed_ms"].as_u64()?;
-    let is_post_data = |job: &&serde_json::Value| {
-        job["kind"].as_str().is_some_and(|kind| !matches!(kind, "sequence" | "large_objects" | "statistics"))
-    };
-    let jobs = report["restore_jobs"].as_array()?.iter().filter(is_post_data);
-    let first_job = jobs.filter_map(|job| job["start_ms"].as_u64()).min();
-    let after_rows_ms = elapsed_ms.saturating_sub(rows_end.unwrap_or(0));
     Some(OwnReport {
-        after_rows_ms,
-        since_first_job_ms: first_job.map_or(after_rows_ms, |start| elapsed_ms.saturating_sub(start)),
         cpu_ms: report["cpu_ms"].as_u64()?,
         peak_memory_bytes: report["peak_memory_bytes"].as_u64()?,
         tables: tables.len() as u64,
@@ -115,17 +100,14 @@ pub(super) fn compare(report: &mut BenchReport) {
         for ours in report.measurements.iter().filter(|m| m.task == rival.task && is_ours(m)) {
             let Some(time) = ratio(ours, rival, |run| Some(run.elapsed_ms)) else { continue };
             let archive = ratio(ours, rival, |run| run.archive_bytes);
-            let counted = ours.tool.strip_prefix(OURS).filter(|rest| !rest.is_empty());
-            let rival_name = format!("{}{}", rival.tool, counted.unwrap_or_default());
-            versus.push(Versus { task: rival.task, rival: rival_name, time, archive });
+            versus.push(Versus { task: rival.task, rival: rival.tool.clone(), time, archive });
         }
     }
     report.versus = versus;
 }
 
-/// Also a part of a run of ours.
 fn is_ours(measurement: &Measurement) -> bool {
-    measurement.tool.starts_with(OURS)
+    measurement.tool == OURS
 }
 
 fn one_after_the_other(rival: Rival, dump: &Measurement, restore: &Measurement) -> Measurement {

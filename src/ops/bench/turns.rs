@@ -11,8 +11,6 @@ use crate::ops::server::Server;
 use crate::report::BenchTask;
 
 pub(super) const OURS: &str = "pgconvoy";
-/// Of our restore, what follows the last row. [`OURS`] is what follows the start of the first index at that task.
-pub(super) const OURS_AFTER_ROWS: &str = "pgconvoy, after the rows";
 /// At the post-data task.
 pub(super) const PG_RESTORE: &str = "pg_restore";
 
@@ -58,6 +56,7 @@ pub(super) enum Load {
     OurRestore,
     OurCopy,
     PgRestore(Rival),
+    OurPostData(Rival),
     PostData(Rival),
     Copy(Rival),
 }
@@ -79,14 +78,14 @@ impl Field<'_> {
     /// Loads from archives, and the parts of such loads.
     pub fn restores(&self, tasks: &[BenchTask]) -> Vec<Load> {
         let mut loads = Vec::new();
-        if tasks.contains(&BenchTask::Restore) || tasks.contains(&BenchTask::PostData) {
+        if tasks.contains(&BenchTask::Restore) {
             loads.push(Load::OurRestore);
         }
         if tasks.contains(&BenchTask::Restore) || tasks.contains(&BenchTask::Copy) {
             loads.extend(self.halves().map(Load::PgRestore));
         }
         if tasks.contains(&BenchTask::PostData) {
-            loads.extend(self.halves().next().map(Load::PostData));
+            loads.extend(self.halves().next().into_iter().flat_map(|of| [Load::OurPostData(of), Load::PostData(of)]));
         }
         loads
     }
@@ -104,6 +103,7 @@ impl Field<'_> {
             Load::OurRestore => self.our_restore(directory, database),
             Load::OurCopy => self.our_copy(directory, database),
             Load::PgRestore(rival) => self.pg_restore(rival, directory, database),
+            Load::OurPostData(rival) => self.our_post_data(rival, directory, database),
             Load::PostData(rival) => self.post_data(rival, directory, database),
             Load::Copy(Rival::Pipe) => self.pipe(directory, database),
             Load::Copy(rival) => self.pgcopydb(rival, directory, database),
@@ -172,18 +172,33 @@ impl Field<'_> {
         Turn { reads: Some(names(rival).0), ..turn }
     }
 
+    /// As [`Self::post_data`], from our archive, behind the same two sections.
+    fn our_post_data(&self, rival: Rival, directory: &Path, database: &str) -> Turn {
+        let archive = directory.join("pgconvoy").into();
+        let arguments = vec!["restore".into(), archive, "--section=post-data".into()];
+        let turn = self.ours(BenchTask::PostData, &directory.join("our-post-data.log"), arguments, database);
+        let command = format!("pgconvoy restore -j {} --section=post-data", self.jobs);
+        Turn { before: self.sections_before(rival, directory, database), reads: Some(OURS), command, ..turn }
+    }
+
     /// The last of pg_restore's three sections, when the other two are in.
     fn post_data(&self, rival: Rival, directory: &Path, database: &str) -> Turn {
-        let archive = directory.join(rival.name());
-        let section = |name: &str| {
-            let mut call = self.tools.pg_restore.restore(self.jobs, &archive, database, environment(self.target));
-            call.arguments.push(format!("--section={name}").into());
-            call.log = directory.join(format!("{name}.log"));
-            call
-        };
+        let call = self.section(rival, "post-data", directory, database);
         let command = format!("pg_restore -j {} --section=post-data", self.jobs);
-        let turn = Turn::new(BenchTask::PostData, PG_RESTORE, section("post-data"), command);
-        Turn { before: vec![section("pre-data"), section("data")], reads: Some(names(rival).0), ..turn }
+        let turn = Turn::new(BenchTask::PostData, PG_RESTORE, call, command);
+        Turn { before: self.sections_before(rival, directory, database), reads: Some(names(rival).0), ..turn }
+    }
+
+    fn sections_before(&self, rival: Rival, directory: &Path, database: &str) -> Vec<Call> {
+        ["pre-data", "data"].map(|name| self.section(rival, name, directory, database)).into()
+    }
+
+    fn section(&self, rival: Rival, name: &str, directory: &Path, database: &str) -> Call {
+        let archive = directory.join(rival.name());
+        let mut call = self.tools.pg_restore.restore(self.jobs, &archive, database, environment(self.target));
+        call.arguments.push(format!("--section={name}").into());
+        call.log = directory.join(format!("{name}.log"));
+        call
     }
 
     /// Two programs, each with the connection of its own: variables of the same names, so that they change between.

@@ -54,7 +54,7 @@ impl Stage<'_> {
             frozen_source: false,
             chunk_bytes: None,
             filters: Filters::default(),
-            statistics: true,
+            statistics: Statistics::Auto,
             pg_dump: Some(self.servers.clients.pg_dump.clone()),
             pg_dump_directories: Vec::new(),
         }

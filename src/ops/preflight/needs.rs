@@ -34,7 +34,7 @@ pub(in crate::ops) struct Needs {
 impl Needs {
     pub(in crate::ops) async fn of_source(source: &Server, filters: &Filters, contents: Contents) -> Result<Self> {
         let catalog = source.catalog();
-        let rows_move = contents != Contents::SchemaOnly;
+        let rows_move = contents.has_rows();
         let temporary_tables = rows_move && filters.takes_large_objects() && catalog.has_large_objects().await?;
         if contents == Contents::DataOnly {
             return Ok(Self { temporary_tables, ..Self::default() });
@@ -59,7 +59,7 @@ impl Needs {
     }
 
     pub(in crate::ops) fn of_archive(inventory: &Inventory, contents: Contents) -> Self {
-        let temporary_tables = contents != Contents::SchemaOnly && !inventory.large_objects.is_empty();
+        let temporary_tables = contents.has_rows() && !inventory.large_objects.is_empty();
         if contents == Contents::DataOnly {
             return Self { temporary_tables, ..Self::default() };
         }

@@ -73,7 +73,7 @@ impl DefinitionsJob<'_> {
         let filters = self.filters;
         let call = PgDumpCall {
             pg_dump: pg_dump.clone(),
-            environment: server.conninfo.pg_dump_env(0),
+            environment: server.pg_dump_env(),
             output: Arc::clone(&file),
             snapshot: None,
             lock_wait_ms: LOCK_WAIT_MS,

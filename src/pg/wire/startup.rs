@@ -353,6 +353,8 @@ pub fn session_settings(version: ServerVersion) -> Vec<String> {
         (always, "statement_timeout = 0"),
         (ServerVersion::V9_3, "lock_timeout = 0"),
         (ServerVersion::V9_6, "idle_in_transaction_session_timeout = 0"),
+        // Queries of the catalogs of many tables look costly, and compiling them costs more.
+        (ServerVersion::V11, "jit = off"),
         (ServerVersion::V14, "idle_session_timeout = 0"),
         (ServerVersion::V17, "transaction_timeout = 0"),
         // Whoever has waited for a lock must see what its holder has committed.

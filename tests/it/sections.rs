@@ -1,0 +1,51 @@
+//! A restore in three parts, as `pg_restore --section` makes it.
+
+use crate::compare::assert_equal;
+use crate::fixture::{empty, kitchen_sink, newest, pgconvoy, scratch, small};
+use crate::round_trip::without_enum_hashes;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_sections_are_a_whole_restore() {
+    let (source, target) = (kitchen_sink(&newest().await).await, empty(&newest().await).await);
+    let (_directory, archive) = scratch("archive");
+    let (archive, to) = (archive.to_str().unwrap(), target.uri());
+    let _ = pgconvoy(&["dump", "--source", &source.uri(), archive]).await.expect_success();
+    let restore = ["restore", archive, "--target", &to, "--section"];
+    let count = "SELECT count(*) FROM shop.orders";
+    let indexes = "SELECT count(*) FROM pg_indexes WHERE schemaname = 'shop'";
+
+    let _ = pgconvoy(&[&restore[..], &["pre-data"]].concat()).await.expect_success();
+    assert_eq!((target.one(count).await, target.one(indexes).await), ("0".into(), "0".into()));
+    let _ = pgconvoy(&[&restore[..], &["data"]].concat()).await.expect_success();
+    assert_eq!((target.one(count).await, target.one(indexes).await), (source.one(count).await, "0".into()));
+    let _ = pgconvoy(&[&restore[..], &["post-data"]].concat()).await.expect_success();
+    let verify = ["verify", "--definitions", "--source", &source.uri(), "--target", &to];
+    let _ = pgconvoy(&verify).await.expect_success();
+    without_enum_hashes(&source).await;
+    without_enum_hashes(&target).await;
+    assert_equal("three sections", &source, &target).await;
+    source.remove().await;
+    target.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_section_that_cannot_be_is_refused() {
+    let (source, target) = (small().await, empty(&newest().await).await);
+    let (_directory, archive) = scratch("archive");
+    let (archive, to) = (archive.to_str().unwrap(), target.uri());
+    let _ = pgconvoy(&["dump", "--data-only", "--source", &source.uri(), archive]).await.expect_success();
+    let post_data = ["restore", archive, "--target", &to, "--section", "post-data"];
+    let ran = pgconvoy(&post_data).await.expect_code(2);
+    assert!(ran.stderr.contains("the archive holds no schema"), "{}", ran.stderr);
+    let ran = pgconvoy(&[&post_data[..], &["--drop-target-objects"]].concat()).await.expect_code(2);
+    assert!(ran.stderr.contains("--drop-target-objects does not go with a section"), "{}", ran.stderr);
+    // What is behind the rows, without the tables.
+    let (_directory, archive) = scratch("schema");
+    let archive = archive.to_str().unwrap();
+    let _ = pgconvoy(&["dump", "--source", &source.uri(), archive]).await.expect_success();
+    let ran = pgconvoy(&["restore", archive, "--target", &to, "--section", "post-data"]).await;
+    assert_ne!(ran.code, Some(0));
+    assert!(ran.stderr.contains("lacks a part of what is made after the rows"), "{}", ran.stderr);
+    source.remove().await;
+    target.remove().await;
+}
