@@ -185,8 +185,8 @@ pub(super) struct Lanes {
     pub block_bytes: usize,
 }
 
-/// Lanes for each core that servers and lanes share: one waits for its server while the other's is at work.
-const LANES_PER_CORE: u32 = 2;
+/// Servers that lanes keep at work for each core that all share: one waits while the other is at work.
+const SERVERS_PER_CORE: u32 = 2;
 
 /// As many lanes as were wished for, if the servers have connections and the byte budget has room for them; says so
 /// where not.
@@ -210,8 +210,13 @@ pub(super) fn lanes_that_fit(wished: u32, block_bytes: usize, servers: &[&Server
         run.events.warn(format!("{count} jobs instead of {lanes}: all blocks together stay within {budget}"));
     }
     let cores = shared_cores(servers);
-    let at_first = cores.map(|cores| cores.saturating_mul(LANES_PER_CORE));
-    let loaders = cores.map_or(Loaders::Lanes(count), |cores| Loaders::SharedCores(cores.min(count)));
+    let of_a_lane = u32::try_from(servers.len()).unwrap_or(u32::MAX).max(1);
+    let at_first = cores.map(|cores| (cores.saturating_mul(SERVERS_PER_CORE) / of_a_lane).max(1));
+    let loaders = match cores.map(|cores| cores.min(count)) {
+        None => Loaders::Lanes(count),
+        Some(cores) if of_a_lane == 1 => Loaders::SharedCores(cores),
+        Some(cores) => Loaders::SharedByAll(cores),
+    };
     Lanes { count, at_first, loaders, block_bytes }
 }
 

@@ -69,9 +69,14 @@ pub fn default_chunk_bytes(total_bytes: u64, jobs: u32) -> u64 {
 pub enum Loaders {
     /// So many lanes, each with a core of a server for itself.
     Lanes(u32),
-    /// So many cores, which all servers and lanes have together.
+    /// So many cores, which the target and the lanes have together.
     SharedCores(u32),
+    /// So many cores, which the source has with them, too.
+    SharedByAll(u32),
 }
+
+/// A larger relation is not loaded as a whole: what fails is tried again from its beginning.
+const WHOLE_AT_MOST_BYTES: u64 = 16 << 30;
 
 impl Loaders {
     /// Up to this size a relation is loaded as a whole, by one lane: its rows keep their order, it can be frozen, and an
@@ -79,14 +84,17 @@ impl Loaders {
     /// loaded no faster than by one core, and its indexes come after it.
     #[must_use]
     pub fn whole_bytes(self, total_bytes: u64) -> u64 {
-        match self {
+        let bytes = match self {
             // Whole ones come after those that are cut, the biggest first: half of a lane's share of everything is the
             // most that one of them can come late.
             Self::Lanes(lanes) => total_bytes / (2 * u64::from(lanes.max(1))),
             // What one core can load while the others do the rest. A larger one comes late, and its indexes after it:
             // then cores are idle at the end.
             Self::SharedCores(cores) => total_bytes / u64::from(cores.max(1)),
-        }
+            // The two servers of one lane keep nearly two cores at work.
+            Self::SharedByAll(cores) => total_bytes / u64::from((cores / 2).max(1)),
+        };
+        bytes.min(WHOLE_AT_MOST_BYTES)
     }
 }
 
@@ -206,10 +214,18 @@ mod tests {
         assert!(counts(Some(Loaders::Lanes(32)), None)[&1] > 1, "half of a lane's share is less");
         assert!(counts(None, None)[&1] > 1, "reading alone gains nothing from it");
         assert_eq!(counts(Some(Loaders::Lanes(16)), Some(1 << 30))[&1], 3, "the user's wish comes first");
-        assert_eq!(counts(Some(Loaders::SharedCores(1)), None)[&2], 1, "nobody else could do anything meanwhile");
+        assert!(counts(Some(Loaders::SharedCores(1)), None)[&2] > 100, "too large to begin anew");
         assert!(counts(Some(Loaders::SharedCores(2)), None)[&2] > 100, "one core would stand idle");
         assert_eq!(counts(Some(Loaders::SharedCores(32)), None)[&1], 1);
         assert!(counts(Some(Loaders::SharedCores(64)), None)[&1] > 1);
+        assert_eq!(counts(Some(Loaders::SharedByAll(64)), None)[&1], 1);
+        assert!(counts(Some(Loaders::SharedByAll(128)), None)[&1] > 1);
+        let ten = [relation(10 << 30, 0)];
+        let of_ten = |loaders| {
+            plan_chunks(&ten, ChunkingRules { loaders: Some(loaders), ..rules(ServerVersion::V18, None) }).len()
+        };
+        assert_eq!(of_ten(Loaders::SharedByAll(2)), 1, "its two servers keep both cores at work");
+        assert!(of_ten(Loaders::SharedCores(2)) > 1, "one core would stand idle");
     }
 
     #[test]
