@@ -29,7 +29,7 @@ use pgconvoy::lab::{Binaries, Cluster, ClusterSpec, Durability, Major, Progress}
 #[derive(Parser)]
 struct Options {
     /// How much is generated, on disk with its indexes
-    #[arg(long, default_value = "1GB", value_parser = pgconvoy::model::parse_bytes)]
+    #[arg(long, default_value = "2GB", value_parser = pgconvoy::model::parse_bytes)]
     size: u64,
     #[arg(long, default_value = "narrow")]
     shape: Shape,
@@ -65,7 +65,19 @@ fn ip(arguments: &str) -> bool {
 }
 
 impl Namespace {
+    /// What a run that was killed has left would have the same addresses.
+    fn clear() {
+        let listed = Command::new("ip").args(["netns", "list"]).output().map(|out| out.stdout).unwrap_or_default();
+        for name in String::from_utf8_lossy(&listed).lines().filter_map(|line| line.split_whitespace().next()) {
+            let pid = name.strip_prefix("pgconvoy-");
+            if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                ip(&format!("netns delete {name}"));
+            }
+        }
+    }
+
     fn new() -> Option<Self> {
+        Self::clear();
         let id = std::process::id();
         let namespace = Self { name: format!("pgconvoy-{id}"), outside: format!("pgc{id}") };
         let (name, outside) = (&namespace.name, &namespace.outside);
