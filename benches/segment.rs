@@ -6,6 +6,7 @@ use std::path::Path;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pgconvoy::archive::{Archive, ArchiveContents, ArchiveSource, ArchiveWriter, ManifestHeader, SegmentSpec};
+use pgconvoy::flow::RowHasher;
 use pgconvoy::model::{Chunk, ChunkId, CopyFormat, CtidRange, QualifiedName, Relation, RelationKind, ServerVersion};
 
 const BLOCK_BYTES: usize = 256 << 10;
@@ -100,6 +101,7 @@ fn header() -> ManifestHeader {
         collate: "C".into(),
         ctype: "C".into(),
         locale_provider: None,
+        system_identifier: None,
     };
     ManifestHeader::new(source, ArchiveContents::Data)
 }
@@ -145,6 +147,13 @@ fn segment(criterion: &mut Criterion) {
     let shapes: [(_, Shape); 2] = [("narrow", narrow), ("wide", wide)];
     for (shape, fields) in shapes {
         let stream = stream(fields);
+        group.bench_function(format!("hash rows of {shape}"), |bencher| {
+            bencher.iter(|| {
+                let mut hasher = RowHasher::new(CopyFormat::Binary);
+                stream.chunks(BLOCK_BYTES).for_each(|block| hasher.update(black_box(block)).unwrap());
+                hasher
+            });
+        });
         for (name, format) in formats {
             let id = format!("{shape} as {name}");
             for level in [1, 3] {

@@ -1,6 +1,6 @@
 //! Reading every byte of an archive.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use super::error::{Error, Result};
 use super::layout::{DATA, Directory, MANIFEST, SCHEMA, segment_path};
 use super::reader::Archive;
 use super::record::SegmentRecord;
+use crate::model::Oid;
 use crate::report::CheckReport;
 
 /// How far a check is.
@@ -68,11 +69,13 @@ pub fn check(
         checked_bytes: AtomicU64::new(0),
         total_bytes: totals.stored_bytes,
         damage: Mutex::new(Vec::new()),
+        damaged_relations: Mutex::new(BTreeSet::new()),
     };
     let threads = usize::try_from(jobs.max(1)).unwrap_or(1).min(segments.len().max(1));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|e| Error::io(path, std::io::Error::other(e)))?;
     pool.install(|| segments.par_iter().with_max_len(1).try_for_each(|segment| run.check_segment(segment)))?;
+    let damaged_relations = run.damaged_relations.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut damage = run.damage.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     damage.sort();
     let mut damage: Vec<_> = damage.into_iter().map(|(_, _, what)| what).collect();
@@ -90,6 +93,7 @@ pub fn check(
         stored_bytes: totals.stored_bytes,
         raw_bytes: totals.raw_bytes,
         damage,
+        damaged_relations: damaged_relations.into_iter().collect(),
     })
 }
 
@@ -109,6 +113,7 @@ struct Run<'a> {
     total_bytes: u64,
     /// Segment, offset, words: in this order they are listed.
     damage: Mutex<Vec<(String, u64, String)>>,
+    damaged_relations: Mutex<BTreeSet<Oid>>,
 }
 
 impl Run<'_> {
@@ -122,7 +127,7 @@ impl Run<'_> {
     fn read_segment(&self, segment: &SegmentRecord) -> Result<()> {
         let mut reader = match self.archive.segment_reader(segment) {
             Ok(reader) => reader,
-            Err(e) => return self.note(e),
+            Err(e) => return self.note(segment, e),
         };
         let mut block = Vec::new();
         loop {
@@ -135,7 +140,7 @@ impl Run<'_> {
                 Ok(true) => self.advance(segment, CheckStep::Block { bytes: reader.offset_bytes() - before }),
                 Ok(false) => return Ok(()),
                 Err(e) => {
-                    self.note(e)?;
+                    self.note(segment, e)?;
                     if !reader.resume_after_damage() {
                         return Ok(());
                     }
@@ -151,8 +156,10 @@ impl Run<'_> {
     }
 
     /// Keeps damage for the report; any other error ends the check.
-    fn note(&self, error: Error) -> Result<()> {
+    fn note(&self, segment: &SegmentRecord, error: Error) -> Result<()> {
         let Error::DamagedSegment(at) = &error else { return Err(error) };
+        let relation = segment.chunk.id.relation;
+        self.damaged_relations.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(relation);
         let mut damage = self.damage.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if damage.len() < MAX_DAMAGE {
             damage.push((at.segment.clone(), at.offset_bytes, error.to_string()));

@@ -32,6 +32,9 @@ pub struct ArchiveSource {
     pub ctype: String,
     /// `libc`, `icu`, `builtin`; `None` before 15.
     pub locale_provider: Option<String>,
+    /// Of the cluster, as initdb made it up; `None` before 9.6, and where the role could not see it.
+    #[serde(default)]
+    pub system_identifier: Option<String>,
 }
 
 /// The first record of a manifest.
@@ -85,8 +88,15 @@ pub struct SegmentRecord {
     pub blocks: u32,
     /// The footer's checksum over all blocks, 16 hexadecimal digits.
     pub checksum: String,
-    /// Order-independent hash of the rows, where the dump made one; the caller's own notation.
+    /// Order-independent hash of the rows as the source sent them, where the dump made one; the caller's own notation.
     pub row_hash: Option<String>,
+}
+
+impl SegmentRecord {
+    /// The file's name within the archive, for people.
+    pub fn file_name(&self) -> String {
+        super::layout::segment_path(self.chunk.id)
+    }
 }
 
 /// The size and the hash of `schema.dump`.

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use pgconvoy::model::Side;
 use pgconvoy::ops::{self, BenchOptions, Cause, DemoOptions, KeptServers, Run};
-use pgconvoy::report::{FindingLevel, PreflightReport, TransferReport};
+use pgconvoy::report::{FindingLevel, PreflightReport, TransferReport, seal_document};
 use serde::Serialize;
 
+use super::document;
 use super::report;
 use super::settings::{Detail, Task};
 use super::text::Canvas;
@@ -28,6 +29,8 @@ pub struct Outcome {
     pub document: Option<serde_json::Value>,
     /// The report as pictures, of a bench.
     pub drawings: Option<Drawings>,
+    /// The report as text that shows an edit, of a comparison.
+    pub signed_text: Option<String>,
     pub exit_code: u8,
     /// Servers that stay until the user has seen enough of them.
     pub kept: Option<KeptServers>,
@@ -55,7 +58,14 @@ pub fn run(task: &Task, run: &Run, page: Page) -> ops::Result<Outcome> {
         Task::Verify(options) => {
             let report = block_on(ops::verify(options, run))?;
             let text = report::verify(&report, detail, &canvas);
-            outcome("verify_finished", text, &report, u8::from(!report.is_equal()))
+            let signed = document::with_digest(&report::verify_in_full(&report));
+            let mut outcome = outcome("verify_finished", text, &report, u8::from(!report.is_equal()))?;
+            outcome.document.iter_mut().for_each(seal_document);
+            Ok(Outcome { signed_text: Some(signed), ..outcome })
+        }
+        Task::Check(options) if options.archive.is_file() => {
+            let check = document::check(&options.archive)?;
+            outcome("check_finished", document::render(&check, &canvas), &check, u8::from(!check.unchanged))
         }
         Task::Check(options) => {
             let report = ops::check(options, run)?;
@@ -75,12 +85,12 @@ pub fn run(task: &Task, run: &Run, page: Page) -> ops::Result<Outcome> {
 
 fn transfer(report: &TransferReport, page: Page) -> ops::Result<Outcome> {
     let text = report::transfer(report, page.detail, &page.canvas);
-    outcome("run_finished", text, report, 0)
+    outcome("run_finished", text, report, u8::from(!report.damage.is_empty()))
 }
 
 fn outcome(event: &'static str, text: String, report: &impl Serialize, exit_code: u8) -> ops::Result<Outcome> {
     let document = serde_json::to_value(report).map_err(|e| Cause::Internal(format!("the report as JSON: {e}")))?;
-    Ok(Outcome { text, event, document: Some(document), drawings: None, exit_code, kept: None })
+    Ok(Outcome { text, event, document: Some(document), drawings: None, signed_text: None, exit_code, kept: None })
 }
 
 /// The code with which copy would refuse: that of the first side that stands in the way.

@@ -19,6 +19,8 @@ pub enum ReportFormat {
     Html,
     /// The same.
     Svg,
+    /// Of `verify` only; likewise.
+    Text,
 }
 
 /// `--report FILE`: replaced as a whole when the run ends, never half written.
@@ -65,6 +67,7 @@ impl ReportFile {
         match extension.to_ascii_lowercase().as_str() {
             "html" | "htm" => ReportFormat::Html,
             "svg" => ReportFormat::Svg,
+            "txt" => ReportFormat::Text,
             _ => ReportFormat::Json,
         }
     }

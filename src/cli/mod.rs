@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod document;
 mod environment;
 mod failure;
 mod files;
@@ -155,6 +156,9 @@ impl Session {
             self.write_reports(|file| match (file.format(), &outcome.drawings) {
                 (ReportFormat::Html, Some(drawings)) => file.write_text(&drawings.html),
                 (ReportFormat::Svg, Some(drawings)) => file.write_text(&drawings.svg),
+                (ReportFormat::Text, _) if outcome.signed_text.is_some() => {
+                    file.write_text(outcome.signed_text.as_deref().unwrap_or_default())
+                }
                 _ => file.write(document),
             })
         });

@@ -128,7 +128,8 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<Shown>) {
             let target = target_options(args.target);
             let source = source_options(args.source, args.filters, target.statistics);
             let contents = contents(&args.contents);
-            (Task::Copy(CopyOptions { source, target, jobs: args.jobs.jobs, contents }), Some(args.progress.into()))
+            let (jobs, evidence) = (args.jobs.jobs, args.evidence);
+            (Task::Copy(CopyOptions { source, target, jobs, contents, evidence }), Some(args.progress.into()))
         }
         Command::Dump(args) => {
             let options = DumpOptions {
@@ -144,14 +145,14 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<Shown>) {
             let (archive, target) =
                 (args.archive, TargetOptions { resume: args.resume, ..target_options(args.target) });
             let contents = args.section.map_or_else(|| contents(&args.contents), Into::into);
-            (
-                Task::Restore(RestoreOptions { archive, target, jobs: args.jobs.jobs, contents }),
-                Some(args.progress.into()),
-            )
+            let (jobs, skip_damaged) = (args.jobs.jobs, args.skip_damaged);
+            let options = RestoreOptions { archive, target, jobs, contents, skip_damaged };
+            (Task::Restore(options), Some(args.progress.into()))
         }
         Command::Verify(args) => {
             let source = ServerArgs { encoding: args.source_encoding, ..server(args.source) };
-            let reference = args.archive.map_or(VerifyAgainst::Server(source), VerifyAgainst::Archive);
+            let stored = args.archive.map(VerifyAgainst::Archive).or(args.evidence.map(VerifyAgainst::Evidence));
+            let reference = stored.unwrap_or(VerifyAgainst::Server(source));
             let (target, filters) = (server(args.target), filters(args.filters));
             let definitions = args.definitions.definitions.then_some(Definitions {
                 no_owner: args.definitions.no_owner,
@@ -342,7 +343,9 @@ fn refuse_misfits(command: &Command) -> Result<(), clap::Error> {
 fn require_servers(command: &Command, environment: &Environment) -> Result<(), clap::Error> {
     let (name, source, target) = match command {
         Command::Copy(args) => ("copy", &args.source.source, &args.target.target),
-        Command::Verify(args) if args.archive.is_none() => ("verify", &args.source, &args.target),
+        Command::Verify(args) if args.archive.is_none() && args.evidence.is_none() => {
+            ("verify", &args.source, &args.target)
+        }
         Command::Preflight(args) => ("preflight", &args.source.source, &args.target.target),
         _ => return Ok(()),
     };

@@ -23,4 +23,4 @@ pub use lanes::{Lane, LaneOutcome, LaneReport, run_lanes};
 pub use oid_patcher::Patched;
 pub use pump::{Error, Meter, Result, Sink, Source, pump};
 pub use queue::{ChunkQueue, ChunkTask};
-pub use row_hash::{HashSink, RowHash, RowHasher};
+pub use row_hash::{HashSink, Hashed, RowHash, RowHasher};

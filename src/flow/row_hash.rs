@@ -6,9 +6,9 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::pump::{Error, Result, Sink};
+use super::pump::{Error, Result, Sink, Source};
 use crate::model::CopyFormat;
-use crate::pg::wire::Block;
+use crate::pg::wire::{Block, CopyOutcome};
 
 /// The hash and the number of rows. Chunks of a table add up to the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,19 @@ impl RowHash {
     pub fn add(&mut self, other: Self) {
         self.sum = self.sum.wrapping_add(other.sum);
         self.rows += other.rows;
+    }
+}
+
+impl std::str::FromStr for RowHash {
+    type Err = Error;
+
+    /// The sum, as [`Display`](std::fmt::Display) writes it. It knows no number of rows.
+    fn from_str(text: &str) -> Result<Self> {
+        let is_hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        match u128::from_str_radix(text, 16) {
+            Ok(sum) if is_hex => Ok(Self { sum, rows: 0 }),
+            _ => Err(Error::Stream("a row hash that is not 32 hexadecimal digits".into())),
+        }
     }
 }
 
@@ -247,6 +260,48 @@ impl Sink for HashSink {
         self.0.update(block.payload())?;
         block.clear();
         Ok(())
+    }
+}
+
+/// A source whose rows are hashed as they pass.
+pub struct Hashed<S> {
+    inner: S,
+    hasher: RowHasher,
+}
+
+impl<S: Source> Hashed<S> {
+    pub fn new(inner: S, format: CopyFormat) -> Self {
+        Self { inner, hasher: RowHasher::new(format) }
+    }
+
+    /// What has passed. `None`: the stream was not read to its end.
+    ///
+    /// # Errors
+    /// The stream holds other rows than its source counts.
+    pub fn into_hash(self) -> Result<Option<RowHash>> {
+        let Some(outcome) = self.inner.outcome() else { return Ok(None) };
+        let hash = self.hasher.finish()?;
+        if hash.rows != outcome.rows {
+            return Err(Error::Stream(format!("a stream of {} rows held {}", outcome.rows, hash.rows)));
+        }
+        Ok(Some(hash))
+    }
+}
+
+impl<S: Source> Source for Hashed<S> {
+    fn next_block(&mut self, block: &mut Block) -> Result<bool> {
+        let before = block.tail().len();
+        let more = self.inner.next_block(block)?;
+        self.hasher.update(&block.tail()[before..])?;
+        Ok(more)
+    }
+
+    fn rows_so_far(&self) -> u64 {
+        self.inner.rows_so_far()
+    }
+
+    fn outcome(&self) -> Option<CopyOutcome> {
+        self.inner.outcome()
     }
 }
 

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex};
 use super::create::{self, Target};
 use super::data_only;
 use super::error::{Error, Result};
+use super::evidence::{self, Evidence, EvidenceFile};
 use super::inventory::Inventory;
 use super::keys;
-use super::lanes::{CopyLane, Shared};
+use super::lanes::{CopyLane, Hashes, Shared};
 use super::ledger::Ledger;
 use super::lost;
 use super::options::{Contents, CopyOptions, Run};
@@ -27,7 +28,7 @@ use super::toast;
 use super::writer::TargetPort;
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, budget};
-use crate::model::{CopyFormat, Oid, Relation, Side, TextReason};
+use crate::model::{Chunk, CopyFormat, Oid, Relation, Side, TextReason};
 use crate::report::TransferReport;
 
 /// Moves a database from server to server.
@@ -37,6 +38,7 @@ use crate::report::TransferReport;
 /// it is not whole.
 pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> {
     let (recorder, run) = Recorder::start(Operation::Copy, outer);
+    let evidence_file = options.evidence.as_deref().map(EvidenceFile::prepare).transpose()?;
     let phase = PhaseTimer::start(Phase::Preflight, &run);
     let source = Server::connect(Side::Source, &options.source.server, &run).await?;
     let mut target = create::connect_target(&options.target, &run).await?;
@@ -77,13 +79,22 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
     let mut load_settings = data_only::settings(target, &plan.inventory, options.contents).await?;
     let toast = toast::setting(target, options.target.toast_compression).await?;
     load_settings.extend(toast.statement);
-    let job = CopyJob { source: &source, target, options, lanes, load_settings, run: &run };
+    let lsn = plan.holder.as_ref().and_then(|holder| holder.snapshot.lsn);
+    let moment = evidence::moment(&source, lsn).await;
+    let hashes = options.evidence.is_some().then(Hashes::default);
+    let job = CopyJob { source: &source, target, options, lanes, load_settings, hashes: hashes.clone(), run: &run };
     let done = job.fill_target(&mut plan).await.map_err(|e| recorder.explain_target(e, target, options.contents))?;
     left_out.extend(created.finish(&run).await?);
+    let mut checked = vec!["rows counted at the source equal rows loaded, chunk by chunk".into()];
+    if let Some((file, hashes)) = evidence_file.zip(hashes) {
+        file.write(&Evidence::of_rows(moment, &plan.inventory, (&done.relations, &done.chunks), &hashes)?)?;
+        checked
+            .push("every row was hashed as the source sent it; `pgconvoy verify` compares a target with that".into());
+    }
     let closing = Closing {
         relations: done.relations.iter().map(AsRef::as_ref).collect(),
         meter: Some(&done.meter),
-        checked: vec!["rows counted at the source equal rows loaded, chunk by chunk".into()],
+        checked,
         skipped: done.skipped.into_iter().chain(left_out).collect(),
         choices: toast.choice.into_iter().collect(),
         ..Closing::default()
@@ -94,6 +105,7 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
 /// What filling a target came to.
 pub(super) struct Filled {
     pub relations: Vec<Arc<Relation>>,
+    pub chunks: Vec<Chunk>,
     pub meter: Arc<Meter>,
     pub skipped: Vec<String>,
 }
@@ -117,6 +129,8 @@ struct CopyJob<'a> {
     lanes: Lanes,
     /// Of each connection that loads.
     load_settings: Vec<String>,
+    /// Where the rows' hashes go, where they are wanted.
+    hashes: Option<Hashes>,
     run: &'a Run,
 }
 
@@ -151,7 +165,8 @@ impl CopyJob<'_> {
             Filling { target: self.target, prepared, jobs: self.options.jobs, lanes: self.lanes, run: self.run };
         let rounds = CopyRounds { job: self, prepared, inventory: &plan.inventory, port, patches, relations };
         let meter = filling.run(rows.as_ref().map(|(_, rows)| rows), &rounds).await?;
-        Ok(Filled { relations: rounds.relations, meter, skipped: prepared.skipped(&plan.inventory) })
+        let chunks = rows.iter().flat_map(|(_, rows)| &rows.tasks).map(|task| task.chunk).collect();
+        Ok(Filled { relations: rounds.relations, chunks, meter, skipped: prepared.skipped(&plan.inventory) })
     }
 
     /// What has rows, and its chunks; nothing where only definitions move.
@@ -196,9 +211,11 @@ impl Rounds for CopyRounds<'_> {
             oid_patches: Arc::clone(&self.patches),
             ledger: ledger.clone(),
         });
-        let (patience, port) = (shared.patience.clone(), Arc::clone(&self.port));
+        let (patience, port, hashes) = (shared.patience.clone(), Arc::clone(&self.port), self.job.hashes.clone());
         Box::new(move |index| {
-            Retrying::open(index, &patience, |again| CopyLane::open((index, again), &port, &target, &shared))
+            Retrying::open(index, &patience, |again| {
+                CopyLane::open((index, again), &port, &target, hashes.as_ref(), &shared)
+            })
         })
     }
 

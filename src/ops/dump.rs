@@ -48,7 +48,9 @@ pub async fn dump(options: &DumpOptions, outer: &Run) -> Result<TransferReport> 
     let mut findings = Findings::default();
     preflight::warn_of_lacks(&plan.inventory.lacks, &mut findings);
     findings.into_result(&run)?;
-    let writer = ArchiveWriter::create(&options.archive, header(&source, options, &plan))?;
+    let mut header = header(&source, options, &plan);
+    header.source.system_identifier = source.catalog().system_identifier().await;
+    let writer = ArchiveWriter::create(&options.archive, header)?;
     phase.finish();
 
     let job = DumpJob { source: &source, options, lanes, run: &run };
@@ -79,6 +81,7 @@ pub async fn dump(options: &DumpOptions, outer: &Run) -> Result<TransferReport> 
         checked: vec![
             "rows counted in every stream equal the source's own count".into(),
             "every block has a checksum; `pgconvoy check` reads them all".into(),
+            "every row was hashed as the source sent it; `pgconvoy verify` compares a target with that".into(),
         ],
         ..Closing::default()
     };
@@ -95,6 +98,7 @@ fn header(source: &Server, options: &DumpOptions, plan: &SourcePlan) -> Manifest
         collate: facts.collate.clone(),
         ctype: facts.ctype.clone(),
         locale_provider: None,
+        system_identifier: None,
     };
     let contents = match options.contents {
         Contents::Everything => ArchiveContents::Everything,

@@ -14,9 +14,10 @@ use super::writer::{TargetPort, Writer};
 use crate::archive::{Archive, ArchiveWriter, SegmentRecord, SegmentSpec};
 use crate::event::{ProgressBoard, RelationCounters};
 use crate::flow::{
-    ChunkTask, Error, HashSink, LaneOutcome, Meter, Patched, Result, RowHash, RowHasher, SegmentChain, Source, pump,
+    ChunkTask, Error, HashSink, Hashed, LaneOutcome, Meter, Patched, Result, RowHash, RowHasher, SegmentChain, Source,
+    pump,
 };
-use crate::model::{CopyFormat, Oid};
+use crate::model::{ChunkId, CopyFormat, Oid};
 use crate::pg::oid_patch::RowPatch;
 use crate::pg::wire::{Block, CopyOutcome};
 
@@ -62,6 +63,8 @@ pub(super) fn patch_of<'p>(patches: &'p OidPatches, task: &ChunkTask) -> Option<
 pub(super) struct CopyLane {
     reader: Reader,
     writer: Writer,
+    /// Where the rows' hashes go, where they are wanted.
+    hashes: Option<Hashes>,
     block: Block,
     shared: Shared,
 }
@@ -72,14 +75,33 @@ impl CopyLane {
         (index, again): (u32, bool),
         source: &Arc<SourcePort>,
         target: &Arc<TargetPort>,
+        hashes: Option<&Hashes>,
         shared: &Shared,
     ) -> Result<Self> {
         // The holder of the snapshot is taken last: it must not go with a lane that cannot be opened.
         let writer = target.open(shared, again)?;
         let reader = source.open(index, shared)?;
         shared.count_lane();
-        Ok(Self { reader, writer, block: Block::new(shared.block_bytes), shared: shared.clone() })
+        let (block, hashes) = (Block::new(shared.block_bytes), hashes.cloned());
+        Ok(Self { reader, writer, hashes, block, shared: shared.clone() })
     }
+}
+
+/// Loads a chunk and keeps the hash of its rows. A stream that was read to its end is the chunk, whatever becomes of the
+/// load: every attempt reads the same snapshot.
+fn load_hashed(
+    (writer, hashes): (&mut Writer, &Hashes),
+    task: &ChunkTask,
+    shared: &Shared,
+    source: &mut impl Source,
+    block: &mut Block,
+) -> Result<CopyOutcome> {
+    let mut hashed = Hashed::new(source, task.relation.format);
+    let loaded = writer.load(task, shared, &mut hashed, block);
+    if let Some(hash) = hashed.into_hash()? {
+        note_hash(hashes, task, hash);
+    }
+    loaded
 }
 
 impl Restartable for CopyLane {
@@ -93,8 +115,11 @@ impl Restartable for CopyLane {
             Start::Rows(start) => start,
             Start::Elsewhere(outcome) => return Ok(outcome),
         };
-        let Self { reader, writer, block, shared } = self;
-        let loaded = reader.read(start, block, |source, block| writer.load(task, shared, source, block));
+        let Self { reader, writer, hashes, block, shared } = self;
+        let loaded = reader.read(start, block, |source, block| match hashes {
+            None => writer.load(task, shared, source, block),
+            Some(hashes) => load_hashed((writer, hashes), task, shared, source, block),
+        });
         loaded.map(LaneOutcome::Done)
     }
 
@@ -145,8 +170,12 @@ impl Restartable for DumpLane {
         let spec = SegmentSpec { chunk: task.chunk, format: task.relation.format, zstd_level: self.zstd_level };
         let mut segment = self.writer.segment(spec)?;
         let (shared, block) = (&self.shared, &mut self.block);
-        let outcome = self.reader.read(start, block, |source, block| shared.pump(task, source, &mut segment, block))?;
-        if let Err(error) = segment.finish(outcome.rows, None) {
+        let (outcome, hash) = self.reader.read(start, block, |source, block| {
+            let mut hashed = Hashed::new(source, task.relation.format);
+            let outcome = shared.pump(task, &mut hashed, &mut segment, block)?;
+            Ok((outcome, hashed.into_hash()?))
+        })?;
+        if let Err(error) = segment.finish(outcome.rows, hash.map(|hash| hash.to_string())) {
             shared.counters(task)?.take_back(outcome.rows, outcome.bytes);
             return Err(error.into());
         }
@@ -231,8 +260,12 @@ impl Restartable for RestoreLane {
     }
 }
 
-/// Row hashes by relation, added up over chunks.
-pub(super) type Hashes = Arc<Mutex<HashMap<Oid, RowHash>>>;
+/// Row hashes by chunk.
+pub(super) type Hashes = Arc<Mutex<HashMap<ChunkId, RowHash>>>;
+
+fn note_hash(hashes: &Hashes, task: &ChunkTask, hash: RowHash) {
+    hashes.lock().unwrap_or_else(PoisonError::into_inner).insert(task.chunk.id, hash);
+}
 
 /// Where a hash lane reads from.
 pub(super) enum HashSource {
@@ -288,7 +321,7 @@ impl Restartable for HashLane {
             let message = format!("a stream of {} rows held {}", outcome.rows, hash.rows);
             return Err(Error::Stream(message));
         }
-        self.hashes.lock().unwrap_or_else(PoisonError::into_inner).entry(task.relation.oid).or_default().add(hash);
+        note_hash(&self.hashes, task, hash);
         Ok(LaneOutcome::Done(outcome))
     }
     fn recover(&mut self, _: &ChunkTask, failed: &Error) -> Result<Option<CopyOutcome>> {

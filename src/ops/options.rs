@@ -264,6 +264,8 @@ pub struct CopyOptions {
     pub target: TargetOptions,
     pub jobs: u32,
     pub contents: Contents,
+    /// Hash every row on its way, and write the evidence to this file.
+    pub evidence: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -281,6 +283,8 @@ pub struct RestoreOptions {
     pub target: TargetOptions,
     pub jobs: u32,
     pub contents: Contents,
+    /// Read the whole archive first, and leave the rows of damaged tables out.
+    pub skip_damaged: bool,
 }
 
 /// What a target is compared with.
@@ -288,6 +292,8 @@ pub struct RestoreOptions {
 pub enum VerifyAgainst {
     Server(ServerArgs),
     Archive(PathBuf),
+    /// A file of evidence that a copy has written, or the hashes in an archive's manifest.
+    Evidence(PathBuf),
 }
 
 #[derive(Clone, Debug)]

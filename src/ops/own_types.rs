@@ -32,6 +32,13 @@ pub(super) struct TypeComparison {
     pub differing: Vec<(Oid, TypesDiffer)>,
 }
 
+/// Whose OIDs a patch makes of the other's.
+#[derive(Clone, Copy)]
+enum Direction {
+    ToTarget,
+    ToSource,
+}
+
 impl TypeComparison {
     /// Relations that may go as text instead, with the reason.
     ///
@@ -86,6 +93,24 @@ impl OwnTypes {
         target: &Server,
         relations: impl Iterator<Item = &Relation>,
     ) -> Result<TypeComparison> {
+        self.compare_in(Direction::ToTarget, target, relations).await
+    }
+
+    /// The same the other way round: the patches make rows that the target sends the source's. By the source's OIDs.
+    pub(super) async fn compare_back(
+        &self,
+        target: &Server,
+        relations: impl Iterator<Item = &Relation>,
+    ) -> Result<TypeComparison> {
+        self.compare_in(Direction::ToSource, target, relations).await
+    }
+
+    async fn compare_in(
+        &self,
+        direction: Direction,
+        target: &Server,
+        relations: impl Iterator<Item = &Relation>,
+    ) -> Result<TypeComparison> {
         if self.columns.is_empty() {
             return Ok(TypeComparison::default());
         }
@@ -103,7 +128,11 @@ impl OwnTypes {
                 // What is not there is no type's OID.
                 let from = types.get(&column.name).copied().unwrap_or(0);
                 let to = columns.get(&column.name).copied().unwrap_or(0);
-                oid_patch::compile((&self.graph, from), (&graph, to))
+                let (ours, theirs) = ((&self.graph, from), (&graph, to));
+                match direction {
+                    Direction::ToTarget => oid_patch::compile(ours, theirs),
+                    Direction::ToSource => oid_patch::compile(theirs, ours),
+                }
             });
             match compiled.collect::<std::result::Result<RowPatch, _>>() {
                 Ok(patch) if patch.iter().any(Option::is_some) => {

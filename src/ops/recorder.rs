@@ -59,6 +59,8 @@ pub(super) struct Closing<'a> {
     pub meter: Option<&'a Meter>,
     pub checked: Vec<String>,
     pub skipped: Vec<String>,
+    /// Of the archive: see [`TransferReport::damage`].
+    pub damage: Vec<String>,
     pub choices: Vec<String>,
 }
 
@@ -134,6 +136,7 @@ impl Recorder {
             limited_by: closing.meter.and_then(|meter| limited_by(self.operation, meter)),
             checked: closing.checked,
             skipped: closing.skipped,
+            damage: closing.damage,
             choices: closing.choices,
             retries: state.retries,
             warnings: state.warnings,

@@ -22,6 +22,7 @@ use super::retry::Retrying;
 use super::roles;
 use super::rounds::{Filling, MakeLane, Rounds};
 use super::rows::RowsPlan;
+use super::salvage::{self, Damage};
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::target::{Preparation, PreparedTarget, check_columns, complete, share};
 use super::toast;
@@ -40,7 +41,8 @@ use crate::report::{ArchiveSummary, TransferReport};
 pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferReport> {
     let (recorder, run) = Recorder::start(Operation::Restore, outer);
     let phase = PhaseTimer::start(Phase::Preflight, &run);
-    let archive = open(options).await?;
+    let damage = if options.skip_damaged { salvage::find_damage(options, &run).await? } else { Damage::default() };
+    let archive = open(options, &damage).await.map_err(|e| salvage::way_out(e, &options.archive))?;
     let mut inventory = Inventory::of_archive(&archive).await?;
     let mut target = create::connect_target(&options.target, &run).await?;
     let lanes = lanes_that_fit(options.jobs, budget::SEGMENT_BLOCK_BYTES, &[&target], &run);
@@ -73,8 +75,11 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
 
     let totals = archive.totals();
     let mut left_out = Vec::new();
+    if contents != Contents::SchemaOnly {
+        left_out = damage.leave_out(&mut inventory, &run);
+    }
     if options.target.roles && !options.target.resume {
-        left_out = roles::create(&inventory.cluster_roles, &None, &target, &run).await?;
+        left_out.extend(roles::create(&inventory.cluster_roles, &None, &target, &run).await?);
     }
     let created = Target::prepare(target, &inventory.toc, &options.target, &run).await?;
     let target = created.server();
@@ -98,16 +103,21 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
             "rows counted at the source equal rows loaded, chunk by chunk".into(),
         ],
         skipped: done.skipped.into_iter().chain(left_out).collect(),
+        damage: if contents == Contents::SchemaOnly { Vec::new() } else { damage.found },
         choices: toast.choice.into_iter().collect(),
     };
     Ok(recorder.finish(closing, &run))
 }
 
-/// Opens the archive and the head of every segment: what is missing is said before the target is touched.
-async fn open(options: &RestoreOptions) -> Result<Archive> {
-    let path = options.archive.clone();
+/// Opens the archive and the head of every segment: what is missing is said before the target is touched. Damage that is
+/// known already is put up with.
+async fn open(options: &RestoreOptions, damage: &Damage) -> Result<Archive> {
+    let (path, has_damage) = (options.archive.clone(), !damage.is_none());
     let opened = tokio::task::spawn_blocking(move || {
         let archive = Archive::open(&path)?;
+        if has_damage {
+            return Ok(archive);
+        }
         archive.segments().iter().try_for_each(|segment| archive.segment_reader(segment).map(drop))?;
         Ok::<_, crate::archive::Error>(archive)
     });
@@ -179,7 +189,7 @@ impl RestoreJob<'_> {
         let prepared = self.prepare(inventory, &archive).await.map_err(explain)?;
         self.fill(inventory, archive, &prepared).await.map_err(|e| {
             let way_on = self.way_on(&e);
-            let error = explain(e);
+            let error = salvage::way_out(explain(e), &self.options.archive);
             if let Some(way_on) = way_on { error.hint(way_on) } else { error }
         })
     }
@@ -222,7 +232,8 @@ impl RestoreJob<'_> {
         let port = Arc::new(ArchivePort::new(archive));
         let rounds = RestoreRounds { job: self, prepared, inventory, port, patches, relations };
         let meter = filling.run(rows.as_ref().map(|(_, rows)| rows), &rounds).await?;
-        Ok(Filled { relations: rounds.relations, meter, skipped: prepared.skipped(inventory) })
+        let skipped = prepared.skipped(inventory);
+        Ok(Filled { relations: rounds.relations, chunks: Vec::new(), meter, skipped })
     }
 
     /// Relations up to this size are loaded as one.

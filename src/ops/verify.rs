@@ -1,21 +1,26 @@
 //! Compares two databases, or an archive and a database: counts, and an order-independent hash of every row.
 
 mod definitions;
+mod formats;
 mod objects;
+mod stored;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 
 use definitions::DefinitionsJob;
+use formats::{Formats, prints_floats_otherwise, with_size};
 use objects::{Compared, kind_of, pair};
 
 use super::copy::first_cause;
 use super::error::{Cause, Error, Result};
-use super::inventory::{Inventory, large_object_chunks};
+use super::evidence::{self, RecordedHash};
+use super::inventory::large_object_chunks;
 use super::lanes::{ArchivePort, HashLane, HashSource, Hashes, Shared};
 use super::options::{Filters, Run, ServerArgs, VerifyAgainst, VerifyOptions};
 use super::own_types::{OidPatches, OwnTypes};
@@ -27,28 +32,23 @@ use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::source_plan::check_still_frozen;
 use super::subset;
-use crate::archive::{Archive, ArchiveContents};
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, RowHash, budget};
-use crate::model::quote_literal;
-use crate::model::{Chunk, Column, CopyFormat, Oid, QualifiedName, Relation, RelationKind, ServerVersion, Side};
-use crate::pg::catalog::{
-    CatalogRelation, FormatRules, LargeObjectAccess, SequenceState, TypeMap, choose_format, lock_list_sql,
-    read_lock_list,
-};
+use crate::model::{Chunk, ChunkId, CopyFormat, Oid, QualifiedName, Relation, RelationKind, Side};
+use crate::pg::catalog::{CatalogRelation, LargeObjectAccess, lock_list_sql, read_lock_list};
 use crate::pg::copy_sql::{ReadRules, both_conditions};
 use crate::pg::session;
 use crate::pg::snapshot::{Snapshot, SnapshotHolder, SnapshotMode};
 use crate::pg::wire::{Block, DataConnection};
 use crate::plan::chunking::{ChunkingRules, plan_chunks};
-use crate::report::{ComparedDefinitions, ComparedKind, TableComparison, VerifyReport};
+use crate::report::{ComparedDefinitions, ComparedKind, Moment, TableComparison, Verdict, VerifyReport};
 
 /// Compares. Differences are in the report, not an error.
 ///
 /// # Errors
 /// A side that cannot be read as a whole.
 pub async fn verify(options: &VerifyOptions, run: &Run) -> Result<VerifyReport> {
-    let start = std::time::Instant::now();
+    let (start, started_at) = (std::time::Instant::now(), OffsetDateTime::now_utc());
     let phase = PhaseTimer::start(Phase::Verify, run);
     let target = Server::connect(Side::Target, &options.target, run).await?;
     let lanes = lanes_that_fit(options.jobs, budget::SEGMENT_BLOCK_BYTES, &[&target], run);
@@ -56,7 +56,9 @@ pub async fn verify(options: &VerifyOptions, run: &Run) -> Result<VerifyReport> 
     let mut report = match &options.reference {
         VerifyAgainst::Server(args) => job.against_server(args).await?,
         VerifyAgainst::Archive(path) => job.against_archive(path).await?,
+        VerifyAgainst::Evidence(path) => job.against_evidence(path).await?,
     };
+    report.started_at = started_at.format(&Rfc3339).unwrap_or_default();
     report.elapsed_ms = ms(start);
     report.tables.sort_by(|a, b| a.is_equal().cmp(&b.is_equal()).then_with(|| a.name.cmp(&b.name)));
     phase.finish();
@@ -64,11 +66,18 @@ pub async fn verify(options: &VerifyOptions, run: &Run) -> Result<VerifyReport> 
 }
 
 /// What a report says besides the comparison of rows.
+#[derive(Default)]
 struct Context {
     compared: Compared,
     servers: Vec<crate::event::ServerInfo>,
+    /// The path of the archive or the evidence that is the reference.
     archive: Option<String>,
+    evidence: Option<String>,
+    /// The reference's, where it is no server.
+    moment: Option<Moment>,
     definitions: Option<ComparedDefinitions>,
+    /// What the source's rows of each segment were, where the archive knows.
+    recorded: HashMap<ChunkId, RecordedHash>,
     /// Tables whose rows have no form that is the same on both sides.
     counted_only: HashSet<QualifiedName>,
 }
@@ -76,8 +85,32 @@ struct Context {
 /// The rows of both sides, by the name under which they are compared.
 type Sums = BTreeMap<QualifiedName, (Arc<Relation>, RowHash, RowHash)>;
 
+/// Chunks added up.
+fn by_relation(chunks: &HashMap<ChunkId, RowHash>) -> HashMap<Oid, RowHash> {
+    let mut sums: HashMap<Oid, RowHash> = HashMap::new();
+    for (id, hash) in chunks {
+        sums.entry(id.relation).or_default().add(*hash);
+    }
+    sums
+}
+
 impl Context {
-    fn report(self, sums: Sums) -> VerifyReport {
+    /// The reference's chunks, added up; what an archive holds must be what its source sent.
+    fn sums(&mut self, chunks: HashMap<ChunkId, RowHash>) -> HashMap<Oid, RowHash> {
+        let mut wrong: Vec<&str> = chunks
+            .iter()
+            .filter_map(|(id, hash)| self.recorded.get(id).filter(|recorded| recorded.hash != *hash))
+            .map(|recorded| recorded.place.as_str())
+            .collect();
+        wrong.sort_unstable();
+        for place in wrong {
+            let message = format!("{place}: its rows are not those that the source sent");
+            self.compared.different(ComparedKind::Table, message);
+        }
+        by_relation(&chunks)
+    }
+
+    fn report(self, sums: Sums, moments: Vec<Moment>) -> VerifyReport {
         let compare = |(name, (relation, reference, target)): (QualifiedName, (Arc<Relation>, RowHash, RowHash))| {
             let is_hashed = !self.counted_only.contains(&name);
             let hash = |of: RowHash| if is_hashed { of.to_string() } else { String::new() };
@@ -110,12 +143,18 @@ impl Context {
                     .into(),
             );
         }
-        let Self { servers, archive, compared, definitions, .. } = self;
+        let Self { servers, archive, evidence, compared, definitions, moment, .. } = self;
         let Compared { differences, sequences, large_objects } = compared;
+        let is_equal = differences.is_empty() && tables.iter().all(TableComparison::is_equal);
         VerifyReport {
+            verdict: if is_equal { Verdict::Equal } else { Verdict::Different },
+            pgconvoy_version: env!("CARGO_PKG_VERSION").into(),
+            started_at: String::new(),
             elapsed_ms: 0,
             servers,
+            moments: moment.into_iter().chain(moments).collect(),
             archive,
+            evidence,
             tables,
             sequences,
             large_objects,
@@ -124,16 +163,6 @@ impl Context {
             warnings,
         }
     }
-}
-
-/// Since 12, `float8out` prints the shortest text that reads back as the same value (release notes of 12).
-fn prints_floats_otherwise(one: ServerVersion, other: ServerVersion) -> bool {
-    (one < ServerVersion::V12) != (other < ServerVersion::V12)
-}
-
-/// Whether a floating-point value is in a column, or anywhere within its type, of a table that is read as text.
-fn holds_floats_as_text(format: CopyFormat, columns: &[(Column, Oid)], types: &TypeMap) -> bool {
-    format == CopyFormat::Text && columns.iter().any(|(_, oid)| types.get(oid).is_some_and(|flags| flags.float))
 }
 
 struct VerifyJob<'a> {
@@ -149,7 +178,7 @@ struct HashedSide<'s> {
     chunks: Vec<Chunk>,
     reader: ReaderKind,
     /// A server, and the moment at which it is read.
-    moment: Option<(&'s Server, Snapshot)>,
+    moment: Option<(&'s Server, Snapshot, Moment)>,
     /// What makes its rows those of the other side.
     oid_patches: OidPatches,
 }
@@ -157,6 +186,14 @@ struct HashedSide<'s> {
 enum ReaderKind {
     Server(Arc<SourcePort>),
     Archive(Arc<ArchivePort>),
+}
+
+/// What a target is compared with.
+enum Reference<'s> {
+    /// It is read.
+    Side(HashedSide<'s>),
+    /// It was read before.
+    Known(Vec<Arc<Relation>>, HashMap<Oid, RowHash>),
 }
 
 impl VerifyJob<'_> {
@@ -175,7 +212,7 @@ impl VerifyJob<'_> {
         compared.sequences(&sequences, &self.target.catalog().sequences(&filter).await?, "source");
         if self.options.filters.takes_large_objects() {
             let objects = [source.catalog().large_objects().await?, self.target.catalog().large_objects().await?];
-            compared.large_objects(&objects[0], &objects[1], "source");
+            compared.large_objects(objects[0].iter().map(|o| o.oid), &objects[1], "source");
         }
         let mut definitions = None;
         if let Some(wanted) = &self.options.definitions {
@@ -195,8 +232,8 @@ impl VerifyJob<'_> {
         reference.oid_patches = oid_patches;
         let target = self.server_side(self.target, formats.apply(pairs.iter().map(|(_, t)| t)), &how).await?;
         let servers = vec![source.info(), self.target.info()];
-        let context = Context { compared, servers, archive: None, definitions, counted_only: HashSet::new() };
-        self.compare(reference, target, context).await
+        let context = Context { compared, servers, definitions, ..Context::default() };
+        self.compare(Reference::Side(reference), target, context).await
     }
 
     /// What makes the source's rows in binary the target's, where both differ in their own types' OIDs. Where they differ
@@ -216,114 +253,6 @@ impl VerifyJob<'_> {
             formats.of.extend(differing.map(|r| (r.name.clone(), CopyFormat::Text)));
         }
         Ok(compared.patches)
-    }
-
-    async fn against_archive(&self, path: &Path) -> Result<VerifyReport> {
-        if !self.options.filters.conditions.is_empty() {
-            let message = "--where cannot be applied to an archive: one that was made with it holds those rows only";
-            return Err(Error::new(Cause::Usage(message.into())));
-        }
-        let owned = path.to_owned();
-        let archive = tokio::task::spawn_blocking(move || Archive::open(&owned)).await;
-        let archive = archive.map_err(|e| Error::new(Cause::Internal(e.to_string())))??;
-        let name = path.display().to_string();
-        self.announce(vec![self.target.info()], Some(name.clone()));
-        let there: HashMap<QualifiedName, CatalogRelation> =
-            list(self.target, &self.options.filters, &[RelationKind::Table])
-                .await?
-                .into_iter()
-                .map(|r| (r.name.clone(), r))
-                .collect();
-        let mut compared = Compared::default();
-        let mut reference = Vec::new();
-        let mut target = Vec::new();
-        let inventory = Inventory::of_archive(&archive).await?;
-        let names: Vec<&QualifiedName> = inventory.relations.iter().map(|r| &r.name).collect();
-        let wanted = self.matching(&names).await?;
-        let stored: HashSet<&QualifiedName> = archive.relations().iter().map(|r| &r.name).collect();
-        let mut extra: Vec<_> = there.keys().filter(|name| !stored.contains(name)).collect();
-        extra.sort();
-        for name in extra {
-            compared.one_side_only(ComparedKind::Table, name, "at the target");
-        }
-        for relation in inventory.relations.iter().zip(wanted).filter_map(|(r, wanted)| wanted.then_some(r)) {
-            match there.get(&relation.name) {
-                None => compared.one_side_only(ComparedKind::Table, &relation.name, "in the archive"),
-                Some(other) => {
-                    target.push(Arc::new(as_stored(relation, other)));
-                    reference.push(Arc::new(relation.clone()));
-                }
-            }
-        }
-        if archive.header().contents != ArchiveContents::Schema {
-            let names: Vec<&QualifiedName> = inventory.sequences.iter().map(|s| &s.name).collect();
-            let wanted = self.matching(&names).await?;
-            let sequences = inventory.sequences.iter().zip(wanted).filter(|(_, wanted)| *wanted);
-            let sequences: Vec<SequenceState> = sequences.map(|(s, _)| s.clone()).collect();
-            let filter = table_filter(&self.options.filters)?;
-            compared.sequences(&sequences, &self.target.catalog().sequences(&filter).await?, "archive");
-            if self.options.filters.takes_large_objects() {
-                compared.large_objects(
-                    &inventory.large_objects,
-                    &self.target.catalog().large_objects().await?,
-                    "archive",
-                );
-            }
-        }
-        let large_objects = inventory.large_object_chunks().filter(|_| self.options.filters.takes_large_objects());
-        reference.extend(large_objects.map(|(relation, _)| Arc::new(relation)));
-        let kept: HashSet<Oid> = reference.iter().map(|r| r.oid).collect();
-        let chunks =
-            archive.segments().iter().map(|s| s.chunk).filter(|c| kept.contains(&c.id.relation)).collect::<Vec<_>>();
-        let counted_only = if prints_floats_otherwise(archive.header().source.version, self.target.version()) {
-            let types = self.target.catalog().type_flags().await?;
-            let as_text = |r: &&Arc<Relation>| {
-                there.get(&r.name).is_some_and(|there| holds_floats_as_text(r.format, &there.columns, &types))
-            };
-            reference.iter().filter(as_text).map(|r| r.load_via_root.as_ref().unwrap_or(&r.name).clone()).collect()
-        } else {
-            HashSet::new()
-        };
-        let types = inventory.own_types.compare(self.target, reference.iter().map(AsRef::as_ref)).await?;
-        for (oid, why) in &types.differing {
-            let name = reference.iter().find(|r| r.oid == *oid).map(|r| r.name.to_string()).unwrap_or_default();
-            compared.different(ComparedKind::Table, format!("values of {name} cannot be compared: {why}"));
-        }
-        let reader = ReaderKind::Archive(Arc::new(ArchivePort::new(archive)));
-        let oid_patches = types.patches;
-        let reference = HashedSide { relations: reference, chunks, reader, moment: None, oid_patches };
-        let encoding = inventory.encoding;
-        let how = SideRules { encoding, access: inventory.large_object_access, settings: Vec::new() };
-        let target = self.server_side(self.target, target, &how).await?;
-        let servers = vec![self.target.info()];
-        let context = Context { compared, servers, archive: Some(name), definitions: None, counted_only };
-        self.compare(reference, target, context).await
-    }
-
-    /// Which of the names the user's patterns let through. The target's server matches them: patterns are its regular
-    /// expressions.
-    async fn matching(&self, names: &[&QualifiedName]) -> Result<Vec<bool>> {
-        let mut matching = vec![self.options.filters.is_empty(); names.len()];
-        if self.options.filters.is_empty() || names.is_empty() {
-            return Ok(matching);
-        }
-        let rows = names.iter().enumerate().map(|(at, name)| {
-            format!("({at}, {}::text, {}::text)", quote_literal(&name.schema), quote_literal(&name.name))
-        });
-        let sql = format!(
-            "SELECT v.at FROM (VALUES {}) v(at, schema, name), LATERAL (SELECT v.schema AS nspname) n,
-             LATERAL (SELECT v.name AS relname) c WHERE {}",
-            rows.collect::<Vec<_>>().join(", "),
-            table_filter(&self.options.filters)?
-        );
-        let catalog = self.target.catalog();
-        for row in &catalog.rows(&sql).await? {
-            let at = usize::try_from(catalog.get::<i32>(row, 0)?).unwrap_or(usize::MAX);
-            if let Some(matches) = matching.get_mut(at) {
-                *matches = true;
-            }
-        }
-        Ok(matching)
     }
 
     /// Settings with which both sides print the same floating-point value the same way, where that is needed. Most
@@ -396,7 +325,8 @@ impl VerifyJob<'_> {
             went_on_without: AtomicBool::new(false),
             holder: Mutex::new(Some(holder.connection)),
         };
-        let moment = Some((server, port.snapshot.clone()));
+        let moment = evidence::moment(server, port.snapshot.lsn).await;
+        let moment = Some((server, port.snapshot.clone(), moment));
         let (reader, oid_patches) = (ReaderKind::Server(Arc::new(port)), OidPatches::default());
         Ok(HashedSide { relations, chunks, reader, moment, oid_patches })
     }
@@ -404,23 +334,37 @@ impl VerifyJob<'_> {
     /// Hashes both sides at the same time.
     async fn compare(
         &self,
-        mut reference: HashedSide<'_>,
+        mut reference: Reference<'_>,
         mut target: HashedSide<'_>,
-        context: Context,
+        mut context: Context,
     ) -> Result<VerifyReport> {
-        let moments = [reference.moment.take(), target.moment.take()];
         let stop = self.run.cancel.child_token();
-        let pairs = pairs_of(&reference.relations, &target.relations);
-        let (left, right) = tokio::join!(self.hash(reference, &stop, true), self.hash(target, &stop, false));
+        let (relations, of_reference) = match &mut reference {
+            Reference::Side(side) => (side.relations.clone(), side.moment.take()),
+            Reference::Known(relations, _) => (relations.clone(), None),
+        };
+        let moments: Vec<_> = of_reference.into_iter().chain(target.moment.take()).collect();
+        let pairs = pairs_of(&relations, &target.relations);
+        // One side is enough to watch: both go at the pace of the slower one's server.
+        let is_read = matches!(reference, Reference::Side(_));
+        let reference = async {
+            match reference {
+                Reference::Side(side) => Ok(context.sums(self.hash(side, &stop, true).await?)),
+                Reference::Known(_, sums) => Ok(sums),
+            }
+        };
+        let (left, right) = tokio::join!(reference, self.hash(target, &stop, !is_read));
         let (left, right) = match (left, right) {
-            (Ok(left), Ok(right)) => (left, right),
+            (Ok(left), Ok(right)) => (left, by_relation(&right)),
             (left, right) => {
                 first_cause(left.map(drop), right.map(drop))?;
                 return Err(Error::new(Cause::Cancelled));
             }
         };
-        for (server, snapshot) in moments.into_iter().flatten() {
+        let mut read = Vec::new();
+        for (server, snapshot, moment) in moments {
             check_still_frozen(server, snapshot).await?;
+            read.push(moment);
         }
         // Rows that were loaded through a root can be in another of its partitions: only their sum is the same.
         let mut sums = Sums::new();
@@ -431,7 +375,7 @@ impl VerifyJob<'_> {
             reference.add(left);
             target.add(right.get(&target_oid).copied().unwrap_or_default());
         }
-        Ok(context.report(sums))
+        Ok(context.report(sums, read))
     }
 
     async fn hash(
@@ -439,9 +383,8 @@ impl VerifyJob<'_> {
         side: HashedSide<'_>,
         stop: &CancellationToken,
         visible: bool,
-    ) -> Result<HashMap<Oid, RowHash>> {
+    ) -> Result<HashMap<ChunkId, RowHash>> {
         let plan = RowsPlan::new(&side.relations, side.chunks, self.lanes);
-        // One side is enough to watch: both go at the pace of the slower one's server.
         let run = if visible { self.run.clone() } else { self.run.silent() };
         plan.announce(&run);
         let shared = Shared {
@@ -487,81 +430,6 @@ async fn apply_conditions(server: &Server, tables: &mut [CatalogRelation], filte
         table.extension_condition = both_conditions(table.extension_condition.as_deref(), condition);
     }
     Ok(())
-}
-
-/// In which format each pair is read: binary where both sides send the same bytes for the same value.
-struct Formats {
-    of: HashMap<QualifiedName, CopyFormat>,
-    source_types: TypeMap,
-}
-
-impl Formats {
-    async fn choose(pairs: &[(CatalogRelation, CatalogRelation)], source: &Server, target: &Server) -> Result<Self> {
-        let source_types = source.catalog().type_flags().await?;
-        let target_types = target.catalog().type_flags().await?;
-        let rules = |server: &Server| FormatRules {
-            integer_datetimes: server.facts.integer_datetimes,
-            source_is_utf8: server.facts.encoding == "UTF8",
-        };
-        let choose = |(s, t): &(CatalogRelation, CatalogRelation)| {
-            let (left, _) = choose_format(&s.columns, &source_types, rules(source));
-            let (right, _) = choose_format(&t.columns, &target_types, rules(target));
-            let both = left == CopyFormat::Binary && right == CopyFormat::Binary;
-            (s.name.clone(), if both { CopyFormat::Binary } else { CopyFormat::Text })
-        };
-        let of = pairs.iter().map(choose).collect();
-        Ok(Self { of, source_types })
-    }
-
-    fn get(&self, name: &QualifiedName) -> CopyFormat {
-        self.of.get(name).copied().unwrap_or(CopyFormat::Text)
-    }
-
-    fn floats_as_text<'r>(&self, pairs: &'r [(CatalogRelation, CatalogRelation)]) -> Vec<&'r QualifiedName> {
-        let as_text = |r: &&CatalogRelation| holds_floats_as_text(self.get(&r.name), &r.columns, &self.source_types);
-        pairs.iter().map(|(source, _)| source).filter(as_text).map(|r| &r.name).collect()
-    }
-
-    /// Relations to read, with columns in the order of their names: their physical order may differ.
-    fn apply<'r>(&self, relations: impl Iterator<Item = &'r CatalogRelation>) -> Vec<Arc<Relation>> {
-        relations
-            .map(|r| {
-                let format = self.get(&r.name);
-                let mut columns: Vec<_> = r.columns.iter().map(|(column, _)| column.clone()).collect();
-                columns.sort_by(|a, b| a.name.cmp(&b.name));
-                Arc::new(Relation { columns, format, ..plain(r) })
-            })
-            .collect()
-    }
-}
-
-/// A target's table, to be read with the columns and in the format of an archive's segments.
-fn as_stored(stored: &Relation, there: &CatalogRelation) -> Relation {
-    Relation { columns: stored.columns.clone(), format: stored.format, ..plain(there) }
-}
-
-fn with_size(relation: &Relation, sizes: &HashMap<Oid, (u64, u64)>) -> Relation {
-    let (heap_bytes, toast_bytes) = sizes.get(&relation.oid).copied().unwrap_or_default();
-    Relation { heap_bytes, toast_bytes, ..relation.clone() }
-}
-
-fn plain(r: &CatalogRelation) -> Relation {
-    Relation {
-        oid: r.oid,
-        name: r.name.clone(),
-        kind: r.kind,
-        columns: Vec::new(),
-        format: CopyFormat::Text,
-        text_reason: None,
-        heap_bytes: 0,
-        toast_bytes: 0,
-        estimated_rows: r.estimated_rows,
-        load_via_root: r.load_via_root.clone(),
-        keep_order: r.keep_order,
-        has_ctid: r.has_ctid,
-        filter: r.extension_condition.clone(),
-        of_extension: r.extension_condition.is_some(),
-    }
 }
 
 /// How both sides are read.

@@ -2,14 +2,16 @@
 
 mod bench;
 mod demo;
+mod digest;
 
 pub use bench::{BenchReport, BenchTask, Floor, Measurement, RunCost, Spread, Versus};
 pub use demo::{Comparison, DemoReport, KeptDatabase, Race};
+pub use digest::{DIGEST_MEMBER, is_unchanged, seal_document};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::event::{JobKind, Operation, Phase, ServerInfo};
-use crate::model::{CopyFormat, QualifiedName, Side, TextReason};
+use crate::model::{CopyFormat, Oid, QualifiedName, ServerVersion, Side, TextReason};
 
 /// The result of a whole run.
 #[derive(Clone, Debug, Serialize)]
@@ -41,6 +43,8 @@ pub struct TransferReport {
     pub checked: Vec<String>,
     /// What was left out on purpose, or needs a look: listed, never silent.
     pub skipped: Vec<String>,
+    /// Damage of the archive, with segment, block and table: the rows of these tables were left out.
+    pub damage: Vec<String>,
     /// What was chosen where the user had left the choice, in words.
     pub choices: Vec<String>,
     /// What was tried again, and why.
@@ -116,12 +120,43 @@ pub struct StatisticsReport {
     pub analyzed: u32,
 }
 
+/// A server as it was read at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    pub side: Side,
+    /// `host:port/database` as a person would name it.
+    pub address: String,
+    pub version: ServerVersion,
+    /// Of the cluster, as initdb made it up; `None` before 9.6, and where the role may not see it.
+    pub system_identifier: Option<String>,
+    /// The WAL position of the snapshot, or one right after it, where the server tells.
+    pub lsn: Option<String>,
+    /// RFC 3339, UTC.
+    pub taken_at: String,
+}
+
+/// What a comparison came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Equal,
+    Different,
+}
+
 /// What a comparison found.
 #[derive(Clone, Debug, Serialize)]
 pub struct VerifyReport {
+    pub verdict: Verdict,
+    pub pgconvoy_version: String,
+    /// RFC 3339, UTC.
+    pub started_at: String,
     pub elapsed_ms: u64,
     pub servers: Vec<ServerInfo>,
+    /// What was compared, the reference first: of an archive or of evidence, the server that it was made from.
+    pub moments: Vec<Moment>,
     pub archive: Option<String>,
+    /// Where the reference's hashes were read from, instead of its rows.
+    pub evidence: Option<String>,
     /// Everything whose rows were compared, what differs first.
     pub tables: Vec<TableComparison>,
     /// How many sequences were compared.
@@ -220,6 +255,8 @@ pub struct CheckReport {
     pub raw_bytes: u64,
     /// Damage, each with segment, block and table. Empty: the archive is sound.
     pub damage: Vec<String>,
+    /// The relations that a damaged segment belongs to, by OID; 0 stands for the large objects.
+    pub damaged_relations: Vec<Oid>,
 }
 
 /// One thing that preflight looked at.

@@ -47,6 +47,7 @@ pub fn header() -> ManifestHeader {
         collate: "en_US.UTF-8".into(),
         ctype: "en_US.UTF-8".into(),
         locale_provider: Some("libc".into()),
+        system_identifier: None,
     };
     ManifestHeader {
         archive_id: "000102030405060708090a0b0c0d0e0f".into(),

@@ -81,10 +81,14 @@ async fn a_target_connection_may_be_cut_at_any_moment_of_a_load() {
         (Point::AfterReplyTo("lo_put"), 0),
     ] {
         let fault = Fault { skip, ..Fault::cut(point) };
-        let (ran, target, fired) = copy_with_fault_at_target(&source, fault.clone(), &[]).await;
+        let (_directory, evidence) = scratch("evidence.json");
+        let evidence = evidence.to_str().unwrap();
+        let (ran, target, fired) = copy_with_fault_at_target(&source, fault.clone(), &["--evidence", evidence]).await;
         let ran = ran.expect_success();
         assert_eq!(fired, 1, "{fault:?}");
         assert_says(&ran, &["target: connection lost", "attempt 2"]);
+        let verify = Pgconvoy::new(["verify", "--evidence", evidence, "--target", &target.uri()]);
+        let _ = run(verify).await.expect_success();
         assert_same_contents(&format!("{fault:?}"), &source, &target).await;
         target.remove().await;
     }

@@ -7,6 +7,7 @@ mod builds;
 mod chunks;
 mod compare;
 mod errors;
+mod evidence;
 mod faults;
 mod filters;
 mod fixture;

@@ -37,7 +37,7 @@ pub struct DefinitionsArgs {
     /// statements are compared. Those of two print most definitions otherwise: there, which objects exist is compared, and
     /// the statements of comments, extensions, foreign keys, casts and transforms. pg_dump looks at each server before the
     /// rows are read, not at the same moment.
-    #[arg(long, conflicts_with = "archive", help_heading = "Definitions")]
+    #[arg(long, conflicts_with_all = ["archive", "evidence"], help_heading = "Definitions")]
     pub definitions: bool,
     /// Owners may differ, as after a copy with -O
     #[arg(short = 'O', long, requires = "definitions", help_heading = "Definitions")]

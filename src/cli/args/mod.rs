@@ -97,6 +97,16 @@ pub struct CopyArgs {
     pub contents: ContentsArgs,
     #[command(flatten)]
     pub filters: FilterArgs,
+    /// Hash every row on its way, and write counts, hashes and snapshot to this file: `verify --evidence` proves the target
+    /// equal with it later, without the source
+    #[arg(
+        long,
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath,
+        conflicts_with = "schema_only",
+        help_heading = "Output"
+    )]
+    pub evidence: Option<PathBuf>,
     #[command(flatten)]
     pub progress: ProgressArgs,
 }
@@ -107,6 +117,7 @@ fn copy_help() -> String {
   pgconvoy copy --source postgres://app@old.example.com/shop --target postgres://app@new/shop
   pgconvoy copy --source service=old --target service=new -j 32 --report copy.json
   pgconvoy copy --source service=old --target service=new -n sales -T 'sales.tmp_*'
+  pgconvoy copy --source service=old --target service=new --evidence shop.evidence.json
 
 {CONNECTION_HELP}"
     )
@@ -175,6 +186,9 @@ pub struct RestoreArgs {
     /// again
     #[arg(long, conflicts_with_all = ["drop_target_objects", "create", "data_only"], help_heading = "When it fails")]
     pub resume: bool,
+    /// Read the whole archive first, and restore everything but the rows of damaged tables; exits with 1 where there are any
+    #[arg(long, conflicts_with = "resume", help_heading = "When it fails")]
+    pub skip_damaged: bool,
     #[command(flatten)]
     pub contents: ContentsArgs,
     /// One section alone, as pg_restore has them: definitions before rows, rows (the same as --data-only), or
@@ -195,10 +209,11 @@ fn restore_help() -> String {
     )
 }
 
-/// Compare two databases, or an archive and a database, row for row.
+/// Compare two databases, or an archive or evidence and a database, row for row.
 ///
 /// Counts and an order-independent hash of every row; sequences and large objects; with --definitions, the definitions of
-/// both servers. Names what differs, and exits with 1 if anything does.
+/// both servers. Names what differs, and exits with 1 if anything does. The report (--report FILE, as text where it is
+/// called .txt) holds what was compared, when and at which position of the log, and a digest over itself.
 #[derive(Debug, Args)]
 #[command(after_long_help = verify_help())]
 pub struct VerifyArgs {
@@ -208,6 +223,18 @@ pub struct VerifyArgs {
     /// Archive to compare with, instead of a server
     #[arg(long, value_name = "ARCHIVE", value_hint = ValueHint::DirPath, help_heading = "Connections", display_order = 2)]
     pub archive: Option<PathBuf>,
+    /// Hashes to compare with: a file that `copy --evidence` wrote, or an archive, of which then only the manifest is read
+    ///
+    /// Neither the source nor its rows are needed: the hashes were taken while the source sent them.
+    #[arg(
+        long,
+        value_name = "PATH",
+        value_hint = ValueHint::AnyPath,
+        help_heading = "Connections",
+        conflicts_with_all = ["source", "archive", "source_encoding"],
+        display_order = 2
+    )]
+    pub evidence: Option<PathBuf>,
     /// Server to be checked; else PGCONVOY_TARGET, else the PG* variables
     #[arg(long, value_name = "URI", help_heading = "Connections", display_order = 3)]
     pub target: Option<Conninfo>,
@@ -232,6 +259,7 @@ fn verify_help() -> String {
   pgconvoy verify --source service=old --target service=new
   pgconvoy verify --definitions -O -x --source service=old --target service=new
   pgconvoy verify --archive shop.convoy --target service=new -t public.orders
+  pgconvoy verify --evidence shop.evidence.json --target service=new --report verified.json
 
 {CONNECTION_HELP}"
     )
@@ -239,12 +267,12 @@ fn verify_help() -> String {
 
 /// Read every byte of an archive and verify its checksums, without a server.
 ///
-/// Exits with 1 if anything is damaged or missing.
+/// Exits with 1 if anything is damaged or missing. Of a report of `verify`, or of evidence, the digest is verified.
 #[derive(Debug, Args)]
-#[command(after_long_help = "Examples:\n  pgconvoy check shop.convoy")]
+#[command(after_long_help = "Examples:\n  pgconvoy check shop.convoy\n  pgconvoy check verified.json")]
 pub struct CheckArgs {
-    /// Directory that `pgconvoy dump` wrote
-    #[arg(value_name = "ARCHIVE", value_hint = ValueHint::DirPath)]
+    /// Directory that `pgconvoy dump` wrote, or a file with a digest
+    #[arg(value_name = "ARCHIVE", value_hint = ValueHint::AnyPath)]
     pub archive: PathBuf,
     #[command(flatten)]
     pub jobs: JobsArgs,

@@ -11,7 +11,7 @@ use super::Page;
 use super::transfer::server_line;
 use crate::cli::redact::redact;
 use crate::cli::settings::Detail;
-use crate::cli::text::{Canvas, clean, counted, grouped};
+use crate::cli::text::{Canvas, Glyphs, Paint, clean, counted, grouped};
 
 /// What a comparison found: what differs first.
 pub fn verify(report: &VerifyReport, detail: Detail, canvas: &Canvas) -> String {
@@ -20,7 +20,7 @@ pub fn verify(report: &VerifyReport, detail: Detail, canvas: &Canvas) -> String 
     let headline = verify_headline(report, &equal, &different);
     page.line(canvas.paint.bold(&headline));
     for table in &different {
-        page.marked(&canvas.paint.error(canvas.glyphs.refusal), &difference(table, report.archive.is_some()));
+        page.marked(&canvas.paint.error(canvas.glyphs.refusal), &difference(table, reference_of(report)));
     }
     for difference in &report.differences {
         page.marked(&canvas.paint.error(canvas.glyphs.refusal), &clean(&difference.message));
@@ -37,7 +37,47 @@ pub fn verify(report: &VerifyReport, detail: Detail, canvas: &Canvas) -> String 
     if let Some(archive) = &report.archive {
         page.item(&format!("archive {}", clean(archive)));
     }
+    if let Some(evidence) = &report.evidence {
+        page.item(&format!("evidence {}", clean(evidence)));
+    }
     page.list("warnings", &report.warnings);
+    page.finish()
+}
+
+/// What the target was compared with.
+fn reference_of(report: &VerifyReport) -> &'static str {
+    match (&report.archive, &report.evidence) {
+        (Some(_), _) => "archive",
+        (None, Some(_)) => "evidence",
+        (None, None) => "source",
+    }
+}
+
+/// The whole comparison for the files: what was compared, when, and the hash of every table.
+pub fn verify_in_full(report: &VerifyReport) -> String {
+    const COLUMNS: usize = 120;
+    let canvas = Canvas { columns: COLUMNS, rows: 0, glyphs: Glyphs::ASCII, paint: Paint { on: false } };
+    let mut page = Page::new(&canvas);
+    page.line(format!("pgconvoy {} verify, begun {}", report.pgconvoy_version, report.started_at));
+    for moment in &report.moments {
+        let unknown = || "unknown".to_owned();
+        let cluster = moment.system_identifier.clone().unwrap_or_else(unknown);
+        let lsn = moment.lsn.clone().unwrap_or_else(unknown);
+        page.item(&format!("{}  {}  PostgreSQL {}", moment.side, clean(&moment.address), moment.version));
+        page.item(&format!("        read at {}, log position {lsn}, system identifier {cluster}", moment.taken_at));
+    }
+    page.blank();
+    let summary = verify(report, Detail::Normal, &canvas);
+    summary.lines().for_each(|line| page.line(line.to_owned()));
+    page.blank();
+    page.line("rows and hashes of all tables, reference before target:".into());
+    for table in &report.tables {
+        let mark = if table.is_equal() { "equal    " } else { "DIFFERENT" };
+        let hash = |hash: &str| if hash.is_empty() { "(only counted)".to_owned() } else { hash.to_owned() };
+        page.line(format!("  {mark} {}", clean(&table.name.to_string())));
+        page.line(format!("            {} {}", grouped(table.reference_rows), hash(&table.reference_hash)));
+        page.line(format!("            {} {}", grouped(table.target_rows), hash(&table.target_hash)));
+    }
     page.finish()
 }
 
@@ -79,8 +119,7 @@ fn verify_headline(report: &VerifyReport, equal: &[&TableComparison], different:
     format!("NOT equal: {}; compared in {time}", parts.join(", "))
 }
 
-fn difference(table: &TableComparison, archive: bool) -> String {
-    let reference = if archive { "archive" } else { "source" };
+fn difference(table: &TableComparison, reference: &str) -> String {
     let name = match table.kind {
         ComparedKind::LargeObject => return "large objects: their contents differ".into(),
         ComparedKind::MaterializedView => format!("materialized view {}", table.name),

@@ -15,7 +15,7 @@ use super::text::{Canvas, clean, pad_right, width};
 pub use bench::render as bench;
 pub use demo::render as demo;
 pub use drawing::{failed_page, failed_picture, page as bench_page, picture as bench_picture};
-pub use findings::{check, preflight, verify};
+pub use findings::{check, preflight, verify, verify_in_full};
 pub use inspection::render as inspection;
 use table::Table;
 pub use transfer::render as transfer;

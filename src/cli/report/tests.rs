@@ -80,6 +80,7 @@ fn transfer_report() -> TransferReport {
         limited_by: Some("the target: 71 % of the workers' time was spent waiting for it".into()),
         checked: vec!["every chunk's row count on both ends".into()],
         choices: vec!["long values compressed with lz4".into()],
+        damage: Vec::new(),
         skipped: vec!["subscription mysub: subscriptions are never copied".into()],
         retries: Vec::new(),
         warnings: vec![
@@ -140,6 +141,11 @@ fn object(kind: ComparedKind, one_side_only: bool, message: &str) -> ObjectDiffe
 
 fn verify_report() -> VerifyReport {
     VerifyReport {
+        verdict: Verdict::Different,
+        pgconvoy_version: "0.1.0".into(),
+        started_at: "2026-11-22T20:00:00Z".into(),
+        moments: Vec::new(),
+        evidence: None,
         elapsed_ms: 3200,
         servers: servers(),
         archive: None,
@@ -188,6 +194,7 @@ fn damage_is_listed() {
         stored_bytes: 3_100_000_000,
         raw_bytes: 12_300_000_000,
         damage: vec!["segment 00000017, block 3 (public.orders): checksum is 1234abcd, not 99ff0011".into()],
+        damaged_relations: vec![16_447],
     };
     assert_snapshot!(check(&report, &canvas(100)));
     report.damage.clear();
@@ -231,6 +238,7 @@ fn archive_inspection() -> Inspection {
         collate: "C".into(),
         ctype: "C".into(),
         locale_provider: None,
+        system_identifier: None,
     };
     let mut header = ManifestHeader::new(source, ArchiveContents::Everything);
     header.archive_id = "00112233445566778899aabbccddeeff".into();

@@ -26,6 +26,7 @@ pub fn render(report: &TransferReport, detail: Detail, canvas: &Canvas) -> Strin
     costs(&mut page, report);
     page.list("checked", &report.checked);
     page.list("chosen", &report.choices);
+    page.list("damage of the archive", &report.damage);
     page.list("left out", &report.skipped);
     let retries: Vec<String> = report
         .retries
@@ -41,6 +42,7 @@ pub fn render(report: &TransferReport, detail: Detail, canvas: &Canvas) -> Strin
 pub fn headline(report: &TransferReport) -> String {
     let (rows, bytes) = report.totals();
     let done = match report.operation {
+        Operation::Restore if !report.damage.is_empty() => "NOT WHOLE: restored only",
         Operation::Copy => "copied",
         Operation::Dump => "dumped",
         Operation::Restore => "restored",

@@ -80,7 +80,8 @@ impl Stage<'_> {
     pub async fn copy(&self) -> Result<TransferReport> {
         self.servers.checkpoint(self.run).await?;
         let (source, target) = (self.source(), self.target(COPIED));
-        copy(&CopyOptions { source, target, jobs: self.jobs, contents: Contents::Everything }, self.run).await
+        let contents = Contents::Everything;
+        copy(&CopyOptions { source, target, jobs: self.jobs, contents, evidence: None }, self.run).await
     }
 
     pub async fn verify_copy(&self) -> Result<Comparison> {
@@ -107,7 +108,8 @@ impl Stage<'_> {
     pub async fn restore(&self) -> Result<TransferReport> {
         self.servers.checkpoint(self.run).await?;
         let (archive, target) = (self.archive(), self.target(RESTORED));
-        restore(&RestoreOptions { archive, target, jobs: self.jobs, contents: Contents::Everything }, self.run).await
+        let contents = Contents::Everything;
+        restore(&RestoreOptions { archive, target, jobs: self.jobs, contents, skip_damaged: false }, self.run).await
     }
 
     pub async fn verify_restored(&self) -> Result<Comparison> {

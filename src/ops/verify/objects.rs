@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::model::{QualifiedName, RelationKind};
+use crate::model::{Oid, QualifiedName, RelationKind};
 use crate::pg::catalog::{CatalogRelation, LargeObjectFacts, SequenceState};
 use crate::report::{ComparedKind, ObjectDifference};
 
@@ -30,7 +30,7 @@ impl Compared {
         self.differences.push(ObjectDifference { kind, one_side_only: false, message });
     }
 
-    /// Whether each sequence is there and will give the same next value. `from`: `source` or `archive`.
+    /// Whether each sequence is there and will give the same next value. `from`: `source`, `archive` or `evidence`.
     pub(super) fn sequences(&mut self, reference: &[SequenceState], target: &[SequenceState], from: &str) {
         self.sequences = reference.len();
         let mut there: HashMap<&QualifiedName, &SequenceState> = target.iter().map(|s| (&s.name, s)).collect();
@@ -52,10 +52,15 @@ impl Compared {
     }
 
     /// Whether each large object is there; an empty one has no rows that could tell.
-    pub(super) fn large_objects(&mut self, reference: &[LargeObjectFacts], target: &[LargeObjectFacts], from: &str) {
-        self.large_objects = reference.len();
-        let oids = |of: &[LargeObjectFacts]| of.iter().map(|o| o.oid).collect::<BTreeSet<_>>();
-        let (ours, theirs) = (oids(reference), oids(target));
+    pub(super) fn large_objects(
+        &mut self,
+        reference: impl IntoIterator<Item = Oid>,
+        target: &[LargeObjectFacts],
+        from: &str,
+    ) {
+        let ours: BTreeSet<Oid> = reference.into_iter().collect();
+        let theirs: BTreeSet<Oid> = target.iter().map(|o| o.oid).collect();
+        self.large_objects = ours.len();
         for (only, place) in [(&ours - &theirs, place_of(from)), (&theirs - &ours, "at the target".into())] {
             for oid in only.iter().take(NAMED_MAX) {
                 self.one_side_only(ComparedKind::LargeObject, oid, &place);
@@ -69,7 +74,7 @@ impl Compared {
 }
 
 pub(super) fn place_of(from: &str) -> String {
-    if from == "archive" { "in the archive".into() } else { format!("at the {from}") }
+    if from == "source" { "at the source".into() } else { format!("in the {from}") }
 }
 
 fn state(sequence: &SequenceState) -> String {

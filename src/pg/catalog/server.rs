@@ -102,6 +102,15 @@ impl Catalog<'_> {
         })
     }
 
+    /// What initdb has made up for the cluster, which its standbys share. `None` before 9.6, and where the role may not
+    /// see it.
+    pub async fn system_identifier(&self) -> Option<String> {
+        if self.version < ServerVersion::V9_6 {
+            return None;
+        }
+        self.scalar("SELECT system_identifier::text FROM pg_catalog.pg_control_system()").await.ok()
+    }
+
     pub async fn target_settings(&self, free_connections: u32) -> Result<TargetSettings> {
         let sql = "SELECT s.name, s.setting::int8 * CASE s.unit WHEN 'kB' THEN 1024 WHEN '8kB' THEN 8192 ELSE 1 END
              FROM pg_catalog.pg_settings s WHERE s.name IN ('maintenance_work_mem', 'shared_buffers', 'autovacuum_max_workers',

@@ -128,9 +128,13 @@ async fn every_type_arrives_exactly_from_version_to_version() {
             let (from_uri, to_uri) = (source.uri(), target.uri());
             let ends = ["--source", &from_uri, "--target", &to_uri];
             let report = report.to_str().unwrap();
-            let _ = pgconvoy(&[&["copy", "-j", "4", "--report", report], &ends[..]].concat()).await.expect_success();
+            let (_evidences, evidence) = scratch("evidence.json");
+            let evidence = evidence.to_str().unwrap();
+            let copy = ["copy", "-j", "4", "--report", report, "--evidence", evidence];
+            let _ = pgconvoy(&[&copy[..], &ends].concat()).await.expect_success();
             assert_same_values(&format!("copy {what}"), &expected, &values(&target, from.major(), &cases).await);
             let _ = pgconvoy(&[&["verify"], &ends[..]].concat()).await.expect_success();
+            let _ = pgconvoy(&["verify", "--evidence", evidence, "--target", &to_uri]).await.expect_success();
             cells.add(from.major(), &what, &formats(&std::fs::read_to_string(report).unwrap()));
             target.remove().await;
 
@@ -142,7 +146,9 @@ async fn every_type_arrives_exactly_from_version_to_version() {
                 &expected,
                 &values(&target, from.major(), &cases).await,
             );
-            let _ = pgconvoy(&["verify", "--archive", archive, "--target", &to_uri]).await.expect_success();
+            for stored in ["--archive", "--evidence"] {
+                let _ = pgconvoy(&["verify", stored, archive, "--target", &to_uri]).await.expect_success();
+            }
             target.remove().await;
         }
         source.remove().await;

@@ -1,0 +1,228 @@
+//! What was hashed while the source sent it proves a target equal later, without the source; damage is named, and left out
+//! only where that is asked for.
+
+use std::path::Path;
+
+use pgconvoy::lab::Major;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::errors::assert_says;
+use crate::fixture::{empty, newest, pgconvoy, scratch, small};
+use crate::support::{TestDb, cluster};
+
+fn json(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Own types under other OIDs, names for OIDs, a partition that others were loaded through, rows in several chunks.
+const ODD: &str = "
+    CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE TYPE pair AS (m mood, n int);
+    CREATE TABLE odd (id int PRIMARY KEY, moods mood[], p pair, ps pair[], f float8, t timestamptz, n numeric, j json);
+    INSERT INTO odd SELECT i, ARRAY['sad', 'glad']::mood[], ROW('glad', i)::pair, ARRAY[ROW('sad', i)::pair], i / 3.0,
+        '2020-01-01 00:00Z'::timestamptz + i * interval '1 ms', i / 7.0, '{\"a\": 1}' FROM generate_series(1, 3000) i;
+    CREATE TABLE names (r regclass); INSERT INTO names VALUES ('odd'), ('names');
+    CREATE TABLE big AS SELECT i, md5(i::text) AS t FROM generate_series(1, 20000) i;
+    CREATE SEQUENCE s; SELECT nextval('s'), lo_from_bytea(31, 'bytes'), lo_create(32)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_proven_equal_when_the_source_is_gone() {
+    let Some(old) = cluster(Major::V9_6).await else { return };
+    for to in [old.clone(), newest().await] {
+        let (source, target) = (TestDb::new(&old, "evidence").await, TestDb::new(&to, "evidence").await);
+        // The target's own types get other OIDs than the source's.
+        source.execute(ODD).await;
+        let (directory, evidence) = scratch("evidence.json");
+        let file = evidence.to_str().unwrap();
+        let chunks = ["copy", "--chunk-size", "1MB", "--source", &source.uri(), "--target", &target.uri()];
+        let _ = pgconvoy(&[&chunks[..], &["--evidence", file]].concat()).await.expect_success();
+        source.remove().await;
+        let written = json(&evidence);
+        assert_eq!(written["tables"].as_array().unwrap().len(), 4, "{written}");
+        assert_eq!(written["source"]["system_identifier"].as_str().unwrap().len(), 19);
+        assert!(written["source"]["lsn"].as_str().unwrap().contains('/'));
+        let (to, report) = (target.uri(), directory.path().join("verified.json"));
+        let report_file = report.to_str().unwrap();
+        let verify = ["verify", "--evidence", file, "--target", &to, "--report", report_file];
+        let ran = pgconvoy(&verify).await.expect_success();
+        assert_says(&ran, &[]);
+        assert!(ran.stdout.contains("equal: 3 tables, 1 sequence, 2 large objects"), "{}", ran.stdout);
+        assert_eq!(json(&report)["verdict"], "equal");
+        for (change, undo, says) in [
+            (
+                "UPDATE odd SET moods = '{glad,glad}' WHERE id = 7",
+                "UPDATE odd SET moods = '{sad,glad}' WHERE id = 7",
+                "public.odd",
+            ),
+            (
+                "UPDATE names SET r = 'big' WHERE r = 'odd'::regclass",
+                "UPDATE names SET r = 'odd' WHERE r = 'big'::regclass",
+                "public.names",
+            ),
+            ("DELETE FROM big WHERE i = 5", "INSERT INTO big VALUES (5, md5('5'))", "public.big: evidence 20,000 rows"),
+            ("CREATE TABLE extra ()", "DROP TABLE extra", "table public.extra is only at the target"),
+            (
+                "ALTER TABLE big RENAME TO bigger",
+                "ALTER TABLE bigger RENAME TO big",
+                "table public.big is only in the evidence",
+            ),
+            ("SELECT nextval('s')", "SELECT setval('s', 1)", "sequence public.s"),
+            ("SELECT lo_put(31, 0, 'B')", "SELECT lo_put(31, 0, 'b')", "large objects"),
+            ("SELECT lo_unlink(32)", "SELECT lo_create(32)", "large object 32 is only in the evidence"),
+        ] {
+            target.execute(change).await;
+            let ran = pgconvoy(&verify).await.expect_code(1);
+            assert!(ran.stdout.contains(says), "{says}: {}", ran.stdout);
+            assert_eq!(json(&report)["verdict"], "different");
+            target.execute(undo).await;
+        }
+        let _ = pgconvoy(&verify).await.expect_success();
+        let _ = pgconvoy(&["verify", "--evidence", file, "--target", &to, "-t", "big"]).await.expect_success();
+        target.remove().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn edited_evidence_and_reports_are_noticed() {
+    let (source, target) = (small().await, empty(&newest().await).await);
+    let (directory, evidence) = scratch("evidence.json");
+    let file = evidence.to_str().unwrap();
+    let (from, to) = (source.uri(), target.uri());
+    let _ = pgconvoy(&["copy", "--source", &from, "--target", &to, "--evidence", file]).await.expect_success();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&evidence).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let reports: Vec<_> = ["verified.json", "verified.txt"].iter().map(|n| directory.path().join(n)).collect();
+    for report in &reports {
+        let report = report.to_str().unwrap();
+        let args = ["verify", "--source", &from, "--target", &to, "--report", report];
+        let _ = pgconvoy(&args).await.expect_success();
+    }
+    let text = std::fs::read_to_string(&reports[1]).unwrap();
+    for says in ["log position ", "system identifier ", "equal     public.a", "5,000 ", "equal: 2 tables"] {
+        assert!(text.contains(says), "{says} is missing in {text}");
+    }
+    let sealed = json(&reports[0]);
+    assert_eq!(sealed["moments"].as_array().unwrap().len(), 2);
+    for file in reports.iter().chain([&evidence]) {
+        let path = file.to_str().unwrap();
+        let _ = pgconvoy(&["check", path]).await.expect_success();
+        let text = std::fs::read_to_string(file).unwrap();
+        let edited = text.replacen("5000", "5001", 1).replacen("5,000", "5,001", 1);
+        assert_ne!(edited, text);
+        std::fs::write(file, edited).unwrap();
+        assert!(pgconvoy(&["check", path]).await.expect_code(1).stdout.contains("CHANGED"));
+    }
+    let ran = pgconvoy(&["verify", "--evidence", file, "--target", &to]).await.expect_code(2);
+    assert_says(&ran, &["changed after it was written"]);
+    std::fs::write(&evidence, "{}").unwrap();
+    let ran = pgconvoy(&["verify", "--evidence", file, "--target", &to]).await.expect_code(2);
+    assert_says(&ran, &["no evidence of pgconvoy"]);
+    assert_says(&pgconvoy(&["check", file]).await.expect_code(2), &["no digest"]);
+    let nowhere = directory.path().join("missing/evidence.json");
+    let args = ["copy", "--source", &from, "--target", &to, "--evidence", nowhere.to_str().unwrap()];
+    assert_says(&pgconvoy(&args).await.expect_code(2), &["cannot write the evidence"]);
+}
+
+/// Rewrites one member of a segment's record, with every checksum of the manifest right again.
+fn forge_segment(archive: &Path, change: impl Fn(&mut Value)) {
+    let path = archive.join("manifest");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (mut out, mut is_done) = (String::new(), false);
+    for line in text.lines() {
+        let mut record: Value = serde_json::from_str(&line[9..]).unwrap();
+        if record["record"] == "segment" && !is_done {
+            change(&mut record);
+            is_done = true;
+        }
+        if record["record"] == "sealed" {
+            let hash: String = Sha256::digest(out.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
+            record["manifest_sha256"] = hash.into();
+        }
+        let json = record.to_string();
+        out.push_str(&format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes())));
+    }
+    std::fs::write(path, out).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_holds_other_rows_than_the_source_sent_is_noticed() {
+    let (source, target) = (small().await, empty(&newest().await).await);
+    let (_directory, archive) = scratch("archive");
+    let path = archive.to_str().unwrap();
+    let _ = pgconvoy(&["dump", "--source", &source.uri(), path]).await.expect_success();
+    let _ = pgconvoy(&["restore", path, "--target", &target.uri()]).await.expect_success();
+    source.remove().await;
+    for stored in ["--archive", "--evidence"] {
+        let _ = pgconvoy(&["verify", stored, path, "--target", &target.uri()]).await.expect_success();
+    }
+    forge_segment(&archive, |record| record["row_hash"] = "00112233445566778899aabbccddeeff".into());
+    let ran = pgconvoy(&["verify", "--archive", path, "--target", &target.uri()]).await.expect_code(1);
+    assert!(ran.stdout.contains("its rows are not those that the source sent"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("segment data/"), "{}", ran.stdout);
+    let _ = pgconvoy(&["verify", "--evidence", path, "--target", &target.uri()]).await.expect_code(1);
+    // As an older pgconvoy wrote it.
+    forge_segment(&archive, |record| record["row_hash"] = Value::Null);
+    let _ = pgconvoy(&["verify", "--archive", path, "--target", &target.uri()]).await.expect_success();
+    let ran = pgconvoy(&["verify", "--evidence", path, "--target", &target.uri()]).await.expect_code(2);
+    assert_says(&ran, &["it holds no hash of the rows", "verify --archive"]);
+}
+
+/// The largest segment's file.
+fn largest(archive: &Path) -> std::path::PathBuf {
+    let fans = std::fs::read_dir(archive.join("data")).unwrap();
+    let files = fans.flat_map(|fan| std::fs::read_dir(fan.unwrap().path()).unwrap());
+    files.map(|file| file.unwrap().path()).max_by_key(|path| std::fs::metadata(path).unwrap().len()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_table_is_named_and_left_out_only_where_that_is_asked_for() {
+    let source = small().await;
+    source
+        .execute(
+            "CREATE TABLE c (a_id int REFERENCES a, pad text);
+             INSERT INTO a SELECT i, md5(i::text) || md5((i + 1)::text) FROM generate_series(5001, 9000) i",
+        )
+        .await;
+    let (_directory, archive) = scratch("archive");
+    let path = archive.to_str().unwrap();
+    let _ = pgconvoy(&["dump", "--source", &source.uri(), path]).await.expect_success();
+    let file = largest(&archive);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let target = empty(&newest().await).await;
+    let ran = pgconvoy(&["restore", path, "--target", &target.uri()]).await.expect_code(5);
+    assert_says(&ran, &["public.a, block 0 at byte", "--skip-damaged"]);
+    let target = empty(&newest().await).await;
+    let report = archive.with_extension("json");
+    let args = ["restore", path, "--target", &target.uri(), "--skip-damaged", "--report", report.to_str().unwrap()];
+    let ran = pgconvoy(&args).await.expect_code(1);
+    assert!(ran.stdout.contains("NOT WHOLE"), "{}", ran.stdout);
+    assert_says(&ran, &["NOT restored: all rows of public.a"]);
+    assert!(json(&report)["damage"][0].as_str().unwrap().contains("public.a, block 0"));
+    for (sql, expected) in [
+        ("SELECT count(*) FROM a", "0"),
+        ("SELECT count(*) FROM b", "8000"),
+        (
+            "SELECT string_agg(conname || convalidated, ',' ORDER BY conname) FROM pg_constraint WHERE contype = 'f'",
+            "b_id_fkeyfalse,c_a_id_fkeytrue",
+        ),
+        ("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgconvoy'", "0"),
+    ] {
+        assert_eq!(target.one(sql).await, expected, "{sql}");
+    }
+    // A segment that is not there, and an archive without damage.
+    std::fs::remove_file(&file).unwrap();
+    let missing = empty(&newest().await).await;
+    let ran = pgconvoy(&["restore", path, "--target", &missing.uri()]).await.expect_code(5);
+    assert_says(&ran, &["of public.a", "the file is missing", "--skip-damaged"]);
+    assert_eq!(missing.one("SELECT count(*) FROM pg_class WHERE relname = 'b'").await, "0");
+    let _ = pgconvoy(&["restore", path, "--target", &missing.uri(), "--skip-damaged"]).await.expect_code(1);
+    let whole = archive.with_extension("whole");
+    let _ = pgconvoy(&["dump", "--source", &source.uri(), whole.to_str().unwrap()]).await.expect_success();
+    let target = empty(&newest().await).await;
+    let args = ["restore", whole.to_str().unwrap(), "--target", &target.uri(), "--skip-damaged"];
+    let _ = pgconvoy(&args).await.expect_success();
+    assert_eq!(target.one("SELECT count(*) FROM a").await, "9000");
+}
