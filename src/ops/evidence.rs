@@ -29,7 +29,8 @@ const FILE_MAX_BYTES: u64 = 1 << 30;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Evidence {
-    evidence_version: u32,
+    #[serde(rename = "evidence_version")]
+    version: u32,
     pgconvoy_version: String,
     /// The server that the rows were read from, and when.
     pub source: Moment,
@@ -100,12 +101,12 @@ impl TableEvidence {
     /// It holds no hash, or none that could be one.
     pub(super) fn row_hash(&self) -> Result<RowHash> {
         let hash = self.hash.as_ref().and_then(|hash| hash.parse::<RowHash>().ok());
-        let hash = hash.ok_or_else(|| unusable(format!("it holds no hash of the rows of {}", self.name)))?;
+        let hash = hash.ok_or_else(|| unusable(&format!("it holds no hash of the rows of {}", self.name)))?;
         Ok(RowHash { rows: self.rows, ..hash })
     }
 }
 
-fn unusable(why: String) -> Error {
+fn unusable(why: &str) -> Error {
     Error::new(Cause::Usage(format!("the evidence cannot be used: {why}")))
 }
 
@@ -184,7 +185,7 @@ impl Evidence {
 
     fn empty(source: Moment, inventory: &Inventory) -> Self {
         Self {
-            evidence_version: EVIDENCE_VERSION,
+            version: EVIDENCE_VERSION,
             pgconvoy_version: env!("CARGO_PKG_VERSION").into(),
             source,
             encoding: inventory.encoding.clone(),

@@ -96,9 +96,9 @@ fn load_hashed(
     source: &mut impl Source,
     block: &mut Block,
 ) -> Result<CopyOutcome> {
-    let mut hashed = Hashed::new(source, task.relation.format);
-    let loaded = writer.load(task, shared, &mut hashed, block);
-    if let Some(hash) = hashed.into_hash()? {
+    let mut passing = Hashed::new(source, task.relation.format);
+    let loaded = writer.load(task, shared, &mut passing, block);
+    if let Some(hash) = passing.into_hash()? {
         note_hash(hashes, task, hash);
     }
     loaded

@@ -96,7 +96,7 @@ fn by_relation(chunks: &HashMap<ChunkId, RowHash>) -> HashMap<Oid, RowHash> {
 
 impl Context {
     /// The reference's chunks, added up; what an archive holds must be what its source sent.
-    fn sums(&mut self, chunks: HashMap<ChunkId, RowHash>) -> HashMap<Oid, RowHash> {
+    fn sums(&mut self, chunks: &HashMap<ChunkId, RowHash>) -> HashMap<Oid, RowHash> {
         let mut wrong: Vec<&str> = chunks
             .iter()
             .filter_map(|(id, hash)| self.recorded.get(id).filter(|recorded| recorded.hash != *hash))
@@ -107,7 +107,7 @@ impl Context {
             let message = format!("{place}: its rows are not those that the source sent");
             self.compared.different(ComparedKind::Table, message);
         }
-        by_relation(&chunks)
+        by_relation(chunks)
     }
 
     fn report(self, sums: Sums, moments: Vec<Moment>) -> VerifyReport {
@@ -349,7 +349,7 @@ impl VerifyJob<'_> {
         let is_read = matches!(reference, Reference::Side(_));
         let reference = async {
             match reference {
-                Reference::Side(side) => Ok(context.sums(self.hash(side, &stop, true).await?)),
+                Reference::Side(side) => Ok(context.sums(&self.hash(side, &stop, true).await?)),
                 Reference::Known(_, sums) => Ok(sums),
             }
         };

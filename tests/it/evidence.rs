@@ -1,6 +1,7 @@
 //! What was hashed while the source sent it proves a target equal later, without the source; damage is named, and left out
 //! only where that is asked for.
 
+use std::fmt::Write;
 use std::path::Path;
 
 use pgconvoy::lab::Major;
@@ -123,6 +124,10 @@ async fn edited_evidence_and_reports_are_noticed() {
     assert_says(&pgconvoy(&args).await.expect_code(2), &["cannot write the evidence"]);
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15].map(|d| char::from_digit(d.into(), 16).unwrap())).collect()
+}
+
 /// Rewrites one member of a segment's record, with every checksum of the manifest right again.
 fn forge_segment(archive: &Path, change: impl Fn(&mut Value)) {
     let path = archive.join("manifest");
@@ -135,11 +140,10 @@ fn forge_segment(archive: &Path, change: impl Fn(&mut Value)) {
             is_done = true;
         }
         if record["record"] == "sealed" {
-            let hash: String = Sha256::digest(out.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
-            record["manifest_sha256"] = hash.into();
+            record["manifest_sha256"] = hex(&Sha256::digest(out.as_bytes())).into();
         }
         let json = record.to_string();
-        out.push_str(&format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes())));
+        writeln!(out, "{:08x} {json}", crc32c::crc32c(json.as_bytes())).unwrap();
     }
     std::fs::write(path, out).unwrap();
 }
