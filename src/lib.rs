@@ -23,6 +23,8 @@
 pub mod archive;
 pub mod event;
 pub mod flow;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod lab;
 pub mod model;
 pub mod ops;

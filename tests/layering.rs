@@ -17,6 +17,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("flow", &["model", "event", "pg", "archive"]),
     ("lab", &["model"]),
     ("ops", &["model", "event", "report", "schema", "plan", "pg", "archive", "flow", "lab"]),
+    // The ways in for `fuzz/`.
+    ("fuzzing", &["model", "schema", "plan", "pg", "archive", "flow", "ops"]),
 ];
 
 const LINES_MAX: usize = 700;

@@ -1,7 +1,6 @@
 //! The manifest: append-only lines of checksum and JSON, written here, read back and believed in nothing.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
@@ -25,10 +24,15 @@ pub(super) fn encode_line(record: &Record) -> Result<Vec<u8>> {
     if PREFIX_BYTES + json.len() + 1 > MAX_RECORD_BYTES {
         return Err(Misuse::LongRecord(json.len()).into());
     }
-    let mut line = format!("{:08x} ", crc32c::crc32c(&json)).into_bytes();
-    line.extend_from_slice(&json);
+    Ok(frame_json(&json))
+}
+
+/// The line of a record.
+pub(super) fn frame_json(json: &[u8]) -> Vec<u8> {
+    let mut line = format!("{:08x} ", crc32c::crc32c(json)).into_bytes();
+    line.extend_from_slice(json);
     line.push(b'\n');
-    Ok(line)
+    line
 }
 
 /// The JSON of a line, if the line is whole.
@@ -96,8 +100,8 @@ impl<R: BufRead> Lines<R> {
 
 impl Manifest {
     /// Reads a manifest. `root` is the archive's path, for messages.
-    pub(super) fn read(root: &Path, file: File) -> Result<Self> {
-        let input = BufReader::with_capacity(256 << 10, file);
+    pub(super) fn read(root: &Path, input: impl Read) -> Result<Self> {
+        let input = BufReader::with_capacity(256 << 10, input);
         let mut lines = Lines { input, line: Vec::new(), number: 0, sha256: Sha256::new() };
         let mut manifest = Self::read_header(root, &mut lines)?;
         loop {

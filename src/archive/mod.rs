@@ -12,6 +12,7 @@
 mod check;
 mod coverage;
 mod error;
+pub(crate) mod fuzzing;
 mod inspect;
 mod layout;
 mod ledger;

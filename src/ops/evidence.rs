@@ -25,7 +25,7 @@ use crate::report::{Moment, is_unchanged, seal_document};
 const EVIDENCE_VERSION: u32 = 1;
 
 /// A hundred thousand tables take some 40 MB.
-const FILE_MAX_BYTES: u64 = 1 << 30;
+const FILE_MAX_BYTES: u64 = 256 << 20;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Evidence {
@@ -210,8 +210,12 @@ impl Evidence {
         if text.len() as u64 > FILE_MAX_BYTES {
             return Err(failed(&"the file is too long for evidence"));
         }
+        Self::parse(&text, &failed)
+    }
+
+    fn parse(text: &[u8], failed: &dyn Fn(&dyn std::fmt::Display) -> Error) -> Result<Self> {
         let document: serde_json::Value =
-            serde_json::from_slice(&text).map_err(|_| failed(&"the file is no evidence of pgconvoy"))?;
+            serde_json::from_slice(text).map_err(|_| failed(&"the file is no evidence of pgconvoy"))?;
         let version = document.get("evidence_version").and_then(serde_json::Value::as_u64);
         let version = version.ok_or_else(|| failed(&"the file is no evidence of pgconvoy"))?;
         if version > u64::from(EVIDENCE_VERSION) {
@@ -222,6 +226,16 @@ impl Evidence {
         }
         serde_json::from_value(document).map_err(|e| failed(&format!("the evidence cannot be read: {e}")))
     }
+}
+
+/// Reads bytes as evidence, with the digest that they should have, and as an archive's facts.
+pub(crate) fn fuzz_evidence(bytes: &[u8]) -> bool {
+    let failed = |e: &dyn std::fmt::Display| Error::new(Cause::Usage(e.to_string()));
+    let Ok(mut document) = serde_json::from_slice::<serde_json::Value>(bytes) else { return false };
+    let are_facts = serde_json::from_value::<super::inventory::StoredInventory>(document.clone()).is_ok();
+    seal_document(&mut document);
+    let parsed = Evidence::parse(document.to_string().as_bytes(), &failed);
+    are_facts || parsed.is_ok_and(|evidence| evidence.tables.iter().any(|table| table.row_hash().is_ok()))
 }
 
 /// A file that evidence will be written to.

@@ -50,6 +50,7 @@ pub use copy::copy;
 pub use demo::{DemoOptions, KeptServers, demo};
 pub use dump::dump;
 pub use error::{Cause, Error, Result};
+pub(crate) use evidence::fuzz_evidence;
 pub use options::{
     CheckOptions, Contents, CopyOptions, Definitions, DumpOptions, Filters, PreflightOptions, Provider, RestoreOptions,
     RowCondition, Run, ServerArgs, SourceOptions, Statistics, TargetOptions, ToastCompression, VerifyAgainst,

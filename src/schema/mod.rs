@@ -14,6 +14,7 @@ mod rights;
 mod session;
 pub mod statements;
 mod toc;
+mod toc_file;
 
 pub use cuts::Cuts;
 pub use database::{DatabaseSql, DatabaseStep, database_sql};

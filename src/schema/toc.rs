@@ -1,12 +1,13 @@
-//! The table of contents of pg_dump's custom-format archive, read with `libpgdump`.
+//! The table of contents of pg_dump's custom-format archive.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, Seek};
+use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
 use crate::model::{Oid, QualifiedName, ServerVersion};
 
+use super::toc_file::TocFile;
 use super::{Error, Result};
 
 /// An entry's number within its archive.
@@ -98,10 +99,12 @@ impl Toc {
     pub fn read_file(mut file: &File, path: &Path) -> Result<Self> {
         let failed = |message: String| Error::Toc { path: path.to_owned(), message };
         file.rewind().map_err(|e| failed(e.to_string()))?;
-        let read = libpgdump::format::custom::read_metadata(&mut BufReader::new(file));
-        let read = read.map_err(|e| failed(e.to_string()))?;
-        let entries = read.entries.into_iter().map(entry).collect::<Result<Vec<_>, String>>().map_err(failed)?;
-        let toc = Self::from_entries(entries, &read.server_version, &read.dump_version);
+        Self::read_from(BufReader::new(file), path)
+    }
+
+    pub(crate) fn read_from(input: impl Read, path: &Path) -> Result<Self> {
+        let read = TocFile::read(input).map_err(|message| Error::Toc { path: path.to_owned(), message })?;
+        let toc = Self::from_entries(read.entries, &read.server_version, &read.dump_version);
         if let Some(encoding) = toc.setting("ENCODING", "client_encoding")
             && !matches!(encoding.as_str(), "UTF8" | "UNICODE" | "SQL_ASCII")
         {
@@ -146,31 +149,6 @@ impl Toc {
         let (_, value) = definition.split_once(name)?.1.split_once('=')?;
         Some(value.trim().trim_end_matches(';').trim().trim_matches('\'').to_owned())
     }
-}
-
-fn entry(from: libpgdump::Entry) -> Result<TocEntry, String> {
-    let oid = |text: &str| text.parse::<Oid>().map_err(|_| format!("entry {}: OID `{text}`", from.dump_id));
-    let non_empty = |text: Option<String>| text.filter(|t| !t.is_empty());
-    Ok(TocEntry {
-        dump_id: from.dump_id,
-        catalog: (oid(&from.table_oid)?, oid(&from.oid)?),
-        desc: from.desc.as_str().to_owned(),
-        tag: from.tag.unwrap_or_default(),
-        namespace: non_empty(from.namespace),
-        owner: non_empty(from.owner),
-        section: match from.section {
-            libpgdump::Section::PreData => TocSection::PreData,
-            libpgdump::Section::Data => TocSection::Data,
-            libpgdump::Section::PostData => TocSection::PostData,
-            libpgdump::Section::None => TocSection::None,
-        },
-        definition: from.defn.unwrap_or_default(),
-        drop_statement: from.drop_stmt.unwrap_or_default(),
-        tablespace: from.tablespace,
-        table_access_method: non_empty(from.tableam),
-        relkind: from.relkind.filter(|&c| c != '\0'),
-        dependencies: from.dependencies,
-    })
 }
 
 /// Reads `9.6.24`, `15.14 (Debian …)`, `18beta1`, `19devel` as a version number.

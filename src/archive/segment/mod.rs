@@ -2,12 +2,14 @@
 
 mod columns;
 mod encoder;
+mod forge;
 mod format;
 mod reader;
 mod rows;
 mod writer;
 
 pub(super) use encoder::is_valid_level;
+pub(super) use forge::forge_blocks;
 pub(super) use format::SegmentHeader;
 pub(super) use reader::Expected;
 pub use reader::SegmentReader;

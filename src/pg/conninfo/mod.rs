@@ -25,6 +25,7 @@ pub use choice::{ChannelBinding, SslMode, SslNegotiation, TargetSessionAttrs};
 pub use endpoint::{Address, Endpoint};
 pub use env::{Env, ProcessEnv};
 pub(crate) use layers::Origin;
+pub(crate) use passfile::fuzz_passfile;
 use problem::Problem;
 pub use secret::Secret;
 

@@ -85,3 +85,14 @@ fn unescape(password: &str) -> String {
     }
     plain
 }
+
+/// Looks for what a file's own first line names, and for what it does not.
+pub(crate) fn fuzz_passfile(text: &str) -> bool {
+    let file = PassFile { path: PathBuf::new(), text: text.to_owned() };
+    let mut fields = text.lines().next().unwrap_or_default().splitn(4, ':');
+    let mut field = || fields.next().unwrap_or_default();
+    let (host, port, dbname, user) = (field(), field(), field(), field());
+    let port = port.parse().unwrap_or(5432);
+    drop(file.find(&Wanted { host: "h", port: 1, dbname: "", user: "\\:" }));
+    file.find(&Wanted { host, port, dbname, user: user.split(':').next().unwrap_or_default() }).is_some()
+}

@@ -14,7 +14,7 @@ pub(super) const READ_BUFFER_BYTES: usize = 256 * 1024;
 
 /// The longest message other than CopyData that is accepted. Errors and rows of our own control queries are far
 /// shorter; a longer one means that the stream is out of step.
-const MESSAGE_LIMIT_BYTES: usize = 64 * 1024 * 1024;
+pub(super) const MESSAGE_LIMIT_BYTES: usize = 64 * 1024 * 1024;
 
 /// Why [`FrameReader::drain_copy`] stopped.
 #[derive(Debug, PartialEq, Eq)]

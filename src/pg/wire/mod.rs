@@ -11,6 +11,7 @@ mod copy_out;
 mod dial;
 mod failure;
 mod frames;
+pub(crate) mod fuzzing;
 mod pooler;
 mod session;
 pub mod startup;

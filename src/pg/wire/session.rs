@@ -14,6 +14,9 @@ use super::transport::Transport;
 use crate::pg::conninfo::{ConnInfo, Endpoint};
 use crate::pg::{Error, ErrorKind};
 
+/// PostgreSQL 18 reports sixteen.
+const PARAMETERS_MAX: usize = 1000;
+
 /// More than any message before the first query can have. A longer one comes from something that is not PostgreSQL.
 const MESSAGE_LIMIT_BYTES: usize = 1 << 20;
 
@@ -86,6 +89,9 @@ impl<'a> Session<'a> {
         let pair = body.name().and_then(|name| Ok((name.to_owned(), body.value()?.to_owned())));
         let (name, value) = pair.map_err(|error| self.broken(error))?;
         self.parameters.insert(name, value);
+        if self.parameters.len() > PARAMETERS_MAX {
+            return Err(self.surprise("more parameters than any PostgreSQL has"));
+        }
         Ok(())
     }
 
