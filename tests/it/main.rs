@@ -23,6 +23,7 @@ mod rights;
 mod round_trip;
 mod round_trips;
 mod sections;
+mod security;
 mod soak;
 mod statistics;
 #[path = "../support/mod.rs"]
