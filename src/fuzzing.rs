@@ -13,8 +13,11 @@ use crate::plan::restore_graph::{GraphInput, RestoreGraph};
 use crate::schema::{EntryOptions, Toc, drop_statements, entry_sql, skipped};
 use crate::{archive, ops, pg};
 
-/// What is fuzzed, by the name of its corpus. True: the bytes were taken for what they are to be.
-pub const TARGETS: [(&str, fn(&[u8]) -> bool); 7] = [
+/// The name of a corpus, and what its bytes are given to. True: they were taken for what they are to be.
+pub type Target = (&'static str, fn(&[u8]) -> bool);
+
+/// What is fuzzed.
+pub const TARGETS: [Target; 7] = [
     ("manifest", manifest),
     ("segment", segment),
     ("toc", toc),
