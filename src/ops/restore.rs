@@ -75,7 +75,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
 
     let totals = archive.totals();
     let mut left_out = Vec::new();
-    if contents != Contents::SchemaOnly {
+    if contents.has_rows() {
         left_out = damage.leave_out(&mut inventory, &run);
     }
     if options.target.roles && !options.target.resume {
@@ -103,7 +103,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
             "rows counted at the source equal rows loaded, chunk by chunk".into(),
         ],
         skipped: done.skipped.into_iter().chain(left_out).collect(),
-        damage: if contents == Contents::SchemaOnly { Vec::new() } else { damage.found },
+        damage: if contents.has_rows() { damage.found } else { Vec::new() },
         choices: toast.choice.into_iter().collect(),
     };
     Ok(recorder.finish(closing, &run))
