@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use rustix::fs::FileType;
 use tokio_util::sync::CancellationToken;
 
+use super::crypt::Identities;
 use super::error::{Error, Result};
 use super::layout::{DATA, Directory, MANIFEST, SCHEMA, segment_path};
 use super::reader::Archive;
@@ -57,8 +58,18 @@ pub fn check(
     progress: &(dyn Fn(CheckProgress<'_>) + Sync),
     cancel: &CancellationToken,
 ) -> Result<CheckReport> {
+    check_with((path, &Identities::default()), jobs, progress, cancel)
+}
+
+/// As [`check`], of an archive that may be encrypted.
+pub fn check_with(
+    (path, identities): (&Path, &Identities),
+    jobs: u32,
+    progress: &(dyn Fn(CheckProgress<'_>) + Sync),
+    cancel: &CancellationToken,
+) -> Result<CheckReport> {
     let started = Instant::now();
-    let archive = open(path)?;
+    let archive = open(path, identities)?;
     let mut segments: Vec<_> = archive.segments().iter().collect();
     segments.sort_by_key(|segment| std::cmp::Reverse(segment.stored_bytes));
     let totals = archive.totals();
@@ -98,9 +109,9 @@ pub fn check(
 }
 
 /// Opens a sealed archive; what is wrong with its `schema.dump` is left for the report.
-fn open(path: &Path) -> Result<Archive> {
-    match Archive::open(path) {
-        Err(Error::DamagedSchema { .. }) => Archive::open_unsealed(path),
+fn open(path: &Path, identities: &Identities) -> Result<Archive> {
+    match Archive::open_with(path, identities) {
+        Err(Error::DamagedSchema { .. }) => Archive::open_unsealed_with(path, identities),
         opened => opened,
     }
 }

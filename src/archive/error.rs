@@ -27,6 +27,12 @@ pub enum Error {
     Locked { path: PathBuf },
     #[error("{} is not a pgconvoy archive: {why}", path.display())]
     NotAnArchive { path: PathBuf, why: String },
+    /// No identity was given.
+    #[error("archive {} is encrypted", path.display())]
+    Encrypted { path: PathBuf },
+    /// It was encrypted to others.
+    #[error("archive {} is encrypted, and to none of the identities given", path.display())]
+    WrongIdentity { path: PathBuf },
     #[error("archive {} has format version {found}; this pgconvoy reads up to {supported}", path.display())]
     NewerFormat { path: PathBuf, found: u64, supported: u32 },
     /// There is no `sealed` record: the dump never said that it was done.
@@ -150,6 +156,10 @@ impl Error {
                                       nothing in it is ever overwritten"
                 .into(),
             Self::Locked { .. } => "wait for that dump to end, or name another directory".into(),
+            Self::Encrypted { .. } => "name the file of its secret key with --identity".into(),
+            Self::WrongIdentity { .. } => {
+                "name the secret key of one of the recipients that `dump --encrypt` was given".into()
+            }
             Self::NotAnArchive { .. } => "name the directory that `pgconvoy dump` wrote".into(),
             Self::NewerFormat { .. } | Self::UnknownRecord { .. } => {
                 "a newer pgconvoy wrote this archive: use that version, or a later one".into()

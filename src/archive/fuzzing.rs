@@ -8,6 +8,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::crypt::Input;
 use super::layout::segment_path;
 use super::manifest::{Manifest, frame_json, hex};
 use super::record::SegmentRecord;
@@ -70,6 +71,7 @@ pub(crate) fn segment(bytes: &[u8]) -> bool {
         rows: 1,
         raw_bytes: forged.raw_bytes,
         stored_bytes: stored_bytes as u64,
+        encrypted_bytes: None,
         blocks: forged.blocks,
         checksum: format!("{content:016x}"),
         row_hash: None,
@@ -87,7 +89,9 @@ pub(crate) fn segment(bytes: &[u8]) -> bool {
 fn read_segment(bytes: &[u8], record: &SegmentRecord, format_version: u32) -> bool {
     let Ok(file) = file_of(bytes) else { return false };
     let expected = Expected { record, archive_id: [7; 16], format_version, table: "public.t".into() };
-    let Ok(mut reader) = SegmentReader::start(expected, Ok((file, bytes.len() as u64))) else { return false };
+    let Ok(mut reader) = SegmentReader::start(expected, Ok((Input::Plain(file), bytes.len() as u64))) else {
+        return false;
+    };
     let (mut block, mut is_sound) = (Vec::new(), true);
     loop {
         block.clear();

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::crypt::Identities;
 use super::error::Result;
 use super::reader::Archive;
 use super::record::{LARGE_OBJECTS, ManifestHeader, Record, SchemaRecord, SegmentRecord, Totals};
@@ -14,6 +15,7 @@ use crate::model::{CopyFormat, Oid, QualifiedName, Relation, RelationKind, TextR
 pub struct Inspection {
     pub path: String,
     pub state: ArchiveState,
+    pub encrypted: bool,
     pub header: ManifestHeader,
     pub schema: Option<SchemaRecord>,
     pub totals: Totals,
@@ -70,7 +72,12 @@ pub struct TableInspection {
 /// # Errors
 /// As [`Archive::open_unsealed`].
 pub fn inspect(path: &Path) -> Result<Inspection> {
-    let archive = Archive::open_unsealed(path)?;
+    inspect_with(path, &Identities::default())
+}
+
+/// As [`inspect`], of an archive that may be encrypted.
+pub fn inspect_with(path: &Path, identities: &Identities) -> Result<Inspection> {
+    let archive = Archive::open_unsealed_with(path, identities)?;
     let state = if archive.is_sealed() {
         ArchiveState::Sealed
     } else if archive.is_being_written() {
@@ -87,6 +94,7 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
     Ok(Inspection {
         path: path.display().to_string(),
         state,
+        encrypted: archive.is_encrypted(),
         header: archive.header().clone(),
         schema: archive.schema().cloned(),
         totals: archive.totals(),

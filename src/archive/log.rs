@@ -1,12 +1,12 @@
 //! The writing end of the manifest.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
+use super::crypt::Output;
 use super::manifest::{encode_line, hex};
 use super::record::{Record, Sealed, Totals};
 use crate::archive::Result;
@@ -24,7 +24,7 @@ pub(super) struct ManifestLog {
 
 #[derive(Debug)]
 struct State {
-    file: Arc<File>,
+    out: Output,
     sha256: Sha256,
     written_bytes: u64,
     synced_bytes: u64,
@@ -49,8 +49,7 @@ impl State {
 
     fn append(&mut self, line: &[u8]) -> io::Result<()> {
         self.alive()?;
-        // Through the shared handle: `Write` is implemented for `&File`.
-        (&*self.file).write_all(line).inspect_err(|e| self.die(e))?;
+        self.out.write_all(line).inspect_err(|e| self.die(e))?;
         self.sha256.update(line);
         self.written_bytes += line.len() as u64;
         Ok(())
@@ -58,9 +57,9 @@ impl State {
 }
 
 impl ManifestLog {
-    pub(super) fn new(file: File) -> Self {
+    pub(super) fn new(out: Output) -> Self {
         let state = State {
-            file: Arc::new(file),
+            out,
             sha256: Sha256::new(),
             written_bytes: 0,
             synced_bytes: 0,
@@ -104,7 +103,7 @@ impl ManifestLog {
                 continue;
             }
             state.syncing = true;
-            let (file, reached) = (Arc::clone(&state.file), state.written_bytes);
+            let (file, reached) = (Arc::clone(&state.out.file), state.written_bytes);
             drop(state);
             let result = file.sync_data();
             state = self.lock();
@@ -125,6 +124,7 @@ impl ManifestLog {
             let manifest_sha256 = hex(&state.sha256.clone().finalize());
             let line = encode_line(&Record::Sealed(Box::new(Sealed { totals, manifest_sha256 })))?;
             state.append(&line).map_err(&failed)?;
+            state.out.close().inspect_err(|e| state.dead = Some((e.raw_os_error(), e.to_string()))).map_err(&failed)?;
         }
         self.sync().map_err(failed)
     }

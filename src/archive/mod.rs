@@ -11,6 +11,7 @@
 
 mod check;
 mod coverage;
+mod crypt;
 mod error;
 pub(crate) mod fuzzing;
 mod inspect;
@@ -23,9 +24,10 @@ mod record;
 mod segment;
 mod writer;
 
-pub use check::{CheckProgress, CheckStep, check};
+pub use check::{CheckProgress, CheckStep, check, check_with};
+pub use crypt::{Identities, Recipients};
 pub use error::{Error, Misuse, Result, SegmentDamage, WriteProgress};
-pub use inspect::{ArchiveState, Inspection, TableInspection, inspect};
+pub use inspect::{ArchiveState, Inspection, TableInspection, inspect, inspect_with};
 pub use ledger::Contradiction;
 pub use reader::Archive;
 pub use record::{

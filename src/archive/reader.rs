@@ -1,11 +1,11 @@
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-use super::error::{Error, Result};
+use super::crypt::{Identities, Input, UpToDamage};
+use super::error::{Error, Result, SegmentDamage};
 use super::layout::{Directory, MANIFEST, SCHEMA};
 use super::manifest::{Manifest, hex};
 use super::record::{LARGE_OBJECTS, ManifestHeader, Record, SchemaRecord, SegmentRecord, Totals};
@@ -18,6 +18,8 @@ use crate::model::{Oid, QualifiedName, Relation};
 pub struct Archive {
     pub(super) root: Directory,
     pub(super) manifest: Manifest,
+    /// Of an encrypted archive: then every file is.
+    identities: Option<Identities>,
 }
 
 impl Archive {
@@ -28,7 +30,15 @@ impl Archive {
     /// [`Error::NotAnArchive`], [`Error::NewerFormat`], [`Error::UnknownRecord`], [`Error::DamagedManifest`],
     /// [`Error::DamagedSchema`] when `schema.dump` is missing or of another size, [`Error::Io`].
     pub fn open(path: &Path) -> Result<Self> {
-        let archive = Self::open_unsealed(path)?;
+        Self::open_with(path, &Identities::default())
+    }
+
+    /// As [`open`](Self::open), of an archive that may be encrypted.
+    ///
+    /// # Errors
+    /// Also [`Error::Encrypted`], [`Error::WrongIdentity`].
+    pub fn open_with(path: &Path, identities: &Identities) -> Result<Self> {
+        let archive = Self::open_unsealed_with(path, identities)?;
         if !archive.is_sealed() {
             let path = path.to_owned();
             return Err(if archive.is_being_written() { Error::Locked { path } } else { Error::Unsealed { path } });
@@ -45,6 +55,11 @@ impl Archive {
     /// # Errors
     /// As [`open`](Self::open), without `Unsealed`, `Locked` and `DamagedSchema`.
     pub fn open_unsealed(path: &Path) -> Result<Self> {
+        Self::open_unsealed_with(path, &Identities::default())
+    }
+
+    /// As [`open_unsealed`](Self::open_unsealed), of an archive that may be encrypted.
+    pub fn open_unsealed_with(path: &Path, identities: &Identities) -> Result<Self> {
         let foreign = |why: String| Error::NotAnArchive { path: path.to_owned(), why };
         let root = Directory::open_root(path).map_err(|e| match e {
             Errno::NOTDIR => Error::NotADirectory { path: path.to_owned() },
@@ -56,8 +71,22 @@ impl Archive {
             io::ErrorKind::Other => foreign(format!("its manifest {e}")),
             _ => Error::io(&path.join(MANIFEST), e),
         })?;
-        let manifest = Manifest::read(path, file)?;
-        Ok(Self { root, manifest })
+        if !Input::is_encrypted(&file).map_err(|e| Error::io(&path.join(MANIFEST), e))? {
+            let manifest = Manifest::read(path, file)?;
+            return Ok(Self { root, manifest, identities: None });
+        }
+        let mut input = UpToDamage(Input::decrypt(path, file, identities, |what| Error::manifest(path, 1, what))?);
+        let mut first = [0];
+        if input.read(&mut first).map_err(|e| Error::io(&path.join(MANIFEST), e))? == 0 {
+            // Killed before as much was written as age encrypts at a time.
+            return Err(Error::Unsealed { path: path.to_owned() });
+        }
+        let manifest = Manifest::read(path, first.chain(input))?;
+        Ok(Self { root, manifest, identities: Some(identities.clone()) })
+    }
+
+    pub fn is_encrypted(&self) -> bool {
+        self.identities.is_some()
     }
 
     pub fn path(&self) -> &Path {
@@ -151,9 +180,19 @@ impl Archive {
     ///
     /// # Errors
     /// [`Error::NoSchema`], [`Error::DamagedSchema`].
+    /// Encrypted where the archive is: see [`Self::schema_reader`].
     pub fn schema_path(&self) -> Result<PathBuf> {
         self.verify_schema()?;
         Ok(self.path().join(SCHEMA))
+    }
+
+    /// pg_dump's file, decrypted where need be, after its hash was verified.
+    ///
+    /// # Errors
+    /// As [`Self::schema_path`].
+    pub fn schema_reader(&self) -> Result<impl Read + Send + use<>> {
+        self.verify_schema()?;
+        Ok(self.open_schema()?.0)
     }
 
     /// Whether `schema.dump` is there, with the size recorded.
@@ -179,14 +218,18 @@ impl Archive {
         }
     }
 
-    fn open_schema(&self) -> Result<(File, &SchemaRecord)> {
+    fn open_schema(&self) -> Result<(Input, &SchemaRecord)> {
         let expected = self.schema().ok_or_else(|| Error::NoSchema { path: self.path().to_owned() })?;
         let (file, length) = self.root.open_file(SCHEMA).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => self.damaged_schema("the file is missing".into()),
             _ => self.damaged_schema(e.to_string()),
         })?;
+        if let Some(identities) = &self.identities {
+            let input = Input::decrypt(self.path(), file, identities, |what| self.damaged_schema(what))?;
+            return Ok((input, expected));
+        }
         if length == expected.size_bytes {
-            Ok((file, expected))
+            Ok((Input::Plain(file), expected))
         } else {
             let what = format!("the file has {length} bytes, the manifest says {}", expected.size_bytes);
             Err(self.damaged_schema(what))
@@ -205,7 +248,25 @@ impl Archive {
         let chunk = record.chunk.id;
         let (archive_id, format_version) = (self.manifest.archive_id, self.manifest.header.format_version);
         let expected = Expected { record, archive_id, format_version, table: self.table_of(chunk.relation) };
-        SegmentReader::start(expected, self.root.open_segment(chunk))
+        let opened = self.root.open_segment(chunk);
+        let Some(identities) = &self.identities else {
+            return SegmentReader::start(expected, opened.map(|(file, length)| (Input::Plain(file), length)));
+        };
+        let Ok((file, length)) = opened else {
+            return SegmentReader::start(expected, opened.map(|(file, length)| (Input::Plain(file), length)));
+        };
+        let damage = |what| Error::DamagedSegment(Box::new(self.damage_of(record, what)));
+        // A key that fits the manifest and not the segment: the segment is another archive's.
+        let input = Input::decrypt(self.path(), file, identities, damage).map_err(|e| match e {
+            Error::WrongIdentity { .. } => damage("it is encrypted to others than the manifest".into()),
+            other => other,
+        })?;
+        SegmentReader::start(expected, Ok((input, length)))
+    }
+
+    fn damage_of(&self, record: &SegmentRecord, what: String) -> SegmentDamage {
+        let table = self.table_of(record.chunk.id.relation);
+        SegmentDamage { segment: record.file_name(), table, block: None, offset_bytes: 0, what }
     }
 
     /// Whose rows a relation's segments hold, for people.

@@ -83,8 +83,11 @@ pub struct SegmentRecord {
     pub rows: u64,
     /// Bytes of the COPY stream.
     pub raw_bytes: u64,
-    /// Bytes of the file.
+    /// Bytes of the file, before encryption.
     pub stored_bytes: u64,
+    /// Bytes of the file where it is encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted_bytes: Option<u64>,
     pub blocks: u32,
     /// The footer's checksum over all blocks, 16 hexadecimal digits.
     pub checksum: String,

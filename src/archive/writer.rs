@@ -10,6 +10,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
+use super::crypt::{Output, Recipients};
 use super::error::{Error, Misuse, Result, WriteProgress};
 use super::layout::{self, DATA, Directory, Fan, MANIFEST, SCHEMA};
 use super::ledger::Ledger;
@@ -42,6 +43,7 @@ struct Shared {
     /// The root did not exist before.
     made_root: bool,
     archive_id: [u8; 16],
+    recipients: Recipients,
     log: ManifestLog,
     state: Mutex<State>,
     stored_bytes: AtomicU64,
@@ -84,6 +86,11 @@ impl ArchiveWriter {
     /// [`Error::NotEmpty`], [`Error::Locked`] when another process writes there, [`Error::NotADirectory`],
     /// [`Error::NoSpace`], [`Error::Io`], [`Misuse::Header`]. Nothing is left behind then.
     pub fn create(path: &Path, header: ManifestHeader) -> Result<Self> {
+        Self::create_for(path, header, Recipients::default())
+    }
+
+    /// As [`Self::create`], encrypted where there are recipients.
+    pub fn create_for(path: &Path, header: ManifestHeader, recipients: Recipients) -> Result<Self> {
         let archive_id = check_header(&header).map_err(Misuse::Header)?;
         if header.format_version != FORMAT_VERSION {
             return Err(Misuse::Header(format!("format version {}", header.format_version)).into());
@@ -100,6 +107,7 @@ impl ArchiveWriter {
                 let _ = rustix::fs::rmdir(path);
             }
         })?;
+        let manifest = Output::new(manifest, &recipients).map_err(|e| Error::io(&path.join(MANIFEST), e))?;
         let contents = header.contents;
         let state = State {
             phase: Phase::Writing,
@@ -113,6 +121,7 @@ impl ArchiveWriter {
             made_root,
             archive_id,
             log: ManifestLog::new(manifest),
+            recipients,
             state: Mutex::new(state),
             stored_bytes: AtomicU64::new(0),
             raw_bytes: AtomicU64::new(0),
@@ -192,11 +201,12 @@ impl ArchiveWriter {
             rows: 0,
             raw_bytes: 0,
             stored_bytes: 0,
+            encrypted_bytes: None,
             blocks: 0,
             checksum: String::new(),
             row_hash: None,
         };
-        SegmentWriter::start(file, &header, record, zstd_level, Box::new(slot))
+        SegmentWriter::start((file, &self.shared.recipients), &header, record, zstd_level, Box::new(slot))
     }
 
     /// Completes the archive: from here on it can be read. `totals` are what the dump counted itself.
@@ -334,7 +344,8 @@ impl Shared {
             source.rewind().map_err(|e| Error::io(pg_dump_file, e))?;
         }
         let name = layout::temporary(SCHEMA);
-        let mut copy = self.root.create_file(&name).map_err(|e| self.failed_in(&name, e))?;
+        let copy = self.root.create_file(&name).map_err(|e| self.failed_in(&name, e))?;
+        let mut copy = Output::new(copy, &self.recipients).map_err(|e| self.failed_in(&name, e))?;
         let (mut buffer, mut sha256, mut size_bytes) = (vec![0; 64 << 10], Sha256::new(), 0);
         loop {
             let read = source.read(&mut buffer).map_err(|e| Error::io(pg_dump_file, e))?;
@@ -345,7 +356,8 @@ impl Shared {
             copy.write_all(&buffer[..read]).map_err(|e| self.failed_in(&name, e))?;
             size_bytes += read as u64;
         }
-        copy.sync_all().map_err(|e| self.failed_in(&name, e))?;
+        copy.close().map_err(|e| self.failed_in(&name, e))?;
+        copy.file.sync_all().map_err(|e| self.failed_in(&name, e))?;
         self.root.rename(&name, SCHEMA).map_err(|e| self.failed_in(SCHEMA, e))?;
         self.root.sync().map_err(|e| self.failed(&self.root.path, e))?;
         self.append(&Record::Schema(SchemaRecord { size_bytes, sha256: hex(&sha256.finalize()) }))

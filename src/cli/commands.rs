@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use pgconvoy::archive::Identities;
 use pgconvoy::model::Side;
 use pgconvoy::ops::{self, BenchOptions, Cause, DemoOptions, KeptServers, Run};
 use pgconvoy::report::{FindingLevel, PreflightReport, TransferReport, seal_document};
@@ -77,7 +78,7 @@ pub fn run(task: &Task, run: &Run, page: Page) -> ops::Result<Outcome> {
             let text = report::preflight(&report, &canvas);
             outcome("preflight_finished", text, &report, preflight_exit_code(&report))
         }
-        Task::Inspect { archive, json } => inspect(archive, *json, page),
+        Task::Inspect { archive, identities, json } => inspect((archive, identities), *json, page),
         Task::Bench(options) => bench(options, run, page),
         Task::Demo(options) => demo(options, run, page),
     }
@@ -114,8 +115,8 @@ fn block_on<T>(operation: impl Future<Output = ops::Result<T>>) -> ops::Result<T
     result
 }
 
-fn inspect(archive: &Path, json: bool, page: Page) -> ops::Result<Outcome> {
-    let inspection = pgconvoy::archive::inspect(archive)?;
+fn inspect((archive, identities): (&Path, &Identities), json: bool, page: Page) -> ops::Result<Outcome> {
+    let inspection = pgconvoy::archive::inspect_with(archive, identities)?;
     let text = if json {
         serde_json::to_string_pretty(&inspection)
             .map_err(|e| Cause::Internal(format!("the archive's description as JSON: {e}")))?

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::CommandFactory;
 use clap::error::ErrorKind;
+use pgconvoy::archive::{Identities, Recipients};
 use pgconvoy::lab::shapes::Amount;
 use pgconvoy::ops::{
     BenchOptions, CheckOptions, Contents, CopyOptions, Definitions, DemoOptions, DumpOptions, Filters,
@@ -15,7 +16,7 @@ use pgconvoy::report::BenchTask;
 
 use super::args::{
     BenchArgs, BenchProgressArgs, Cli, Command, Conninfo, ContentsArgs, CopyArgs, DemoArgs, DumpArgs, FilterArgs,
-    FilterRule, GeneralArgs, ProgressArgs, ProgressMode, ProviderName, RestoreArgs, Section, SourceArgs,
+    FilterRule, GeneralArgs, IdentityArgs, ProgressArgs, ProgressMode, ProviderName, RestoreArgs, Section, SourceArgs,
     StatisticsMode, TargetArgs, ToastMethod, VerifyArgs,
 };
 use super::environment::Environment;
@@ -29,7 +30,7 @@ pub enum Task {
     Restore(RestoreOptions),
     Verify(VerifyOptions),
     Check(CheckOptions),
-    Inspect { archive: PathBuf, json: bool },
+    Inspect { archive: PathBuf, identities: Identities, json: bool },
     Preflight(PreflightOptions),
     Bench(BenchOptions),
     Demo(DemoOptions),
@@ -70,7 +71,7 @@ pub fn resolve(cli: Cli, environment: &Environment) -> Result<Settings, clap::Er
     refuse_misfits(&cli.command)?;
     let warnings = password_warnings(&cli.command);
     let retry_for = retry_for(&cli.command);
-    let (task, shown) = task(cli.command, environment);
+    let (task, shown) = task(cli.command, environment)?;
     let display = display(shown, cli.general, environment);
     Ok(Settings { task, display, retry_for, warnings })
 }
@@ -122,8 +123,8 @@ impl From<BenchProgressArgs> for Shown {
     }
 }
 
-fn task(command: Command, environment: &Environment) -> (Task, Option<Shown>) {
-    match command {
+fn task(command: Command, environment: &Environment) -> Result<(Task, Option<Shown>), clap::Error> {
+    Ok(match command {
         Command::Copy(args) => {
             let target = target_options(args.target);
             let source = source_options(args.source, args.filters, target.statistics);
@@ -138,6 +139,7 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<Shown>) {
                 jobs: args.jobs.jobs,
                 contents: contents(&args.contents),
                 zstd_level: args.zstd_level,
+                recipients: Recipients::parse(&args.encrypt).map_err(|why| usage(&why))?,
             };
             (Task::Dump(options), Some(args.progress.into()))
         }
@@ -146,7 +148,8 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<Shown>) {
                 (args.archive, TargetOptions { resume: args.resume, ..target_options(args.target) });
             let contents = args.section.map_or_else(|| contents(&args.contents), Into::into);
             let (jobs, skip_damaged) = (args.jobs.jobs, args.skip_damaged);
-            let options = RestoreOptions { archive, target, jobs, contents, skip_damaged };
+            let identities = identities(&args.identity)?;
+            let options = RestoreOptions { archive, target, jobs, contents, identities, skip_damaged };
             (Task::Restore(options), Some(args.progress.into()))
         }
         Command::Verify(args) => {
@@ -162,12 +165,19 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<Shown>) {
                 pg_dump: args.definitions.pg_dump,
             });
             let jobs = args.jobs.jobs;
-            (Task::Verify(VerifyOptions { reference, target, jobs, filters, definitions }), Some(args.progress.into()))
+            let identities = identities(&args.identity)?;
+            let options = VerifyOptions { reference, identities, target, jobs, filters, definitions };
+            (Task::Verify(options), Some(args.progress.into()))
         }
         Command::Check(args) => {
-            (Task::Check(CheckOptions { archive: args.archive, jobs: args.jobs.jobs }), Some(args.progress.into()))
+            let identities = identities(&args.identity)?;
+            let options = CheckOptions { archive: args.archive, identities, jobs: args.jobs.jobs };
+            (Task::Check(options), Some(args.progress.into()))
         }
-        Command::Inspect(args) => (Task::Inspect { archive: args.archive, json: args.json }, None),
+        Command::Inspect(args) => {
+            let identities = identities(&args.identity)?;
+            (Task::Inspect { archive: args.archive, identities, json: args.json }, None)
+        }
         Command::Preflight(args) => {
             let wants_source = args.source.source.is_some() || environment.source_is_set;
             let wants_target = args.target.target.is_some() || environment.target_is_set;
@@ -184,7 +194,15 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<Shown>) {
             let DemoArgs { scale, keep, from, to, jobs, progress } = args;
             (Task::Demo(DemoOptions { scale: scale.0, from, to, jobs, keep }), Some(progress.into()))
         }
-    }
+    })
+}
+
+fn usage(why: &str) -> clap::Error {
+    Cli::command().error(ErrorKind::ValueValidation, why)
+}
+
+fn identities(args: &IdentityArgs) -> Result<Identities, clap::Error> {
+    Identities::read(&args.identity).map_err(|why| usage(&why))
 }
 
 fn bench(args: BenchArgs) -> (Task, Option<Shown>) {

@@ -21,13 +21,14 @@ use crate::report::CheckReport;
 /// An archive that cannot be opened: not one, not sealed, a damaged manifest.
 pub fn check(options: &CheckOptions, run: &Run) -> Result<CheckReport> {
     // Where it does not open, the check itself says why.
-    let watch = Archive::open_unsealed(&options.archive).map(|archive| Watch::start(&archive, options, run));
+    let watch = Archive::open_unsealed_with(&options.archive, &options.identities)
+        .map(|archive| Watch::start(&archive, options, run));
     let progress = |progress: CheckProgress<'_>| {
         if let Ok(watch) = &watch {
             watch.note(progress);
         }
     };
-    match archive::check(&options.archive, options.jobs, &progress, &run.cancel) {
+    match archive::check_with((&options.archive, &options.identities), options.jobs, &progress, &run.cancel) {
         Err(_) if run.cancel.is_cancelled() => Err(Error::new(Cause::Cancelled)),
         checked => Ok(checked?),
     }
@@ -130,7 +131,7 @@ mod tests {
         let heard = Arc::clone(&seen);
         let events = EventSink::new(move |event| heard.lock().unwrap().push(format!("{event:?}")));
         let run = Run { events, cancel: CancellationToken::new(), retry_for: std::time::Duration::ZERO };
-        let options = CheckOptions { archive: directory.path().to_owned(), jobs: 2 };
+        let options = CheckOptions { archive: directory.path().to_owned(), identities: <_>::default(), jobs: 2 };
         assert_eq!(check(&options, &run).unwrap_err().exit_code(), 5);
         assert_eq!(*seen.lock().unwrap(), Vec::<String>::new());
     }

@@ -50,7 +50,7 @@ pub async fn dump(options: &DumpOptions, outer: &Run) -> Result<TransferReport> 
     findings.into_result(&run)?;
     let mut header = header(&source, options, &plan);
     header.source.system_identifier = source.catalog().system_identifier().await;
-    let writer = ArchiveWriter::create(&options.archive, header)?;
+    let writer = ArchiveWriter::create_for(&options.archive, header, options.recipients.clone())?;
     phase.finish();
 
     let job = DumpJob { source: &source, options, lanes, run: &run };

@@ -1,6 +1,7 @@
 //! What a database consists of, from a server or from an archive: all that is needed to put it together again.
 
 use std::collections::HashSet;
+use std::io::BufReader;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -91,8 +92,8 @@ impl Inventory {
         let stored: StoredInventory = json
             .and_then(|json| serde_json::from_value(json).ok())
             .ok_or_else(|| Error::new(Cause::Usage("the archive lacks the facts that a restore needs".into())))?;
-        let path = archive.schema_path()?;
-        let toc = tokio::task::spawn_blocking(move || Toc::read(&path)).await;
+        let (input, path) = (archive.schema_reader()?, archive.path().join("schema.dump"));
+        let toc = tokio::task::spawn_blocking(move || Toc::read_from(BufReader::new(input), &path)).await;
         let toc = toc.map_err(|e| Error::new(Cause::Internal(e.to_string())))??;
         let sequences = archive.sequences().map(|(name, last_value, is_called)| SequenceState {
             name: name.clone(),

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::archive::{Identities, Recipients};
 use crate::event::EventSink;
 use crate::model::ServerVersion;
 use crate::plan::carry::carrying_pays;
@@ -275,6 +276,8 @@ pub struct DumpOptions {
     pub jobs: u32,
     pub contents: Contents,
     pub zstd_level: i32,
+    /// Whom the archive is encrypted to; nobody: it is not.
+    pub recipients: Recipients,
 }
 
 #[derive(Clone, Debug)]
@@ -283,6 +286,8 @@ pub struct RestoreOptions {
     pub target: TargetOptions,
     pub jobs: u32,
     pub contents: Contents,
+    /// Of an encrypted archive.
+    pub identities: Identities,
     /// Read the whole archive first, and leave the rows of damaged tables out.
     pub skip_damaged: bool,
 }
@@ -299,6 +304,8 @@ pub enum VerifyAgainst {
 #[derive(Clone, Debug)]
 pub struct VerifyOptions {
     pub reference: VerifyAgainst,
+    /// Of an encrypted archive.
+    pub identities: Identities,
     pub target: ServerArgs,
     pub jobs: u32,
     pub filters: Filters,
@@ -320,6 +327,8 @@ pub struct Definitions {
 #[derive(Clone, Debug)]
 pub struct CheckOptions {
     pub archive: PathBuf,
+    /// Of an encrypted archive.
+    pub identities: Identities,
     pub jobs: u32,
 }
 

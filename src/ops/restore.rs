@@ -112,9 +112,9 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
 /// Opens the archive and the head of every segment: what is missing is said before the target is touched. Damage that is
 /// known already is put up with.
 async fn open(options: &RestoreOptions, damage: &Damage) -> Result<Archive> {
-    let (path, has_damage) = (options.archive.clone(), !damage.is_none());
+    let (path, identities, has_damage) = (options.archive.clone(), options.identities.clone(), !damage.is_none());
     let opened = tokio::task::spawn_blocking(move || {
-        let archive = Archive::open(&path)?;
+        let archive = Archive::open_with(&path, &identities)?;
         if has_damage {
             return Ok(archive);
         }

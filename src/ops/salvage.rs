@@ -22,8 +22,10 @@ pub(super) struct Damage {
 /// # Errors
 /// Damage of the manifest or of the schema: nothing can be restored then.
 pub(super) async fn find_damage(options: &RestoreOptions, run: &Run) -> Result<Damage> {
-    let (path, jobs, cancel) = (options.archive.clone(), options.jobs, run.cancel.clone());
-    let checked = tokio::task::spawn_blocking(move || archive::check(&path, jobs, &|_| (), &cancel)).await;
+    let (path, identities) = (options.archive.clone(), options.identities.clone());
+    let (jobs, cancel) = (options.jobs, run.cancel.clone());
+    let checked =
+        tokio::task::spawn_blocking(move || archive::check_with((&path, &identities), jobs, &|_| (), &cancel)).await;
     let report = match checked.map_err(|e| Error::new(Cause::Internal(e.to_string())))? {
         Err(_) if run.cancel.is_cancelled() => return Err(Error::new(Cause::Cancelled)),
         checked => checked?,

@@ -6,6 +6,7 @@ mod applications;
 mod builds;
 mod chunks;
 mod compare;
+mod encryption;
 mod errors;
 mod evidence;
 mod faults;

@@ -175,7 +175,7 @@ fn assert_without(secrets: &[&str], what: &str, bytes: &[u8]) {
     }
 }
 
-fn assert_files_without(secrets: &[&str], directory: &Path) -> usize {
+pub fn assert_files_without(secrets: &[&str], directory: &Path) -> usize {
     let mut count = 0;
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();

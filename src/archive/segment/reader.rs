@@ -1,4 +1,3 @@
-use std::fs::File;
 use std::io::{self, Cursor, Read};
 use std::path::Path;
 
@@ -11,6 +10,7 @@ use super::format::{
     BLOCK_HEADER_BYTES, BlockHeader, Codec, FOOTER_BYTES, Footer, HEADER_BYTES, MIN_FILE_BYTES, SegmentHeader,
     ZSTD_MAGIC,
 };
+use crate::archive::crypt::Input;
 use crate::archive::error::{Error, Result, SegmentDamage};
 use crate::archive::layout;
 use crate::archive::record::SegmentRecord;
@@ -21,7 +21,7 @@ use crate::archive::record::SegmentRecord;
 /// Holds at most one stored block (16 MiB; 512 KiB in what pgconvoy writes) beside the caller's buffer; for blocks of
 /// columns (1 MiB at most) also their form and 24 bytes for each row.
 pub struct SegmentReader {
-    file: File,
+    file: Input,
     record: SegmentRecord,
     table: String,
     version: u32,
@@ -65,7 +65,7 @@ pub(in crate::archive) struct Expected<'a> {
 
 impl SegmentReader {
     /// `opened` is the file with its length.
-    pub(in crate::archive) fn start(expected: Expected<'_>, opened: io::Result<(File, u64)>) -> Result<Self> {
+    pub(in crate::archive) fn start(expected: Expected<'_>, opened: io::Result<(Input, u64)>) -> Result<Self> {
         let Expected { record, archive_id, format_version: version, table } = expected;
         let (chunk, format) = (record.chunk, record.format);
         let header = SegmentHeader { version, chunk: chunk.id, range: chunk.range, format, archive_id };
@@ -87,8 +87,9 @@ impl SegmentReader {
             }
             _ => damage(e.to_string()),
         })?;
-        if length != record.stored_bytes || length < MIN_FILE_BYTES {
-            return Err(damage(format!("the file has {length} bytes, the manifest says {}", record.stored_bytes)));
+        let expected_bytes = record.encrypted_bytes.unwrap_or(record.stored_bytes);
+        if length != expected_bytes || record.stored_bytes < MIN_FILE_BYTES {
+            return Err(damage(format!("the file has {length} bytes, the manifest says {expected_bytes}")));
         }
         let mut bytes = [0; HEADER_BYTES];
         file.read_exact(&mut bytes).map_err(|e| damage(e.to_string()))?;
@@ -236,6 +237,9 @@ impl SegmentReader {
         let mut bytes = [0; FOOTER_BYTES];
         self.file.read_exact(&mut bytes).map_err(|e| e.to_string())?;
         let footer = Footer::decode(&bytes, self.seed)?;
+        if !self.file.is_at_end().map_err(|e| e.to_string())? {
+            return Err("there is something behind the footer".into());
+        }
         if self.incomplete {
             self.state = State::Done;
             return Ok(());

@@ -5,6 +5,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::encoder::Encoder;
 use super::format::{Footer, SegmentHeader};
+use crate::archive::crypt::{Output, Recipients};
 use crate::archive::error::{Error, Misuse, Result};
 use crate::archive::record::SegmentRecord;
 
@@ -31,7 +32,7 @@ pub(in crate::archive) trait Destination: Send {
 /// about 2 MiB at level 1 (reckoned, not measured), more at levels whose zstd contexts are larger, whatever is written.
 pub struct SegmentWriter {
     /// Declared before `destination`: the file is closed, then its temporary name is removed.
-    file: File,
+    file: Output,
     encoder: Encoder,
     pending: Vec<u8>,
     chain: Xxh3,
@@ -45,13 +46,14 @@ pub struct SegmentWriter {
 
 impl SegmentWriter {
     pub(in crate::archive) fn start(
-        mut file: File,
+        (file, recipients): (File, &Recipients),
         header: &SegmentHeader,
         record: SegmentRecord,
         zstd_level: i32,
         destination: Box<dyn Destination>,
     ) -> Result<Self> {
         let (bytes, seed) = header.encode();
+        let mut file = Output::new(file, recipients).map_err(|e| destination.failed(e))?;
         let started = Encoder::new(zstd_level, header.format).and_then(|e| file.write_all(&bytes).map(|()| e));
         let encoder = started.map_err(|e| destination.failed(e))?;
         let mut writer = Self {
@@ -97,10 +99,11 @@ impl SegmentWriter {
         let bytes = footer.encode(self.seed);
         self.file.write_all(&bytes).map_err(|e| self.destination.failed(e))?;
         self.wrote(bytes.len(), 0);
+        self.record.encrypted_bytes = self.file.close().map_err(|e| self.destination.failed(e))?;
         self.record.rows = rows;
         self.record.row_hash = row_hash;
         self.record.checksum = format!("{content:016x}");
-        self.destination.publish(&self.file, &self.record)?;
+        self.destination.publish(&self.file.file, &self.record)?;
         Ok(self.record.clone())
     }
 

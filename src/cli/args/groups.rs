@@ -28,6 +28,14 @@ pub struct SourceArgs {
     pub chunk_size: Option<u64>,
 }
 
+/// What an encrypted archive is read with.
+#[derive(Debug, Args)]
+pub struct IdentityArgs {
+    /// File with the secret key of an encrypted archive, as age-keygen writes it; may be repeated
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Encryption")]
+    pub identity: Vec<PathBuf>,
+}
+
 /// Which definitions are compared.
 #[derive(Debug, Args)]
 pub struct DefinitionsArgs {

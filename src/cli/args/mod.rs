@@ -6,7 +6,7 @@ mod values;
 
 use std::path::PathBuf;
 
-use clap::builder::PossibleValuesParser;
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use pgconvoy::lab::Major;
 use pgconvoy::lab::shapes::Shape;
@@ -14,8 +14,8 @@ use pgconvoy::ops::Rival;
 
 pub use filter_file::FilterRule;
 pub use groups::{
-    BenchProgressArgs, ContentsArgs, DefinitionsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode,
-    ProviderName, RetryArgs, Section, SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
+    BenchProgressArgs, ContentsArgs, DefinitionsArgs, FilterArgs, GeneralArgs, IdentityArgs, JobsArgs, ProgressArgs,
+    ProgressMode, ProviderName, RetryArgs, Section, SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
 };
 pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_scale, rival_parser, shape_parser};
 
@@ -148,6 +148,12 @@ pub struct DumpArgs {
         help_heading = "Speed"
     )]
     pub zstd_level: i32,
+    /// Encrypt the archive to a public key of age (age1…), or to those in a file; may be repeated
+    ///
+    /// Rows, names and definitions are unreadable without one of the secret keys, which a restore names with --identity.
+    /// `age-keygen -o key.txt` makes a pair.
+    #[arg(long, value_name = "RECIPIENT", value_parser = NonEmptyStringValueParser::new(), help_heading = "Encryption")]
+    pub encrypt: Vec<String>,
     #[command(flatten)]
     pub contents: ContentsArgs,
     #[command(flatten)]
@@ -161,6 +167,7 @@ fn dump_help() -> String {
         "Examples:
   pgconvoy dump --source postgres://app@db.example.com/shop shop.convoy
   pgconvoy dump --source service=shop --exclude-table-data 'public.audit_*' shop.convoy
+  pgconvoy dump --source service=shop --encrypt age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p shop.convoy
 
 {CONNECTION_HELP}"
     )
@@ -176,6 +183,8 @@ pub struct RestoreArgs {
     /// Directory that `pgconvoy dump` wrote
     #[arg(value_name = "ARCHIVE", value_hint = ValueHint::DirPath)]
     pub archive: PathBuf,
+    #[command(flatten)]
+    pub identity: IdentityArgs,
     #[command(flatten)]
     pub target: TargetArgs,
     #[command(flatten)]
@@ -242,6 +251,8 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "ENCODING", help_heading = "Connections", conflicts_with = "archive")]
     pub source_encoding: Option<String>,
     #[command(flatten)]
+    pub identity: IdentityArgs,
+    #[command(flatten)]
     pub definitions: DefinitionsArgs,
     #[command(flatten)]
     pub jobs: JobsArgs,
@@ -275,6 +286,8 @@ pub struct CheckArgs {
     #[arg(value_name = "ARCHIVE", value_hint = ValueHint::AnyPath)]
     pub archive: PathBuf,
     #[command(flatten)]
+    pub identity: IdentityArgs,
+    #[command(flatten)]
     pub jobs: JobsArgs,
     #[command(flatten)]
     pub progress: ProgressArgs,
@@ -289,6 +302,8 @@ pub struct InspectArgs {
     /// Directory that `pgconvoy dump` wrote
     #[arg(value_name = "ARCHIVE", value_hint = ValueHint::DirPath)]
     pub archive: PathBuf,
+    #[command(flatten)]
+    pub identity: IdentityArgs,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,

@@ -16,7 +16,8 @@ pub fn render(inspection: &Inspection, detail: Detail, canvas: &Canvas) -> Strin
         ArchiveState::BeingWritten => "still being written",
         ArchiveState::Unsealed => "UNFINISHED: the dump was stopped",
     };
-    page.line(canvas.paint.bold(&format!("archive {}: {state}", clean(&inspection.path))));
+    let encrypted = if inspection.encrypted { ", encrypted" } else { "" };
+    page.line(canvas.paint.bold(&format!("archive {}: {state}{encrypted}", clean(&inspection.path))));
     page.blank();
     origin(&mut page, inspection);
     page.blank();

@@ -262,6 +262,7 @@ fn archive_inspection() -> Inspection {
     Inspection {
         path: "shop.convoy".into(),
         state: ArchiveState::Unsealed,
+        encrypted: false,
         header,
         schema: None,
         totals: Totals { segments: 9, rows: 7_000_100, raw_bytes: 1_400_020_000, stored_bytes: 280_004_000 },

@@ -94,11 +94,15 @@ impl Stage<'_> {
         self.servers.checkpoint(self.run).await?;
         let (source, archive) = (self.source(), self.archive());
         let contents = Contents::Everything;
-        dump(&DumpOptions { source, archive, jobs: self.jobs, contents, zstd_level: 1 }, self.run).await
+        dump(
+            &DumpOptions { source, archive, jobs: self.jobs, contents, zstd_level: 1, recipients: <_>::default() },
+            self.run,
+        )
+        .await
     }
 
     pub async fn check(&self) -> Result<Comparison> {
-        let options = CheckOptions { archive: self.archive(), jobs: self.jobs };
+        let options = CheckOptions { archive: self.archive(), identities: <_>::default(), jobs: self.jobs };
         let run = self.run.clone();
         let checked = tokio::task::spawn_blocking(move || check(&options, &run)).await;
         let report = checked.map_err(|e| Error::new(Cause::Internal(e.to_string())))??;
@@ -109,7 +113,18 @@ impl Stage<'_> {
         self.servers.checkpoint(self.run).await?;
         let (archive, target) = (self.archive(), self.target(RESTORED));
         let contents = Contents::Everything;
-        restore(&RestoreOptions { archive, target, jobs: self.jobs, contents, skip_damaged: false }, self.run).await
+        restore(
+            &RestoreOptions {
+                archive,
+                target,
+                jobs: self.jobs,
+                contents,
+                identities: <_>::default(),
+                skip_damaged: false,
+            },
+            self.run,
+        )
+        .await
     }
 
     pub async fn verify_restored(&self) -> Result<Comparison> {
@@ -120,7 +135,15 @@ impl Stage<'_> {
     async fn verify(&self, reference: VerifyAgainst, database: &str) -> Result<VerifyReport> {
         let target = args(self.servers.target(), database);
         let filters = Filters::default();
-        verify(&VerifyOptions { reference, target, jobs: self.jobs, filters, definitions: None }, self.run).await
+        let options = VerifyOptions {
+            reference,
+            identities: <_>::default(),
+            target,
+            jobs: self.jobs,
+            filters,
+            definitions: None,
+        };
+        verify(&options, self.run).await
     }
 
     pub async fn rival(&self) -> Result<Rival> {

@@ -13,7 +13,7 @@ use super::super::preflight::table_filter;
 use super::formats::{as_stored, holds_floats_as_text, prints_floats_otherwise};
 use super::objects::Compared;
 use super::{Context, HashedSide, ReaderKind, Reference, SideRules, VerifyJob, list};
-use crate::archive::Archive;
+use crate::archive::{Archive, Identities};
 use crate::model::{Chunk, Oid, QualifiedName, Relation, RelationKind, quote_literal};
 use crate::pg::catalog::{CatalogRelation, SequenceState};
 use crate::report::{ComparedKind, VerifyReport};
@@ -44,9 +44,9 @@ impl Pairs {
     }
 }
 
-async fn open(path: &Path) -> Result<(Archive, Evidence)> {
-    let owned = path.to_owned();
-    let archive = tokio::task::spawn_blocking(move || Archive::open(&owned)).await;
+async fn open(path: &Path, identities: &Identities) -> Result<(Archive, Evidence)> {
+    let (owned, identities) = (path.to_owned(), identities.clone());
+    let archive = tokio::task::spawn_blocking(move || Archive::open_with(&owned, &identities)).await;
     let archive = archive.map_err(|e| Error::new(Cause::Internal(e.to_string())))??;
     let inventory = Inventory::of_archive(&archive).await?;
     let evidence = Evidence::of_archive(&archive, &inventory);
@@ -56,14 +56,15 @@ async fn open(path: &Path) -> Result<(Archive, Evidence)> {
 impl VerifyJob<'_> {
     /// Every row of an archive is read.
     pub(super) async fn against_archive(&self, path: &Path) -> Result<VerifyReport> {
-        let (archive, evidence) = open(path).await?;
+        let (archive, evidence) = open(path, &self.options.identities).await?;
         let path = path.display().to_string();
         self.against_stored(Stored { evidence, archive: Some(archive), what: "archive", path }).await
     }
 
     /// Only the target is read. `path`: a file of evidence, or an archive for the hashes in its manifest.
     pub(super) async fn against_evidence(&self, path: &Path) -> Result<VerifyReport> {
-        let evidence = if path.is_dir() { open(path).await?.1 } else { Evidence::read(path)? };
+        let evidence =
+            if path.is_dir() { open(path, &self.options.identities).await?.1 } else { Evidence::read(path)? };
         let path = path.display().to_string();
         self.against_stored(Stored { evidence, archive: None, what: "evidence", path }).await
     }

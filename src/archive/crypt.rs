@@ -1,0 +1,216 @@
+//! Encryption of an archive's files: each is an age file of its own (age-encryption.org/v1), to the same recipients, so that every
+//! segment can be read alone, as a stream, with bounded memory.
+//!
+//! It keeps rows and names from whoever finds the disk. It does not prove who wrote an archive: recipients are public.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use age::stream::{StreamReader, StreamWriter};
+use age::{DecryptError, Decryptor, Encryptor};
+
+use super::error::{Error, Result};
+
+/// The first line of every age file.
+const AGE_MAGIC: &[u8] = b"age-encryption.org/v1\n";
+
+/// Read from the file at a time: a chunk of age is 64 KiB.
+const BUFFER_BYTES: usize = 128 << 10;
+
+/// A file of keys is short.
+const KEY_FILE_MAX_BYTES: u64 = 1 << 20;
+
+/// Public keys that an archive is encrypted to. None: it is not encrypted.
+#[derive(Clone, Default)]
+pub struct Recipients(Arc<Vec<age::x25519::Recipient>>);
+
+impl Recipients {
+    /// `given`: public keys (`age1…`), or files that hold one in a line.
+    ///
+    /// # Errors
+    /// In words: something is neither, or a file holds none.
+    pub fn parse(given: &[String]) -> Result<Self, String> {
+        let mut recipients = Vec::new();
+        for given in given {
+            if given.starts_with("age1") {
+                recipients.push(given.parse().map_err(|why| format!("recipient {given}: {why}"))?);
+                continue;
+            }
+            let before = recipients.len();
+            for line in key_lines(Path::new(given)).map_err(|e| format!("recipients {given}: {e}"))? {
+                recipients.push(line.parse().map_err(|why| format!("recipients {given}: {why}"))?);
+            }
+            if recipients.len() == before {
+                return Err(format!("recipients {given}: the file holds no public key (age1…)"));
+            }
+        }
+        Ok(Self(Arc::new(recipients)))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Recipients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} recipients", self.0.len())
+    }
+}
+
+/// Secret keys that archives may be encrypted to. Never shown.
+#[derive(Clone, Default)]
+pub struct Identities(Arc<Vec<age::x25519::Identity>>);
+
+impl Identities {
+    /// Reads files as age-keygen writes them.
+    ///
+    /// # Errors
+    /// In words, without what is in the files: one cannot be read, or holds no secret key.
+    pub fn read(files: &[PathBuf]) -> Result<Self, String> {
+        let mut identities = Vec::new();
+        for path in files {
+            let failed = |why: &dyn fmt::Display| format!("identity {}: {why}", path.display());
+            let before = identities.len();
+            for line in key_lines(path).map_err(|e| failed(&e))? {
+                let no_key = "a line is no secret key of age (AGE-SECRET-KEY-1…); keys with a passphrase are not read";
+                identities.push(line.parse().map_err(|_: &str| failed(&no_key))?);
+            }
+            if identities.len() == before {
+                return Err(failed(&"the file holds no secret key (AGE-SECRET-KEY-1…)"));
+            }
+        }
+        Ok(Self(Arc::new(identities)))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Identities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} identities", self.0.len())
+    }
+}
+
+/// Lines that are no comments.
+fn key_lines(path: &Path) -> io::Result<Vec<String>> {
+    let lines = BufReader::new(File::open(path)?.take(KEY_FILE_MAX_BYTES)).lines();
+    let lines = lines.map(|line| line.map(|line| line.trim().to_owned())).collect::<io::Result<Vec<_>>>()?;
+    Ok(lines.into_iter().filter(|line| !line.is_empty() && !line.starts_with('#')).collect())
+}
+
+/// A file of an archive that is being written. What is written is complete after [`Output::close`].
+pub(super) struct Output {
+    pub(super) file: Arc<File>,
+    encrypted: Option<StreamWriter<Arc<File>>>,
+}
+
+impl Output {
+    pub(super) fn new(file: File, recipients: &Recipients) -> io::Result<Self> {
+        let file = Arc::new(file);
+        if recipients.is_empty() {
+            return Ok(Self { file, encrypted: None });
+        }
+        let recipients = recipients.0.iter().map(|recipient| recipient as &dyn age::Recipient);
+        let encryptor = Encryptor::with_recipients(recipients).map_err(io::Error::other)?;
+        let encrypted = Some(encryptor.wrap_output(Arc::clone(&file))?);
+        Ok(Self { file, encrypted })
+    }
+
+    /// Ends the stream: nothing may be written from here on. The length of the file where it is encrypted.
+    pub(super) fn close(&mut self) -> io::Result<Option<u64>> {
+        match self.encrypted.take() {
+            None => Ok(None),
+            Some(stream) => Ok(Some(stream.finish()?.metadata()?.len())),
+        }
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.encrypted {
+            None => (&*self.file).write(bytes),
+            Some(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Output").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+/// A file of an archive that is read.
+pub(super) enum Input {
+    Plain(File),
+    Encrypted(Box<StreamReader<BufReader<File>>>),
+}
+
+impl Input {
+    /// Whether a file begins as one of age; reads from its beginning afterwards.
+    pub(super) fn is_encrypted(file: &File) -> io::Result<bool> {
+        let mut magic = [0; AGE_MAGIC.len()];
+        let read = rustix::io::pread(file, &mut magic, 0)?;
+        Ok(magic[..read] == *AGE_MAGIC)
+    }
+
+    /// # Errors
+    /// [`Error::Encrypted`], [`Error::WrongIdentity`]; `failed` makes the others.
+    pub(super) fn decrypt(
+        root: &Path,
+        file: File,
+        identities: &Identities,
+        failed: impl Fn(String) -> Error,
+    ) -> Result<Self> {
+        if identities.is_empty() {
+            return Err(Error::Encrypted { path: root.to_owned() });
+        }
+        let decryptor = Decryptor::new_buffered(BufReader::with_capacity(BUFFER_BYTES, file));
+        let decryptor = decryptor.map_err(|e| failed(format!("it cannot be decrypted: {e}")))?;
+        let identities = identities.0.iter().map(|identity| identity as &dyn age::Identity);
+        match decryptor.decrypt(identities) {
+            Ok(stream) => Ok(Self::Encrypted(Box::new(stream))),
+            Err(DecryptError::NoMatchingKeys) => Err(Error::WrongIdentity { path: root.to_owned() }),
+            Err(e) => Err(failed(format!("it cannot be decrypted: {e}"))),
+        }
+    }
+
+    /// Whether nothing follows: a plain file's length says so, an encrypted one's last chunk.
+    pub(super) fn is_at_end(&mut self) -> io::Result<bool> {
+        match self {
+            Self::Plain(_) => Ok(true),
+            Self::Encrypted(stream) => Ok(stream.read(&mut [0])? == 0),
+        }
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(file) => file.read(buffer),
+            Self::Encrypted(stream) => stream.read(buffer),
+        }
+    }
+}
+
+/// A manifest whose writer was killed ends in the middle of a chunk, which nothing can decrypt: what is before it counts.
+pub(super) struct UpToDamage<R>(pub R);
+
+impl<R: Read> Read for UpToDamage<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(buffer) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => Ok(0),
+            read => read,
+        }
+    }
+}
