@@ -133,13 +133,15 @@ fn task(command: Command, environment: &Environment) -> Result<(Task, Option<Sho
             (Task::Copy(CopyOptions { source, target, jobs, contents, evidence }), Some(args.progress.into()))
         }
         Command::Dump(args) => {
+            let recipients = Recipients::parse(&args.encrypt).map_err(|why| usage(&why))?;
+            let source = source_options(args.source, args.filters, Statistics::Auto);
             let options = DumpOptions {
-                source: source_options(args.source, args.filters, Statistics::Auto),
+                source: SourceOptions { off_disk: !recipients.is_empty(), ..source },
                 archive: args.archive,
                 jobs: args.jobs.jobs,
                 contents: contents(&args.contents),
                 zstd_level: args.zstd_level,
-                recipients: Recipients::parse(&args.encrypt).map_err(|why| usage(&why))?,
+                recipients,
             };
             (Task::Dump(options), Some(args.progress.into()))
         }
@@ -238,6 +240,7 @@ fn source_options(args: SourceArgs, filter_args: FilterArgs, statistics: Statist
         filters: filters(filter_args),
         pg_dump: args.pg_dump,
         pg_dump_directories: Vec::new(),
+        off_disk: false,
     }
 }
 

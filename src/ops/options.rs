@@ -117,6 +117,8 @@ pub struct SourceOptions {
     pub pg_dump: Option<PathBuf>,
     /// Where else to look for a pg_dump.
     pub pg_dump_directories: Vec<PathBuf>,
+    /// Definitions touch no disk on their way: they are to be encrypted.
+    pub off_disk: bool,
 }
 
 /// How the target's planner learns of the rows.

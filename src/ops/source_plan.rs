@@ -209,9 +209,17 @@ async fn import_into_control(source: &Server, snapshot: &Snapshot) -> Result<()>
     Ok(())
 }
 
+/// A file without a name, for what pg_dump writes.
+fn schema_file(off_disk: bool) -> std::io::Result<File> {
+    if off_disk {
+        return Ok(File::from(rustix::fs::memfd_create("schema", rustix::fs::MemfdFlags::CLOEXEC)?));
+    }
+    tempfile::tempfile()
+}
+
 async fn dump_schema(source: &Server, wanted: Wanted<'_>, holder: &SnapshotHolder, run: &Run) -> Result<Arc<File>> {
     let Wanted { options, target_version, statistics, .. } = wanted;
-    let file = tempfile::tempfile()
+    let file = schema_file(options.off_disk)
         .map_err(|e| Error::new(Cause::Internal(format!("no temporary file for the schema: {e}"))))?;
     let file = Arc::new(file);
     let search = PgDumpSearch {

@@ -64,6 +64,7 @@ impl Tables {
             statistics: Statistics::None,
             pg_dump: Some(field.tools.pg_dump.path.clone()),
             pg_dump_directories: Vec::new(),
+            off_disk: false,
         };
         let plan = SourcePlan::make(&source, &options, Contents::Everything, Some(field.target.version()), run).await?;
         let relations =

@@ -57,6 +57,7 @@ impl Stage<'_> {
             statistics: Statistics::Auto,
             pg_dump: Some(self.servers.clients.pg_dump.clone()),
             pg_dump_directories: Vec::new(),
+            off_disk: false,
         }
     }
 
