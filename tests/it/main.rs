@@ -15,6 +15,7 @@ mod fixture;
 mod frozen;
 mod interrupts;
 mod keys;
+mod limits;
 mod loading;
 mod memory;
 mod needs;
