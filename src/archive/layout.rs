@@ -17,7 +17,7 @@ use crate::model::{ChunkId, Oid};
 pub(super) const MANIFEST: &str = "manifest";
 pub(super) const SCHEMA: &str = "schema.dump";
 pub(super) const DATA: &str = "data";
-const TEMPORARY: &str = ".tmp";
+pub(super) const TEMPORARY: &str = ".tmp";
 
 /// The archive's own directory and its 256 fan-out directories: nobody else may look.
 const DIRECTORY_MODE: Mode = Mode::RWXU;
@@ -37,6 +37,19 @@ impl Fan {
     pub(super) fn name(self) -> String {
         format!("{:02x}", self.0)
     }
+
+    /// The directory of this name, if it is one of ours.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        u8::from_str_radix(name, 16).ok().map(Self).filter(|fan| fan.name() == name)
+    }
+}
+
+/// The chunk whose segment has this name within its fan-out directory, finished or not.
+pub(super) fn chunk_of(name: &str) -> Option<ChunkId> {
+    let finished = name.strip_suffix(TEMPORARY).unwrap_or(name);
+    let (relation, index) = finished.strip_suffix(".seg")?.split_once('.')?;
+    let chunk = ChunkId { relation: relation.parse().ok()?, index: index.parse().ok()? };
+    (segment_file(chunk) == finished).then_some(chunk)
 }
 
 /// The file name of a chunk's segment within its fan-out directory.
@@ -97,6 +110,13 @@ impl Directory {
     pub(super) fn create_file(&self, name: &str) -> Result<File, Errno> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(File::from(rustix::fs::openat(&self.fd, name, flags, FILE_MODE)?))
+    }
+
+    /// Opens a regular file for reading and writing.
+    pub(super) fn open_file_to_write(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::openat(&self.fd, name, flags, Mode::empty())?);
+        if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("is not a regular file")) }
     }
 
     /// Opens a regular file for reading; anything else under that name is an error, and is not waited for.
@@ -169,5 +189,17 @@ mod tests {
     fn names_come_from_numbers_and_spread_over_256_directories() {
         assert_eq!(segment_path(ChunkId { relation: 16447, index: 0 }), "data/10/16447.0.seg");
         assert_eq!(segment_path(ChunkId { relation: u32::MAX, index: u32::MAX }), "data/ff/4294967295.4294967295.seg");
+    }
+
+    #[test]
+    fn only_our_own_names_are_read_back() {
+        let chunk = ChunkId { relation: 16447, index: 3 };
+        assert_eq!(chunk_of("16447.3.seg"), Some(chunk));
+        assert_eq!(chunk_of("16447.3.seg.tmp"), Some(chunk));
+        for foreign in ["16447.3.seg~", "016447.3.seg", "16447.+3.seg", "16447.seg", "notes.txt", ".seg", "1.2.3.seg"] {
+            assert_eq!(chunk_of(foreign), None, "{foreign}");
+        }
+        assert_eq!(Fan::named("0f"), Some(Fan(15)));
+        assert!(["f", "0F", "+f", "100", "lost+found"].iter().all(|name| Fan::named(name).is_none()));
     }
 }

@@ -59,11 +59,16 @@ impl State {
 
 impl ManifestLog {
     pub(super) fn new(file: File) -> Self {
+        Self::behind(file, Sha256::new(), 0)
+    }
+
+    /// Goes on behind so many bytes of this hash, which are durable. The file's position is there.
+    pub(super) fn behind(file: File, sha256: Sha256, written_bytes: u64) -> Self {
         let state = State {
             file: Arc::new(file),
-            sha256: Sha256::new(),
-            written_bytes: 0,
-            synced_bytes: 0,
+            sha256,
+            written_bytes,
+            synced_bytes: written_bytes,
             syncing: false,
             last_sync: Instant::now(),
             dead: None,

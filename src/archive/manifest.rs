@@ -253,7 +253,7 @@ fn parse(root: &Path, line: u64, json: &[u8]) -> Result<Option<Record>> {
     }
 }
 
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 11] = [
     "header",
     "schema",
     "relation",
@@ -262,6 +262,7 @@ const KINDS: [&str; 10] = [
     "sequence",
     "large_object",
     "catalog",
+    "footing",
     "note",
     "sealed",
 ];

@@ -20,6 +20,7 @@ mod manifest;
 mod reader;
 mod record;
 mod segment;
+mod unfinished;
 mod writer;
 
 pub use check::{CheckProgress, CheckStep, check};
@@ -32,4 +33,5 @@ pub use record::{
     SegmentRecord, Totals,
 };
 pub use segment::{SegmentReader, SegmentWriter};
+pub use unfinished::UnfinishedArchive;
 pub use writer::{ArchiveWriter, SegmentSpec};

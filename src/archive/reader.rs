@@ -208,6 +208,11 @@ impl Archive {
         SegmentReader::start(expected, self.root.open_segment(chunk))
     }
 
+    /// Whether a segment's file is there, has its length, and begins and ends as recorded.
+    pub(super) fn check_ends(&self, record: &SegmentRecord) -> Result<()> {
+        self.segment_reader(record)?.check_end()
+    }
+
     /// Whose rows a relation's segments hold, for people.
     pub(super) fn table_of(&self, relation: Oid) -> String {
         match self.relation(relation) {

@@ -14,7 +14,7 @@ use super::error::{Error, Misuse, Result, WriteProgress};
 use super::layout::{self, DATA, Directory, Fan, MANIFEST, SCHEMA};
 use super::ledger::Ledger;
 use super::log::ManifestLog;
-use super::manifest::{check_header, hex};
+use super::manifest::{Manifest, check_header, hex};
 use super::record::{FORMAT_VERSION, ManifestHeader, Record, SchemaRecord, SegmentRecord, Totals};
 use super::segment::{Destination, SegmentHeader, SegmentWriter, is_valid_level};
 use crate::model::{Chunk, ChunkId, CopyFormat, Relation};
@@ -197,6 +197,46 @@ impl ArchiveWriter {
             row_hash: None,
         };
         SegmentWriter::start(file, &header, record, zstd_level, Box::new(slot))
+    }
+
+    /// Writes on in an archive that was stopped. `manifest_file`: behind its last whole record, with the hash and the
+    /// length of what is before. `fans`: the directories that are there.
+    pub(super) fn go_on(
+        root: Directory,
+        manifest: Manifest,
+        (manifest_file, sha256, length): (File, Sha256, u64),
+        fans: Vec<Fan>,
+    ) -> Self {
+        let totals = manifest.ledger.totals();
+        let state = State {
+            phase: Phase::Writing,
+            // Whether their names are durable is not known.
+            fans: fans.into_iter().map(|fan| (fan, false)).collect(),
+            open: HashSet::new(),
+            made_schema: manifest.schema.is_some(),
+            ledger: manifest.ledger,
+        };
+        let shared = Shared {
+            root,
+            made_root: false,
+            archive_id: manifest.archive_id,
+            log: ManifestLog::behind(manifest_file, sha256, length),
+            stored_bytes: AtomicU64::new(totals.stored_bytes),
+            raw_bytes: AtomicU64::new(totals.raw_bytes),
+            expected_bytes: AtomicU64::new(state.ledger.expected_bytes()),
+            state: Mutex::new(state),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Records what who goes on with this dump must find again, and makes all records so far durable: what comes before
+    /// the segments is complete.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::Io`].
+    pub fn record_footing(&self, json: serde_json::Value) -> Result<()> {
+        self.record(&Record::Footing { optional: true, json })?;
+        self.shared.log.sync().map_err(|e| self.shared.failed_in(MANIFEST, e))
     }
 
     /// Completes the archive: from here on it can be read. `totals` are what the dump counted itself.

@@ -10,6 +10,8 @@ mod data_only;
 mod demo;
 mod dump;
 mod error;
+mod footing;
+mod hold;
 mod inventory;
 mod job_attempts;
 mod job_runner;
@@ -48,6 +50,7 @@ pub use copy::copy;
 pub use demo::{DemoOptions, KeptServers, demo};
 pub use dump::dump;
 pub use error::{Cause, Error, Result};
+pub use hold::{HeldSnapshot, SnapshotCost, SnapshotOptions, hold_snapshot};
 pub use options::{
     CheckOptions, Contents, CopyOptions, Definitions, DumpOptions, Filters, PreflightOptions, Provider, RestoreOptions,
     RowCondition, Run, ServerArgs, SourceOptions, Statistics, TargetOptions, ToastCompression, VerifyAgainst,

@@ -11,6 +11,7 @@ mod faults;
 mod filters;
 mod fixture;
 mod frozen;
+mod held;
 mod interrupts;
 mod keys;
 mod loading;
