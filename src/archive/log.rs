@@ -1,12 +1,12 @@
 //! The writing end of the manifest.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
+use super::disk::StoredFile;
 use super::manifest::{encode_line, hex};
 use super::record::{Record, Sealed, Totals};
 use crate::archive::Result;
@@ -24,7 +24,7 @@ pub(super) struct ManifestLog {
 
 #[derive(Debug)]
 struct State {
-    file: Arc<File>,
+    file: Arc<StoredFile>,
     sha256: Sha256,
     written_bytes: u64,
     synced_bytes: u64,
@@ -49,7 +49,7 @@ impl State {
 
     fn append(&mut self, line: &[u8]) -> io::Result<()> {
         self.alive()?;
-        // Through the shared handle: `Write` is implemented for `&File`.
+        // Through the shared handle: `Write` is implemented for `&StoredFile`.
         (&*self.file).write_all(line).inspect_err(|e| self.die(e))?;
         self.sha256.update(line);
         self.written_bytes += line.len() as u64;
@@ -58,12 +58,12 @@ impl State {
 }
 
 impl ManifestLog {
-    pub(super) fn new(file: File) -> Self {
+    pub(super) fn new(file: StoredFile) -> Self {
         Self::behind(file, Sha256::new(), 0)
     }
 
     /// Goes on behind so many bytes of this hash, which are durable. The file's position is there.
-    pub(super) fn behind(file: File, sha256: Sha256, written_bytes: u64) -> Self {
+    pub(super) fn behind(file: StoredFile, sha256: Sha256, written_bytes: u64) -> Self {
         let state = State {
             file: Arc::new(file),
             sha256,
@@ -125,6 +125,8 @@ impl ManifestLog {
 
     /// Appends the seal over everything before it and makes it durable.
     pub(super) fn seal(&self, totals: Totals, failed: impl Fn(io::Error) -> crate::archive::Error) -> Result<()> {
+        // Whoever finds the seal relies on all before it.
+        self.sync().map_err(&failed)?;
         {
             let mut state = self.lock();
             let manifest_sha256 = hex(&state.sha256.clone().finalize());

@@ -11,6 +11,7 @@
 
 mod check;
 mod coverage;
+mod disk;
 mod error;
 mod inspect;
 mod layout;
@@ -24,6 +25,7 @@ mod unfinished;
 mod writer;
 
 pub use check::{CheckProgress, CheckStep, check};
+pub use disk::{Disk, Request, Tap};
 pub use error::{Error, Misuse, Result, SegmentDamage, WriteProgress};
 pub use inspect::{ArchiveState, Inspection, TableInspection, inspect};
 pub use ledger::Contradiction;

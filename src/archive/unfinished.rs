@@ -3,7 +3,6 @@
 //! The manifest is the journal: a segment counts once its record is there, which is written after its file and its name are
 //! durable. Whatever else the dump has begun is removed and done again.
 
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
@@ -11,6 +10,7 @@ use rustix::fs::{FileType, FlockOperation};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
+use super::disk::{Disk, StoredFile};
 use super::error::{Error, Result};
 use super::layout::{self, DATA, Directory, Fan, MANIFEST, SCHEMA};
 use super::ledger::Ledger;
@@ -25,7 +25,7 @@ use crate::model::ChunkId;
 pub struct UnfinishedArchive {
     archive: Archive,
     /// Open for writing, and locked.
-    manifest: File,
+    manifest: StoredFile,
 }
 
 impl UnfinishedArchive {
@@ -33,17 +33,24 @@ impl UnfinishedArchive {
     /// As [`Archive::open_unsealed`]; [`Error::Locked`] when another process writes there, [`Error::Finished`],
     /// [`Error::NotResumable`] when another version has begun it.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_on(path, Disk::default())
+    }
+
+    /// As [`open`](Self::open), with somebody who looks on.
+    pub fn open_on(path: &Path, disk: Disk) -> Result<Self> {
         // Says what it is, if it is none.
         Archive::open_unsealed(path)?;
-        let root = Directory::open_root(path).map_err(|e| Error::io(path, e))?;
+        let root = Directory::open_root_on(path, disk).map_err(|e| Error::io(path, e))?;
         let manifest = root.open_file_to_write(MANIFEST).map_err(|e| Error::io(&path.join(MANIFEST), e))?;
-        match rustix::io::retry_on_intr(|| rustix::fs::flock(&manifest, FlockOperation::NonBlockingLockExclusive)) {
+        match rustix::io::retry_on_intr(|| rustix::fs::flock(&manifest.file, FlockOperation::NonBlockingLockExclusive))
+        {
             Ok(()) | Err(Errno::NOTSUP | Errno::NOLCK | Errno::NOSYS) => {}
             Err(Errno::WOULDBLOCK) => return Err(Error::Locked { path: path.to_owned() }),
             Err(e) => return Err(Error::io(&path.join(MANIFEST), e)),
         }
         // As it is now that nobody else writes it.
-        let archive = Archive::open_unsealed(path)?;
+        let mut archive = Archive::open_unsealed(path)?;
+        archive.root = root;
         if archive.is_sealed() {
             return Err(Error::Finished { path: path.to_owned() });
         }
@@ -82,7 +89,7 @@ impl UnfinishedArchive {
         let (sha256, length) = self.hash_records().map_err(failed)?;
         self.manifest.set_len(length).map_err(failed)?;
         self.manifest.sync_all().map_err(failed)?;
-        (&self.manifest).seek(SeekFrom::End(0)).map_err(failed)?;
+        (&self.manifest.file).seek(SeekFrom::End(0)).map_err(failed)?;
         let Archive { root, manifest } = self.archive;
         let fans = remove_unfinished(&root, &manifest.ledger)?;
         Ok(ArchiveWriter::go_on(root, manifest, (self.manifest, sha256, length), fans))
@@ -90,7 +97,7 @@ impl UnfinishedArchive {
 
     /// Of the records that are whole: their hash and their length.
     fn hash_records(&self) -> io::Result<(Sha256, u64)> {
-        let mut file = &self.manifest;
+        let mut file = &self.manifest.file;
         let length = file.metadata()?.len().saturating_sub(self.archive.manifest.torn_bytes);
         file.rewind()?;
         let mut whole = file.take(length);

@@ -10,6 +10,7 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
+use super::disk::{Disk, StoredFile};
 use super::error::{Error, Misuse, Result, WriteProgress};
 use super::layout::{self, DATA, Directory, Fan, MANIFEST, SCHEMA};
 use super::ledger::Ledger;
@@ -84,6 +85,11 @@ impl ArchiveWriter {
     /// [`Error::NotEmpty`], [`Error::Locked`] when another process writes there, [`Error::NotADirectory`],
     /// [`Error::NoSpace`], [`Error::Io`], [`Misuse::Header`]. Nothing is left behind then.
     pub fn create(path: &Path, header: ManifestHeader) -> Result<Self> {
+        Self::create_on(path, header, Disk::default())
+    }
+
+    /// As [`create`](Self::create), with somebody who looks on.
+    pub fn create_on(path: &Path, header: ManifestHeader, disk: Disk) -> Result<Self> {
         let archive_id = check_header(&header).map_err(Misuse::Header)?;
         if header.format_version != FORMAT_VERSION {
             return Err(Misuse::Header(format!("format version {}", header.format_version)).into());
@@ -92,8 +98,8 @@ impl ArchiveWriter {
             Errno::NOTDIR => Error::NotADirectory { path: path.to_owned() },
             _ => Error::write(path, e, WriteProgress::default()),
         };
-        let made_root = Directory::make_root(path).map_err(failed)?;
-        let root = Directory::open_root(path).map_err(failed)?;
+        let made_root = Directory::make_root(path, &disk).map_err(failed)?;
+        let root = Directory::open_root_on(path, disk).map_err(failed)?;
         let manifest = create_manifest(&root).inspect_err(|_| {
             if made_root {
                 // Ours and empty, or another's by now and not empty: then this does nothing.
@@ -204,7 +210,7 @@ impl ArchiveWriter {
     pub(super) fn go_on(
         root: Directory,
         manifest: Manifest,
-        (manifest_file, sha256, length): (File, Sha256, u64),
+        (manifest_file, sha256, length): (StoredFile, Sha256, u64),
         fans: Vec<Fan>,
     ) -> Self {
         let totals = manifest.ledger.totals();
@@ -235,6 +241,8 @@ impl ArchiveWriter {
     /// # Errors
     /// [`Error::NoSpace`], [`Error::Io`].
     pub fn record_footing(&self, json: serde_json::Value) -> Result<()> {
+        // Whoever finds it relies on all before it.
+        self.shared.log.sync().map_err(|e| self.shared.failed_in(MANIFEST, e))?;
         self.record(&Record::Footing { optional: true, json })?;
         self.shared.log.sync().map_err(|e| self.shared.failed_in(MANIFEST, e))
     }
@@ -286,7 +294,7 @@ impl ArchiveWriter {
 }
 
 /// Creates the manifest, which is what makes the archive ours, and locks it for as long as it is open.
-fn create_manifest(root: &Directory) -> Result<File> {
+fn create_manifest(root: &Directory) -> Result<StoredFile> {
     let taken = || {
         let path = root.path.clone();
         if is_locked(root) { Error::Locked { path } } else { Error::NotEmpty { path } }
@@ -300,7 +308,7 @@ fn create_manifest(root: &Directory) -> Result<File> {
     })?;
     // Creating it decided who writes; the lock only tells others that we live. A file system without locks
     // is no reason to refuse.
-    match rustix::io::retry_on_intr(|| rustix::fs::flock(&manifest, FlockOperation::LockExclusive)) {
+    match rustix::io::retry_on_intr(|| rustix::fs::flock(&manifest.file, FlockOperation::LockExclusive)) {
         Ok(()) | Err(Errno::NOTSUP | Errno::NOLCK | Errno::NOSYS) => Ok(manifest),
         Err(e) => Err(Error::io(&root.path.join(MANIFEST), e)),
     }
@@ -338,7 +346,7 @@ impl Shared {
         self.root.sync().map_err(|e| self.failed(&self.root.path, e))?;
         if self.made_root {
             let parent = self.root.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            match Directory::open_root(parent).and_then(|parent| parent.sync()) {
+            match Directory::open_root_on(parent, self.root.disk().clone()).and_then(|parent| parent.sync()) {
                 // A directory that may be written and not read cannot be opened, so not synced either.
                 Ok(()) | Err(Errno::ACCESS) => {}
                 Err(e) => return Err(self.failed(parent, e)),
@@ -374,7 +382,7 @@ impl Shared {
             source.rewind().map_err(|e| Error::io(pg_dump_file, e))?;
         }
         let name = layout::temporary(SCHEMA);
-        let mut copy = self.root.create_file(&name).map_err(|e| self.failed_in(&name, e))?;
+        let copy = self.root.create_file(&name).map_err(|e| self.failed_in(&name, e))?;
         let (mut buffer, mut sha256, mut size_bytes) = (vec![0; 64 << 10], Sha256::new(), 0);
         loop {
             let read = source.read(&mut buffer).map_err(|e| Error::io(pg_dump_file, e))?;
@@ -382,7 +390,7 @@ impl Shared {
                 break;
             }
             sha256.update(&buffer[..read]);
-            copy.write_all(&buffer[..read]).map_err(|e| self.failed_in(&name, e))?;
+            (&copy).write_all(&buffer[..read]).map_err(|e| self.failed_in(&name, e))?;
             size_bytes += read as u64;
         }
         copy.sync_all().map_err(|e| self.failed_in(&name, e))?;
@@ -477,7 +485,7 @@ struct Slot {
 }
 
 impl Slot {
-    fn take(shared: &Arc<Shared>, chunk: ChunkId, format: CopyFormat) -> Result<(Self, File)> {
+    fn take(shared: &Arc<Shared>, chunk: ChunkId, format: CopyFormat) -> Result<(Self, StoredFile)> {
         let mut state = shared.lock();
         state.writing()?;
         state.ledger.check_segment(chunk, format)?;
@@ -507,7 +515,7 @@ impl Destination for Slot {
         self.shared.raw_bytes.fetch_add(raw_bytes, Ordering::Relaxed);
     }
 
-    fn publish(&mut self, file: &File, record: &SegmentRecord) -> Result<()> {
+    fn publish(&mut self, file: &StoredFile, record: &SegmentRecord) -> Result<()> {
         let name = self.name();
         file.sync_all().map_err(|e| self.failed(e))?;
         self.fan.rename(&layout::temporary(&name), &name).map_err(|e| self.failed(e.into()))?;

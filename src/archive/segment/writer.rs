@@ -1,10 +1,10 @@
-use std::fs::File;
 use std::io::{self, Write};
 
 use xxhash_rust::xxh3::Xxh3;
 
 use super::encoder::Encoder;
 use super::format::{Footer, SegmentHeader};
+use crate::archive::disk::StoredFile;
 use crate::archive::error::{Error, Misuse, Result};
 use crate::archive::record::SegmentRecord;
 
@@ -22,7 +22,7 @@ pub(in crate::archive) trait Destination: Send {
     /// Bytes that reached the file, and the COPY bytes these stand for.
     fn advanced(&self, stored_bytes: u64, raw_bytes: u64);
     /// Makes the complete file durable under its final name and tells the manifest.
-    fn publish(&mut self, file: &File, record: &SegmentRecord) -> Result<()>;
+    fn publish(&mut self, file: &StoredFile, record: &SegmentRecord) -> Result<()>;
 }
 
 /// Writes one segment. One thread at a time; dropped before [`finish`](Self::finish), it leaves nothing.
@@ -31,7 +31,7 @@ pub(in crate::archive) trait Destination: Send {
 /// about 2 MiB at level 1 (reckoned, not measured), more at levels whose zstd contexts are larger, whatever is written.
 pub struct SegmentWriter {
     /// Declared before `destination`: the file is closed, then its temporary name is removed.
-    file: File,
+    file: StoredFile,
     encoder: Encoder,
     pending: Vec<u8>,
     chain: Xxh3,
@@ -45,14 +45,14 @@ pub struct SegmentWriter {
 
 impl SegmentWriter {
     pub(in crate::archive) fn start(
-        mut file: File,
+        file: StoredFile,
         header: &SegmentHeader,
         record: SegmentRecord,
         zstd_level: i32,
         destination: Box<dyn Destination>,
     ) -> Result<Self> {
         let (bytes, seed) = header.encode();
-        let started = Encoder::new(zstd_level, header.format).and_then(|e| file.write_all(&bytes).map(|()| e));
+        let started = Encoder::new(zstd_level, header.format).and_then(|e| (&file).write_all(&bytes).map(|()| e));
         let encoder = started.map_err(|e| destination.failed(e))?;
         let mut writer = Self {
             file,
@@ -95,7 +95,7 @@ impl SegmentWriter {
         let content = self.chain.digest();
         let footer = Footer { rows, raw_bytes: self.record.raw_bytes, blocks: self.record.blocks, content };
         let bytes = footer.encode(self.seed);
-        self.file.write_all(&bytes).map_err(|e| self.destination.failed(e))?;
+        (&self.file).write_all(&bytes).map_err(|e| self.destination.failed(e))?;
         self.wrote(bytes.len(), 0);
         self.record.rows = rows;
         self.record.row_hash = row_hash;
@@ -143,7 +143,7 @@ impl SegmentWriter {
     fn put_block(&mut self, raw: &[u8]) -> Result<()> {
         let encoded = self.encoder.encode(raw, self.record.blocks, self.seed);
         let (block, checksum) = encoded.map_err(|e| self.destination.failed(e))?;
-        self.file.write_all(block).map_err(|e| self.destination.failed(e))?;
+        (&self.file).write_all(block).map_err(|e| self.destination.failed(e))?;
         let stored_bytes = block.len();
         self.chain.update(&checksum.to_le_bytes());
         self.record.blocks += 1;
