@@ -168,7 +168,7 @@ impl Model {
 
     fn change_names(&mut self, parent: &Path, change: impl FnOnce(&mut Names)) {
         let at = self.find(parent).unwrap();
-        let Node::Directory { pending, now, .. } = &mut self.nodes[at] else { panic!("{parent:?}") };
+        let Node::Directory { pending, now, .. } = &mut self.nodes[at] else { panic!("{}", parent.display()) };
         change(now);
         pending.push(now.clone());
     }
@@ -203,7 +203,9 @@ impl Model {
             }
             Done::SyncDirectory(path) => {
                 let at = self.find(path).unwrap();
-                let Node::Directory { durable, pending, now } = &mut self.nodes[at] else { panic!("{path:?}") };
+                let Node::Directory { durable, pending, now } = &mut self.nodes[at] else {
+                    panic!("{}", path.display())
+                };
                 durable.clone_from(now);
                 pending.clear();
             }
@@ -212,14 +214,14 @@ impl Model {
     }
 
     fn change_file(&mut self, path: &Path, change: impl FnOnce(&mut Vec<u8>, &mut Vec<u8>)) {
-        let at = self.find(path).unwrap_or_else(|| panic!("{path:?}"));
-        let Node::File { durable, now } = &mut self.nodes[at] else { panic!("{path:?}") };
+        let at = self.find(path).unwrap_or_else(|| panic!("{}", path.display()));
+        let Node::File { durable, now } = &mut self.nodes[at] else { panic!("{}", path.display()) };
         change(durable, now);
     }
 
     /// Makes what a power failure leaves, below `to`.
     fn survive(&self, at: usize, to: &Path, loss: Loss) {
-        let Node::Directory { durable, pending, now } = &self.nodes[at] else { panic!("{to:?}") };
+        let Node::Directory { durable, pending, now } = &self.nodes[at] else { panic!("{}", to.display()) };
         let names = match loss.names {
             NamesLoss::Lost => durable,
             NamesLoss::Kept => now,
