@@ -293,7 +293,10 @@ async fn what_is_not_the_same_snapshot_or_run_is_not_resumed() {
         (&[], "--snapshot ("),
         (&["--frozen-source"], "--frozen-source (false, now true)"),
         (&[&snapshot[..], &["-T", "r4"]].concat(), "--exclude-table (none, now r4)"),
-        (&[&snapshot[..], &["--schema-only"]].concat(), "--schema-only, --data-only or --section (Everything, now SchemaOnly)"),
+        (
+            &[&snapshot[..], &["--schema-only"]].concat(),
+            "--schema-only, --data-only or --section (Everything, now SchemaOnly)",
+        ),
         (&[&snapshot[..], &["--chunk-size", "1MB"]].concat(), "--chunk-size (none, now "),
     ] {
         let ran = run(copy(&source, &target, &[options, &["--resume"]].concat())).await.expect_code(4);
