@@ -14,6 +14,7 @@ mod frozen;
 mod held;
 mod interrupts;
 mod keys;
+mod kills;
 mod loading;
 mod memory;
 mod needs;
