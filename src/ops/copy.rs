@@ -155,8 +155,9 @@ impl CopyJob<'_> {
     ) -> Result<Filled> {
         let contents = self.options.contents;
         let explain = |e| recorder.explain_target(e, self.target, contents);
-        let footing = serde_json::to_string(&pieces.footing)
-            .map_err(|e| Error::new(Cause::Internal(format!("the plan does not serialise: {e}"))))?;
+        // Of a copy, there is always one; an empty one nobody can go on with.
+        let footing = pieces.footing.as_ref().map(serde_json::to_string).transpose();
+        let footing = footing.map_err(|e| Error::new(Cause::Internal(format!("the plan does not serialise: {e}"))))?;
         let preparation = Preparation {
             inventory: &plan.inventory,
             options: &self.options.target,
@@ -164,7 +165,7 @@ impl CopyJob<'_> {
             jobs: self.options.jobs,
             origin: self.source.conninfo.address(),
             settings,
-            footing: Some(footing),
+            footing: Some(footing.unwrap_or_default()),
         };
         let prepared = preparation.run(self.target, self.run).await.map_err(explain)?;
         self.fill(plan, pieces.chunks, &prepared).await.map_err(|e| {

@@ -199,9 +199,8 @@ impl DumpJob<'_> {
                 writer.record(&Record::DataExcluded { oid: relation.oid, why: "--exclude-table-data".into() })?;
             }
         }
-        if self.options.source.outlives_the_process() {
-            let left = serde_json::json!({ "settings": settings, "footing": pieces.footing });
-            writer.record_footing(left)?;
+        if let Some(footing) = &pieces.footing {
+            writer.record_footing(serde_json::json!({ "settings": settings, "footing": footing }))?;
         }
         Ok(())
     }

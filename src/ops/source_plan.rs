@@ -116,7 +116,8 @@ impl SourcePlan {
 /// What is to be read, in pieces, and what a later process needs to go on with it.
 pub(super) struct Pieces {
     pub chunks: Vec<Chunk>,
-    pub footing: Footing,
+    /// `None`: what is read cannot be had again, so that nobody can go on.
+    pub footing: Option<Footing>,
 }
 
 impl SourcePlan {
@@ -128,14 +129,15 @@ impl SourcePlan {
         if let Some(first) = first {
             first.check(self, source, Keeper::of(how.options)).await?;
             first.put_sizes(&mut self.inventory);
-            return Ok(Pieces { chunks: first.chunks.clone(), footing: first });
+            return Ok(Pieces { chunks: first.chunks.clone(), footing: Some(first) });
         }
         let mut chunks = Vec::new();
         if how.contents.has_rows() {
             chunks = self.chunks(&self.inventory.relations, (how.lanes, how.loaders), how.options.chunk_bytes);
             chunks.extend(self.inventory.large_object_chunks().into_iter().flat_map(|(_, more)| more));
         }
-        let footing = Footing::of(self, &chunks)?;
+        let outlives = how.options.outlives_the_process();
+        let footing = outlives.then(|| Footing::of(self, &chunks)).transpose()?;
         Ok(Pieces { chunks, footing })
     }
 }

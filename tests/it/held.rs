@@ -271,6 +271,26 @@ async fn a_dump_that_was_killed_goes_on() {
     assert_says(&ran, &["is complete", "nothing to resume"]);
 }
 
+/// What can be gone on with is not removed by Ctrl-C.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_dump_of_a_held_snapshot_stays() {
+    let source = source(&[GATED]).await;
+    let holder = Holder::of(&source).await;
+    let (_directory, archive) = scratch("archive");
+    let snapshot = ["--snapshot", holder.name.as_str()];
+    let gate = source.connect().await;
+    gate.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
+    let child = dump(&source, &archive, &[&snapshot[..], &GATE, &["-j", "1"]].concat()).spawn();
+    wait_for(&source, "wait_event = 'advisory'").await;
+    kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), Signal::INT).unwrap();
+    let (ran, _) = wait(child, Duration::from_secs(10)).await;
+    assert_says(&ran.expect_code(130), &["interrupted", "the same command with --resume goes on"]);
+    assert_eq!(segments_of(&archive).len(), 4);
+    gate.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
+    let _ = run(resume_dump(&source, &archive, &snapshot)).await.expect_success();
+    assert_restores(&source, &archive).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_the_same_snapshot_or_run_is_not_resumed() {
     let source = source(&[&SLOWLY.replace("0.01", "0.04"), GATED]).await;
