@@ -5,13 +5,14 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use age::stream::{StreamReader, StreamWriter};
 use age::{DecryptError, Decryptor, Encryptor};
 
+use super::disk::StoredFile;
 use super::error::{Error, Result};
 
 /// The first line of every age file.
@@ -106,19 +107,36 @@ fn key_lines(path: &Path) -> io::Result<Vec<String>> {
 
 /// A file of an archive that is being written. What is written is complete after [`Output::close`].
 pub(super) struct Output {
-    pub(super) file: Arc<File>,
-    encrypted: Option<StreamWriter<Arc<File>>>,
+    pub(super) file: Arc<StoredFile>,
+    encrypted: Option<StreamWriter<Shared>>,
+}
+
+/// [`StreamWriter`] wants to own what it writes to.
+struct Shared(Arc<StoredFile>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Output {
-    pub(super) fn new(file: File, recipients: &Recipients) -> io::Result<Self> {
-        let file = Arc::new(file);
+    pub(super) fn plain(file: StoredFile) -> Self {
+        Self { file: Arc::new(file), encrypted: None }
+    }
+
+    pub(super) fn new(file: StoredFile, recipients: &Recipients) -> io::Result<Self> {
+        let Self { file, .. } = Self::plain(file);
         if recipients.is_empty() {
             return Ok(Self { file, encrypted: None });
         }
         let recipients = recipients.0.iter().map(|recipient| recipient as &dyn age::Recipient);
         let encryptor = Encryptor::with_recipients(recipients).map_err(io::Error::other)?;
-        let encrypted = Some(encryptor.wrap_output(Arc::clone(&file))?);
+        let encrypted = Some(encryptor.wrap_output(Shared(Arc::clone(&file)))?);
         Ok(Self { file, encrypted })
     }
 
@@ -126,7 +144,7 @@ impl Output {
     pub(super) fn close(&mut self) -> io::Result<Option<u64>> {
         match self.encrypted.take() {
             None => Ok(None),
-            Some(stream) => Ok(Some(stream.finish()?.metadata()?.len())),
+            Some(stream) => Ok(Some(stream.finish()?.0.file.metadata()?.len())),
         }
     }
 }
@@ -199,6 +217,15 @@ impl Read for Input {
         match self {
             Self::Plain(file) => file.read(buffer),
             Self::Encrypted(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Seek for Input {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match self {
+            Self::Plain(file) => file.seek(to),
+            Self::Encrypted(stream) => stream.seek(to),
         }
     }
 }

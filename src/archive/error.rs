@@ -38,6 +38,11 @@ pub enum Error {
     /// There is no `sealed` record: the dump never said that it was done.
     #[error("archive {} is not sealed: the dump that wrote it did not finish", path.display())]
     Unsealed { path: PathBuf },
+    /// What was to be gone on with is sealed.
+    #[error("archive {} is complete: there is nothing to resume", path.display())]
+    Finished { path: PathBuf },
+    #[error("archive {} cannot be gone on with: {why}", path.display())]
+    NotResumable { path: PathBuf, why: String },
     /// `line` counts from 1.
     #[error("manifest of {}, line {line}: {what}", path.display())]
     DamagedManifest { path: PathBuf, line: u64, what: String },
@@ -165,9 +170,12 @@ impl Error {
                 "a newer pgconvoy wrote this archive: use that version, or a later one".into()
             }
             Self::Unsealed { path } => format!(
-                "dump again into a new directory; `pgconvoy inspect {}` shows which tables are complete",
+                "dump again into a new directory, or go on with it by `pgconvoy dump --resume` if its snapshot is still \
+                 held; `pgconvoy inspect {}` shows which tables are complete",
                 path.display()
             ),
+            Self::Finished { .. } => "leave --resume out, and name a new directory for another dump".into(),
+            Self::NotResumable { .. } => "remove the directory and dump again".into(),
             Self::DamagedManifest { .. } | Self::DamagedSchema { .. } => {
                 "the archive was changed after it was written: take another copy of it".into()
             }

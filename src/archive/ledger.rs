@@ -76,6 +76,7 @@ impl Ledger {
             Record::Sequence { .. }
             | Record::LargeObject { .. }
             | Record::Catalog { .. }
+            | Record::Footing { .. }
             | Record::Note { .. }
             | Record::Sealed(_) => {}
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use super::crypt::Output;
+use super::disk::StoredFile;
 use super::manifest::{encode_line, hex};
 use super::record::{Record, Sealed, Totals};
 use crate::archive::Result;
@@ -58,11 +59,20 @@ impl State {
 
 impl ManifestLog {
     pub(super) fn new(out: Output) -> Self {
+        Self::writing(out, Sha256::new(), 0)
+    }
+
+    /// Goes on behind so many bytes of this hash, which are durable. The file's position is there.
+    pub(super) fn behind(file: StoredFile, sha256: Sha256, written_bytes: u64) -> Self {
+        Self::writing(Output::plain(file), sha256, written_bytes)
+    }
+
+    fn writing(out: Output, sha256: Sha256, written_bytes: u64) -> Self {
         let state = State {
             out,
-            sha256: Sha256::new(),
-            written_bytes: 0,
-            synced_bytes: 0,
+            sha256,
+            written_bytes,
+            synced_bytes: written_bytes,
             syncing: false,
             last_sync: Instant::now(),
             dead: None,
@@ -119,6 +129,8 @@ impl ManifestLog {
 
     /// Appends the seal over everything before it and makes it durable.
     pub(super) fn seal(&self, totals: Totals, failed: impl Fn(io::Error) -> crate::archive::Error) -> Result<()> {
+        // Whoever finds the seal relies on all before it.
+        self.sync().map_err(&failed)?;
         {
             let mut state = self.lock();
             let manifest_sha256 = hex(&state.sha256.clone().finalize());

@@ -257,7 +257,7 @@ fn parse(root: &Path, line: u64, json: &[u8]) -> Result<Option<Record>> {
     }
 }
 
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 11] = [
     "header",
     "schema",
     "relation",
@@ -266,16 +266,22 @@ const KINDS: [&str; 10] = [
     "sequence",
     "large_object",
     "catalog",
+    "footing",
     "note",
     "sealed",
 ];
+
+fn is_barrier(json: &[u8]) -> bool {
+    serde_json::from_slice::<Probe>(json).is_ok_and(|probe| matches!(probe.record.as_str(), "footing" | "sealed"))
+}
 
 fn is_known(kind: &str) -> bool {
     KINDS.contains(&kind)
 }
 
-/// After a line that is not whole: the bytes from there on, or `None` if a whole line follows, which no crash
-/// leaves behind.
+/// After a line that is not whole: the bytes from there on, or `None` if a record follows before which everything was
+/// made durable. Other whole lines can follow: a power failure that comes before an fsync may have let later pages of the file
+/// reach the disk, and earlier ones not.
 fn torn_tail<R: BufRead>(lines: &mut Lines<R>) -> io::Result<Option<u64>> {
     let mut bytes = lines.line.len() as u64;
     loop {
@@ -283,7 +289,7 @@ fn torn_tail<R: BufRead>(lines: &mut Lines<R>) -> io::Result<Option<u64>> {
         if line.is_empty() {
             return Ok(Some(bytes));
         }
-        if decode_line(line).is_ok() {
+        if decode_line(line).is_ok_and(is_barrier) {
             return Ok(None);
         }
         bytes += line.len() as u64;

@@ -12,6 +12,7 @@
 mod check;
 mod coverage;
 mod crypt;
+mod disk;
 mod error;
 pub(crate) mod fuzzing;
 mod inspect;
@@ -22,10 +23,12 @@ mod manifest;
 mod reader;
 mod record;
 mod segment;
+mod unfinished;
 mod writer;
 
 pub use check::{CheckProgress, CheckStep, check, check_with};
 pub use crypt::{Identities, Recipients};
+pub use disk::{Disk, Request, Tap};
 pub use error::{Error, Misuse, Result, SegmentDamage, WriteProgress};
 pub use inspect::{ArchiveState, Inspection, TableInspection, inspect, inspect_with};
 pub use ledger::Contradiction;
@@ -35,4 +38,5 @@ pub use record::{
     SegmentRecord, Totals,
 };
 pub use segment::{SegmentReader, SegmentWriter};
+pub use unfinished::UnfinishedArchive;
 pub use writer::{ArchiveWriter, SegmentSpec};

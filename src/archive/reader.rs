@@ -269,6 +269,11 @@ impl Archive {
         SegmentDamage { segment: record.file_name(), table, block: None, offset_bytes: 0, what }
     }
 
+    /// Whether a segment's file is there, has its length, and begins and ends as recorded.
+    pub(super) fn check_ends(&self, record: &SegmentRecord) -> Result<()> {
+        self.segment_reader(record)?.check_end()
+    }
+
     /// Whose rows a relation's segments hold, for people.
     pub(super) fn table_of(&self, relation: Oid) -> String {
         match self.relation(relation) {

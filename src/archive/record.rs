@@ -176,6 +176,12 @@ pub enum Record {
     Catalog {
         json: serde_json::Value,
     },
+    /// What who goes on with a dump that was stopped must find again; opaque here. For nobody else: `optional` is true,
+    /// so that readers that do not know it go on.
+    Footing {
+        optional: bool,
+        json: serde_json::Value,
+    },
     /// A remark for people.
     Note {
         message: String,

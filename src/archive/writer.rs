@@ -11,11 +11,12 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::crypt::{Output, Recipients};
+use super::disk::{Disk, StoredFile};
 use super::error::{Error, Misuse, Result, WriteProgress};
 use super::layout::{self, DATA, Directory, Fan, MANIFEST, SCHEMA};
 use super::ledger::Ledger;
 use super::log::ManifestLog;
-use super::manifest::{check_header, hex};
+use super::manifest::{Manifest, check_header, hex};
 use super::record::{FORMAT_VERSION, ManifestHeader, Record, SchemaRecord, SegmentRecord, Totals};
 use super::segment::{Destination, SegmentHeader, SegmentWriter, is_valid_level};
 use crate::model::{Chunk, ChunkId, CopyFormat, Relation};
@@ -86,11 +87,20 @@ impl ArchiveWriter {
     /// [`Error::NotEmpty`], [`Error::Locked`] when another process writes there, [`Error::NotADirectory`],
     /// [`Error::NoSpace`], [`Error::Io`], [`Misuse::Header`]. Nothing is left behind then.
     pub fn create(path: &Path, header: ManifestHeader) -> Result<Self> {
-        Self::create_for(path, header, Recipients::default())
+        Self::create_with(path, header, Recipients::default(), Disk::default())
     }
 
-    /// As [`Self::create`], encrypted where there are recipients.
+    /// As [`create`](Self::create), encrypted where there are recipients.
     pub fn create_for(path: &Path, header: ManifestHeader, recipients: Recipients) -> Result<Self> {
+        Self::create_with(path, header, recipients, Disk::default())
+    }
+
+    /// As [`create`](Self::create), with somebody who looks on.
+    pub fn create_on(path: &Path, header: ManifestHeader, disk: Disk) -> Result<Self> {
+        Self::create_with(path, header, Recipients::default(), disk)
+    }
+
+    fn create_with(path: &Path, header: ManifestHeader, recipients: Recipients, disk: Disk) -> Result<Self> {
         let archive_id = check_header(&header).map_err(Misuse::Header)?;
         if header.format_version != FORMAT_VERSION {
             return Err(Misuse::Header(format!("format version {}", header.format_version)).into());
@@ -99,8 +109,8 @@ impl ArchiveWriter {
             Errno::NOTDIR => Error::NotADirectory { path: path.to_owned() },
             _ => Error::write(path, e, WriteProgress::default()),
         };
-        let made_root = Directory::make_root(path).map_err(failed)?;
-        let root = Directory::open_root(path).map_err(failed)?;
+        let made_root = Directory::make_root(path, &disk).map_err(failed)?;
+        let root = Directory::open_root_on(path, disk).map_err(failed)?;
         let manifest = create_manifest(&root).inspect_err(|_| {
             if made_root {
                 // Ours and empty, or another's by now and not empty: then this does nothing.
@@ -209,6 +219,49 @@ impl ArchiveWriter {
         SegmentWriter::start((file, &self.shared.recipients), &header, record, zstd_level, Box::new(slot))
     }
 
+    /// Writes on in an archive that was stopped. `manifest_file`: behind its last whole record, with the hash and the
+    /// length of what is before. `fans`: the directories that are there.
+    pub(super) fn go_on(
+        root: Directory,
+        manifest: Manifest,
+        (manifest_file, sha256, length): (StoredFile, Sha256, u64),
+        fans: Vec<Fan>,
+    ) -> Self {
+        let totals = manifest.ledger.totals();
+        let state = State {
+            phase: Phase::Writing,
+            // Whether their names are durable is not known.
+            fans: fans.into_iter().map(|fan| (fan, false)).collect(),
+            open: HashSet::new(),
+            made_schema: manifest.schema.is_some(),
+            ledger: manifest.ledger,
+        };
+        let shared = Shared {
+            root,
+            made_root: false,
+            archive_id: manifest.archive_id,
+            log: ManifestLog::behind(manifest_file, sha256, length),
+            recipients: Recipients::default(),
+            stored_bytes: AtomicU64::new(totals.stored_bytes),
+            raw_bytes: AtomicU64::new(totals.raw_bytes),
+            expected_bytes: AtomicU64::new(state.ledger.expected_bytes()),
+            state: Mutex::new(state),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Records what who goes on with this dump must find again, and makes all records so far durable: what comes before
+    /// the segments is complete.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::Io`].
+    pub fn record_footing(&self, json: serde_json::Value) -> Result<()> {
+        // Whoever finds it relies on all before it.
+        self.shared.log.sync().map_err(|e| self.shared.failed_in(MANIFEST, e))?;
+        self.record(&Record::Footing { optional: true, json })?;
+        self.shared.log.sync().map_err(|e| self.shared.failed_in(MANIFEST, e))
+    }
+
     /// Completes the archive: from here on it can be read. `totals` are what the dump counted itself.
     ///
     /// # Errors
@@ -256,7 +309,7 @@ impl ArchiveWriter {
 }
 
 /// Creates the manifest, which is what makes the archive ours, and locks it for as long as it is open.
-fn create_manifest(root: &Directory) -> Result<File> {
+fn create_manifest(root: &Directory) -> Result<StoredFile> {
     let taken = || {
         let path = root.path.clone();
         if is_locked(root) { Error::Locked { path } } else { Error::NotEmpty { path } }
@@ -270,7 +323,7 @@ fn create_manifest(root: &Directory) -> Result<File> {
     })?;
     // Creating it decided who writes; the lock only tells others that we live. A file system without locks
     // is no reason to refuse.
-    match rustix::io::retry_on_intr(|| rustix::fs::flock(&manifest, FlockOperation::LockExclusive)) {
+    match rustix::io::retry_on_intr(|| rustix::fs::flock(&manifest.file, FlockOperation::LockExclusive)) {
         Ok(()) | Err(Errno::NOTSUP | Errno::NOLCK | Errno::NOSYS) => Ok(manifest),
         Err(e) => Err(Error::io(&root.path.join(MANIFEST), e)),
     }
@@ -308,7 +361,7 @@ impl Shared {
         self.root.sync().map_err(|e| self.failed(&self.root.path, e))?;
         if self.made_root {
             let parent = self.root.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            match Directory::open_root(parent).and_then(|parent| parent.sync()) {
+            match Directory::open_root_on(parent, self.root.disk().clone()).and_then(|parent| parent.sync()) {
                 // A directory that may be written and not read cannot be opened, so not synced either.
                 Ok(()) | Err(Errno::ACCESS) => {}
                 Err(e) => return Err(self.failed(parent, e)),
@@ -449,7 +502,7 @@ struct Slot {
 }
 
 impl Slot {
-    fn take(shared: &Arc<Shared>, chunk: ChunkId, format: CopyFormat) -> Result<(Self, File)> {
+    fn take(shared: &Arc<Shared>, chunk: ChunkId, format: CopyFormat) -> Result<(Self, StoredFile)> {
         let mut state = shared.lock();
         state.writing()?;
         state.ledger.check_segment(chunk, format)?;
@@ -479,7 +532,7 @@ impl Destination for Slot {
         self.shared.raw_bytes.fetch_add(raw_bytes, Ordering::Relaxed);
     }
 
-    fn publish(&mut self, file: &File, record: &SegmentRecord) -> Result<()> {
+    fn publish(&mut self, file: &StoredFile, record: &SegmentRecord) -> Result<()> {
         let name = self.name();
         file.sync_all().map_err(|e| self.failed(e))?;
         self.fan.rename(&layout::temporary(&name), &name).map_err(|e| self.failed(e.into()))?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pgconvoy::archive::Identities;
 use pgconvoy::model::Side;
-use pgconvoy::ops::{self, BenchOptions, Cause, DemoOptions, KeptServers, Run};
+use pgconvoy::ops::{self, BenchOptions, Cause, DemoOptions, HeldSnapshot, KeptServers, Run};
 use pgconvoy::report::{FindingLevel, PreflightReport, TransferReport, seal_document};
 use serde::Serialize;
 
@@ -33,8 +33,14 @@ pub struct Outcome {
     /// The report as text that shows an edit, of a comparison.
     pub signed_text: Option<String>,
     pub exit_code: u8,
-    /// Servers that stay until the user has seen enough of them.
-    pub kept: Option<KeptServers>,
+    /// What stays until the user has had enough of it.
+    pub kept: Option<Kept>,
+}
+
+/// What outlives the task that made it.
+pub enum Kept {
+    Servers(KeptServers),
+    Snapshot(Box<HeldSnapshot>),
 }
 
 /// A report for browsers and for documents.
@@ -79,6 +85,12 @@ pub fn run(task: &Task, run: &Run, page: Page) -> ops::Result<Outcome> {
             outcome("preflight_finished", text, &report, preflight_exit_code(&report))
         }
         Task::Inspect { archive, identities, json } => inspect((archive, identities), *json, page),
+        Task::Snapshot(options) => {
+            let (report, held) = block_on(ops::hold_snapshot(options, run))?;
+            let text = report::snapshot(&report, &canvas);
+            let outcome = outcome("snapshot_held", text, &report, 0)?;
+            Ok(Outcome { kept: Some(Kept::Snapshot(Box::new(held))), ..outcome })
+        }
         Task::Bench(options) => bench(options, run, page),
         Task::Demo(options) => demo(options, run, page),
     }
@@ -138,7 +150,7 @@ fn demo(options: &DemoOptions, run: &Run, page: Page) -> ops::Result<Outcome> {
     let (report, kept) = block_on(ops::demo(options, run))?;
     let text = report::demo(&report, &page.canvas);
     let outcome = outcome("demo_finished", text, &report, u8::from(!report.is_equal()))?;
-    Ok(Outcome { kept, ..outcome })
+    Ok(Outcome { kept: kept.map(Kept::Servers), ..outcome })
 }
 
 #[cfg(test)]

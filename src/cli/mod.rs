@@ -17,15 +17,15 @@ mod text;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
-use pgconvoy::ops::Run;
+use pgconvoy::ops::{HeldSnapshot, Run};
 use serde::Serialize;
 use serde_json::Value;
 
 use args::{Cli, ProgressMode};
-use commands::{Outcome, Page};
+use commands::{Kept, Outcome, Page};
 use environment::Environment;
 use failure::Failure;
 use files::{ReportFile, ReportFormat};
@@ -33,6 +33,11 @@ use printer::Printer;
 use render::Progress;
 use settings::{Detail, Display, Settings, Task};
 use signals::Interrupt;
+
+/// How soon an interruption is noticed.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often a snapshot's holder says what it costs.
+const SAY_EVERY: Duration = Duration::from_secs(600);
 
 /// A mistake in what was asked.
 const USAGE: u8 = 2;
@@ -108,6 +113,7 @@ fn stopping(task: &Task) -> &'static str {
     match task {
         Task::Copy(_) => "stopping: cancelling statements on both servers",
         Task::Dump(_) | Task::Restore(_) | Task::Verify(_) | Task::Preflight(_) => "stopping: cancelling statements",
+        Task::Snapshot(_) => "letting the snapshot go",
         Task::Check(_) | Task::Inspect { .. } | Task::Bench(_) | Task::Demo(_) => "stopping",
     }
 }
@@ -122,14 +128,18 @@ impl Session {
         match result {
             Ok(outcome) => {
                 let exit_code = self.succeed(&outcome, said_finished);
-                if let Some(servers) = outcome.kept {
-                    self.printer.err("the servers stay until you press Ctrl-C");
-                    while !self.interrupt.cancel.is_cancelled() {
-                        std::thread::sleep(Duration::from_millis(50));
+                match outcome.kept {
+                    None => exit_code,
+                    Some(Kept::Servers(servers)) => {
+                        self.printer.err("the servers stay until you press Ctrl-C");
+                        while !self.interrupt.cancel.is_cancelled() {
+                            std::thread::sleep(LOOK_EVERY);
+                        }
+                        drop(servers);
+                        exit_code
                     }
-                    drop(servers);
+                    Some(Kept::Snapshot(held)) => self.hold(*held).unwrap_or(exit_code),
                 }
-                exit_code
             }
             Err(error) => {
                 if let pgconvoy::ops::Cause::Pg(error) = &error.cause {
@@ -138,6 +148,31 @@ impl Session {
                 }
                 self.fail(&Failure::new(&error, self.interrupt.was_asked()))
             }
+        }
+    }
+
+    /// Until the user has had enough, or the snapshot is lost: that is the exit code then.
+    fn hold(&self, mut held: HeldSnapshot) -> Option<u8> {
+        let mut said = Instant::now();
+        while !self.interrupt.cancel.is_cancelled() {
+            if let Err(error) = held.check() {
+                return Some(self.fail(&Failure::new(&error, false)));
+            }
+            if said.elapsed() >= SAY_EVERY {
+                said = Instant::now();
+                self.say_cost(&mut held);
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        self.say_cost(&mut held);
+        None
+    }
+
+    fn say_cost(&self, held: &mut HeldSnapshot) {
+        if self.display.detail > Detail::Quiet
+            && let Some(cost) = held.cost()
+        {
+            self.printer.err(&report::snapshot_cost(cost));
         }
     }
 

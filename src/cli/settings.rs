@@ -9,8 +9,8 @@ use pgconvoy::archive::{Identities, Recipients};
 use pgconvoy::lab::shapes::Amount;
 use pgconvoy::ops::{
     BenchOptions, CheckOptions, Contents, CopyOptions, Definitions, DemoOptions, DumpOptions, Filters,
-    PreflightOptions, Programs, Provider, RestoreOptions, Rival, RowCondition, ServerArgs, SourceOptions, Statistics,
-    TargetOptions, ToastCompression, VerifyAgainst, VerifyOptions,
+    PreflightOptions, Programs, Provider, RestoreOptions, Rival, RowCondition, ServerArgs, SnapshotOptions,
+    SourceOptions, Statistics, TargetOptions, ToastCompression, VerifyAgainst, VerifyOptions,
 };
 use pgconvoy::report::BenchTask;
 
@@ -32,6 +32,7 @@ pub enum Task {
     Check(CheckOptions),
     Inspect { archive: PathBuf, identities: Identities, json: bool },
     Preflight(PreflightOptions),
+    Snapshot(SnapshotOptions),
     Bench(BenchOptions),
     Demo(DemoOptions),
 }
@@ -126,7 +127,7 @@ impl From<BenchProgressArgs> for Shown {
 fn task(command: Command, environment: &Environment) -> Result<(Task, Option<Shown>), clap::Error> {
     Ok(match command {
         Command::Copy(args) => {
-            let target = target_options(args.target);
+            let target = TargetOptions { resume: args.resume, ..target_options(args.target) };
             let source = source_options(args.source, args.filters, target.statistics);
             let contents = contents(&args.contents);
             let (jobs, evidence) = (args.jobs.jobs, args.evidence);
@@ -142,6 +143,7 @@ fn task(command: Command, environment: &Environment) -> Result<(Task, Option<Sho
                 contents: contents(&args.contents),
                 zstd_level: args.zstd_level,
                 recipients,
+                resume: args.resume,
             };
             (Task::Dump(options), Some(args.progress.into()))
         }
@@ -191,6 +193,10 @@ fn task(command: Command, environment: &Environment) -> Result<(Task, Option<Sho
             };
             (Task::Preflight(options), Some(args.progress.into()))
         }
+        Command::Snapshot(args) => {
+            let options = SnapshotOptions { server: server(args.source), filters: filters(args.filters) };
+            (Task::Snapshot(options), Some(args.progress.into()))
+        }
         Command::Bench(args) => bench(args),
         Command::Demo(args) => {
             let DemoArgs { scale, keep, from, to, jobs, progress } = args;
@@ -236,6 +242,7 @@ fn source_options(args: SourceArgs, filter_args: FilterArgs, statistics: Statist
         statistics,
         server: ServerArgs { encoding: args.source_encoding, ..server(args.source) },
         frozen_source: args.frozen_source,
+        snapshot: args.snapshot,
         chunk_bytes: args.chunk_size,
         filters: filters(filter_args),
         pg_dump: args.pg_dump,
@@ -388,6 +395,7 @@ fn password_warnings(command: &Command) -> Vec<String> {
         Command::Restore(args) => (None, args.target.target.as_ref()),
         Command::Verify(args) => (args.source.as_ref(), args.target.as_ref()),
         Command::Preflight(args) => (args.source.source.as_ref(), args.target.target.as_ref()),
+        Command::Snapshot(args) => (args.source.as_ref(), None),
         Command::Bench(args) => (args.source.as_ref(), args.target.as_ref()),
         Command::Check(_) | Command::Inspect(_) | Command::Demo(_) => (None, None),
     };

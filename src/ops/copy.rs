@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use super::create::{self, Target};
 use super::data_only;
-use super::error::{Error, Result};
+use super::error::{Cause, Error, Result};
 use super::evidence::{self, Evidence, EvidenceFile};
+use super::footing::Footing;
 use super::inventory::Inventory;
 use super::keys;
 use super::lanes::{CopyLane, Hashes, Shared};
@@ -15,14 +16,15 @@ use super::lost;
 use super::options::{Contents, CopyOptions, Run};
 use super::own_types::OidPatches;
 use super::preflight::{self, Findings};
-use super::reader::SourcePort;
+use super::reader::{Keeper, SourcePort};
 use super::recorder::{Closing, PhaseTimer, Recorder};
+use super::resume::{self, Settings};
 use super::retry::Retrying;
 use super::roles;
 use super::rounds::{Filling, MakeLane, Rounds};
 use super::rows::RowsPlan;
 use super::server::{Lanes, Server, lanes_that_fit};
-use super::source_plan::{SourcePlan, check_still_frozen};
+use super::source_plan::{Cutting, Pieces, SourcePlan, check_still_frozen};
 use super::target::{Preparation, PreparedTarget, check_columns, complete, share};
 use super::toast;
 use super::writer::TargetPort;
@@ -51,7 +53,7 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
     let database = (source.conninfo.dbname(), source.facts.encoding.as_str());
     create::check_target(&mut target, database, &options.target, options.contents, &mut findings).await?;
     preflight::check_pair(&source, &target, (&options.source.filters, &options.target), &mut findings).await?;
-    if options.target.roles {
+    if options.target.roles && !options.target.resume {
         let wanted = source.catalog().cluster_roles().await?;
         roles::check(&wanted, &target, &mut findings).await?;
         needs = needs.without_roles(&wanted);
@@ -66,24 +68,29 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
 
     let phase = PhaseTimer::start(Phase::Plan, &run);
     let target_version = Some(target.version());
+    let settings = resume::copy_settings(&source, options);
+    let first = find_first_run(&source, &target, (options, &settings), &run).await?;
     let mut plan = SourcePlan::make(&source, &options.source, options.contents, target_version, &run).await?;
+    let (source_options, contents) = (&options.source, options.contents);
+    let cutting = Cutting { options: source_options, contents, lanes, loaders: Some(lanes.loaders) };
+    let pieces = plan.pieces(&source, cutting, first).await?;
     phase.finish();
 
     let mut left_out = Vec::new();
-    if options.target.roles {
+    if options.target.roles && !options.target.resume {
         let passwords = source.catalog().role_passwords().await?;
         left_out = roles::create(&plan.inventory.cluster_roles, &passwords, &target, &run).await?;
     }
     let created = Target::prepare(target, &plan.inventory.toc, &options.target, &run).await?;
     let target = created.server();
-    let mut load_settings = data_only::settings(target, &plan.inventory, options.contents).await?;
+    let mut load_settings = data_only::settings(target, &plan.inventory, contents, options.target.resume).await?;
     let toast = toast::setting(target, options.target.toast_compression).await?;
     load_settings.extend(toast.statement);
     let lsn = plan.holder.as_ref().and_then(|holder| holder.snapshot.lsn);
     let moment = evidence::moment(&source, lsn).await;
     let hashes = options.evidence.is_some().then(Hashes::default);
     let job = CopyJob { source: &source, target, options, lanes, load_settings, hashes: hashes.clone(), run: &run };
-    let done = job.fill_target(&mut plan).await.map_err(|e| recorder.explain_target(e, target, options.contents))?;
+    let done = job.fill_target(&mut plan, (pieces, settings), &recorder).await?;
     left_out.extend(created.finish(&run).await?);
     let mut checked = vec!["rows counted at the source equal rows loaded, chunk by chunk".into()];
     if let Some((file, hashes)) = evidence_file.zip(hashes) {
@@ -100,6 +107,24 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
         ..Closing::default()
     };
     Ok(recorder.finish(closing, &run))
+}
+
+/// What a stopped copy stands on, with `--resume`.
+async fn find_first_run(
+    source: &Server,
+    target: &Server,
+    (options, settings): (&CopyOptions, &Settings),
+    run: &Run,
+) -> Result<Option<Footing>> {
+    if !options.target.resume {
+        return Ok(None);
+    }
+    if !options.target.create {
+        return resume::find_copy(target, settings, &options.source).await.map(Some);
+    }
+    // The one that the first run has made.
+    let made = Server::connect_to(target.conninfo.with_dbname(source.conninfo.dbname()), run).await?;
+    resume::find_copy(&made, settings, &options.source).await.map(Some)
 }
 
 /// What filling a target came to.
@@ -136,18 +161,41 @@ struct CopyJob<'a> {
 
 impl CopyJob<'_> {
     /// From the first statement that changes the target to the last.
-    async fn fill_target(&self, plan: &mut SourcePlan) -> Result<Filled> {
-        let mut patches = OidPatches::default();
+    async fn fill_target(
+        &self,
+        plan: &mut SourcePlan,
+        (pieces, settings): (Pieces, Settings),
+        recorder: &Recorder,
+    ) -> Result<Filled> {
         let contents = self.options.contents;
+        let explain = |e| recorder.explain_target(e, self.target, contents);
+        // Of a copy, there is always one; an empty one nobody can go on with.
+        let footing = pieces.footing.as_ref().map(serde_json::to_string).transpose();
+        let footing = footing.map_err(|e| Error::new(Cause::Internal(format!("the plan does not serialise: {e}"))))?;
         let preparation = Preparation {
             inventory: &plan.inventory,
             options: &self.options.target,
             contents,
             jobs: self.options.jobs,
             origin: self.source.conninfo.address(),
-            settings: None,
+            settings,
+            footing: Some(footing.unwrap_or_default()),
         };
-        let prepared = preparation.run(self.target, self.run).await?;
+        let prepared = preparation.run(self.target, self.run).await.map_err(explain)?;
+        self.fill(plan, pieces.chunks, &prepared).await.map_err(|e| {
+            let way_on = resume::way_on(&e, &self.options.target);
+            let is_resumable = self.options.source.outlives_the_process();
+            let error = explain(e);
+            match way_on.filter(|_| is_resumable) {
+                Some(way_on) => error.hint(way_on),
+                None => error,
+            }
+        })
+    }
+
+    async fn fill(&self, plan: &mut SourcePlan, chunks: Vec<Chunk>, prepared: &PreparedTarget) -> Result<Filled> {
+        let mut patches = OidPatches::default();
+        let contents = self.options.contents;
         if contents.has_rows() {
             let differing = check_columns(self.target, &plan.inventory).await?;
             fall_back_to_text(&mut plan.inventory, differing);
@@ -157,9 +205,8 @@ impl CopyJob<'_> {
             let to_text = compared.to_text(&inventory.relations)?;
             fall_back_to_text(inventory, to_text);
         }
-        let prepared = &prepared;
-        let rows = self.rows(plan);
-        let port = plan.source_port(self.source, self.options.source.frozen_source)?;
+        let rows = self.rows(plan, chunks);
+        let port = plan.source_port(self.source, Keeper::of(&self.options.source))?;
         let relations = rows.as_ref().map(|(relations, _)| relations.clone()).unwrap_or_default();
         let filling =
             Filling { target: self.target, prepared, jobs: self.options.jobs, lanes: self.lanes, run: self.run };
@@ -170,17 +217,12 @@ impl CopyJob<'_> {
     }
 
     /// What has rows, and its chunks; nothing where only definitions move.
-    fn rows(&self, plan: &mut SourcePlan) -> Option<(Vec<Arc<Relation>>, RowsPlan)> {
+    fn rows(&self, plan: &mut SourcePlan, chunks: Vec<Chunk>) -> Option<(Vec<Arc<Relation>>, RowsPlan)> {
         if !self.options.contents.has_rows() {
             return None;
         }
         let mut relations = share(std::mem::take(&mut plan.inventory.relations));
-        let mut chunks =
-            plan.chunks(&relations, (self.lanes, Some(self.lanes.loaders)), self.options.source.chunk_bytes);
-        if let Some((relation, more)) = plan.inventory.large_object_chunks() {
-            relations.push(Arc::new(relation));
-            chunks.extend(more);
-        }
+        relations.extend(plan.inventory.large_object_chunks().map(|(relation, _)| Arc::new(relation)));
         let rows = RowsPlan::new(&relations, chunks, self.lanes).loading(self.target.version());
         rows.announce(self.run);
         Some((relations, rows))
@@ -245,7 +287,7 @@ pub(super) fn first_cause(rows: Result<()>, jobs: Result<()>) -> Result<()> {
 
 impl SourcePlan {
     /// What the lanes read from; the snapshot's holder goes with it.
-    pub(super) fn source_port(&mut self, source: &Server, is_frozen: bool) -> Result<Arc<SourcePort>> {
+    pub(super) fn source_port(&mut self, source: &Server, keeper: Keeper) -> Result<Arc<SourcePort>> {
         let holder = self.holder.take();
         let snapshot = holder.as_ref().map(|h| h.snapshot.clone());
         let snapshot = snapshot
@@ -256,7 +298,7 @@ impl SourcePlan {
             rules: self.rules.clone(),
             encoding: self.inventory.encoding.clone(),
             extra_settings: Vec::new(),
-            is_frozen,
+            keeper,
             went_on_without: AtomicBool::new(false),
             holder: Mutex::new(holder.map(|holder| holder.connection)),
         }))

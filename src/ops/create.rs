@@ -27,14 +27,20 @@ pub(super) async fn check_target(
     findings: &mut Findings,
 ) -> Result<()> {
     if options.create {
-        check(name, encoding, target, findings).await
+        check((name, encoding), target, options.resume, findings).await
     } else {
         preflight::check_target(target, options, contents, findings).await
     }
 }
 
 /// Whether a database of this name can be made where `target` is connected. It has the source's encoding then.
-async fn check(name: &str, encoding: &str, target: &mut Server, findings: &mut Findings) -> Result<()> {
+/// `resume`: an earlier run has made it.
+async fn check(
+    (name, encoding): (&str, &str),
+    target: &mut Server,
+    resume: bool,
+    findings: &mut Findings,
+) -> Result<()> {
     let side = Some(Side::Target);
     encoding.clone_into(&mut target.facts.encoding);
     preflight::check_server(target, findings);
@@ -49,11 +55,19 @@ async fn check(name: &str, encoding: &str, target: &mut Server, findings: &mut F
         .catalog()
         .scalar("SELECT rolsuper OR rolcreatedb FROM pg_catalog.pg_roles WHERE rolname = current_user")
         .await?;
-    if exists {
+    if resume {
+        if !exists {
+            findings.refuse(
+                side,
+                format!("there is nothing to resume: database {name} does not exist"),
+                "leave --resume out",
+            );
+        }
+    } else if exists {
         findings.refuse(
             side,
             format!("database {name} exists already at {}", target.conninfo.address()),
-            "drop or rename it, or name it with --target and leave --create out",
+            "drop or rename it, or name it with --target and leave --create out; what was stopped goes on with --resume",
         );
     } else if !may_create {
         findings.refuse(
@@ -127,7 +141,9 @@ async fn create(maintenance: Server, toc: &Toc, options: &TargetOptions, run: &R
         let message = "the dump does not say how its database is made: --create is not possible".to_owned();
         Error::new(Cause::Usage(message))
     })?;
-    for statement in &sql.create {
+    // With --resume it is there, and whose it is shows in its ledger.
+    let statements = if options.resume { &[][..] } else { &sql.create };
+    for statement in statements {
         if let Err(error) = maintenance.catalog().execute(statement).await {
             let refused = error.sqlstate() == Some(INSUFFICIENT_PRIVILEGE) && !options.no_owner;
             let error = Error::from(error).doing(format!("creating database {}", sql.name));
@@ -135,10 +151,13 @@ async fn create(maintenance: Server, toc: &Toc, options: &TargetOptions, run: &R
             return Err(if refused { error.hint(hint) } else { error });
         }
     }
-    run_settings(&maintenance, &sql.settings, run).await;
+    if !options.resume {
+        run_settings(&maintenance, &sql.settings, run).await;
+    }
     let conninfo = maintenance.conninfo.with_dbname(&sql.name);
     match Server::connect_to(conninfo, run).await {
         Ok(server) => Ok(Created { server, maintenance, sql, managed: options.provider.is_some() }),
+        Err(error) if options.resume => Err(error),
         Err(error) => {
             let dropped = maintenance.catalog().execute(&format!("DROP DATABASE {}", quote_ident(&sql.name))).await;
             let error = error.doing(format!("connecting to database {}, which was just made", sql.name));

@@ -20,13 +20,22 @@ const BATCH: usize = 200;
 /// # Errors
 /// A table that is not empty: its rows and ours would mix. Triggers or foreign keys that would act on the rows, where
 /// the role may not set `session_replication_role`.
-pub(super) async fn settings(target: &Server, inventory: &Inventory, contents: Contents) -> Result<Vec<String>> {
+///
+/// `resume`: the rows that are there are taken for an earlier run's own.
+pub(super) async fn settings(
+    target: &Server,
+    inventory: &Inventory,
+    contents: Contents,
+    resume: bool,
+) -> Result<Vec<String>> {
     if contents != Contents::DataOnly {
         return Ok(Vec::new());
     }
     let relations = &inventory.relations;
-    refuse_rows(target, relations).await?;
-    refuse_large_objects(target, &inventory.large_objects).await?;
+    if !resume {
+        refuse_rows(target, relations).await?;
+        refuse_large_objects(target, &inventory.large_objects).await?;
+    }
     let as_replica = target.catalog().execute(REPLICA).await.is_ok();
     // A replica still fires triggers that are enabled for replicas, or always.
     let enabled = if as_replica { "IN ('A', 'R')" } else { "<> 'D'" };

@@ -1,29 +1,38 @@
 //! Server to an archive directory.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::{Cause, Error, Result};
+use super::footing::{self, Footing};
 use super::inventory::Inventory;
 use super::lanes::{DumpLane, Shared};
 use super::lost;
 use super::options::{Contents, DumpOptions, Run};
 use super::preflight::{self, Findings};
+use super::reader::Keeper;
 use super::recorder::{Closing, PhaseTimer, Recorder};
+use super::resume::{self, Settings};
 use super::retry::{Patience, Retrying};
 use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
-use super::source_plan::{SourcePlan, check_still_frozen};
+use super::source_plan::{Cutting, Pieces, SourcePlan, check_still_frozen};
 use super::target::share;
-use crate::archive::{ArchiveContents, ArchiveSource, ArchiveWriter, ManifestHeader, Record};
+use crate::archive::{
+    ArchiveContents, ArchiveSource, ArchiveWriter, ManifestHeader, Record, SegmentRecord, UnfinishedArchive,
+};
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, budget};
-use crate::model::{Relation, Side};
+use crate::model::{Chunk, ChunkId, Relation, Side, counted};
+use crate::pg::wire::CopyOutcome;
 use crate::report::TransferReport;
 
 /// Moves a database from a server into an archive directory.
 ///
 /// # Errors
-/// Everything that keeps a row from being stored. What was written is removed again.
+/// Everything that keeps a row from being stored. What was written is removed again, unless it can be gone on with.
 pub async fn dump(options: &DumpOptions, outer: &Run) -> Result<TransferReport> {
     let (recorder, run) = Recorder::start(Operation::Dump, outer);
     let phase = PhaseTimer::start(Phase::Preflight, &run);
@@ -44,35 +53,32 @@ pub async fn dump(options: &DumpOptions, outer: &Run) -> Result<TransferReport> 
     phase.finish();
 
     let phase = PhaseTimer::start(Phase::Plan, &run);
+    let settings = resume::dump_settings(&source, options);
+    let stopped = if options.resume { Some(Stopped::find(options, &settings).await?) } else { None };
     let mut plan = SourcePlan::make(&source, &options.source, options.contents, None, &run).await?;
     let mut findings = Findings::default();
     preflight::warn_of_lacks(&plan.inventory.lacks, &mut findings);
     findings.into_result(&run)?;
-    let mut header = header(&source, options, &plan);
-    header.source.system_identifier = source.catalog().system_identifier().await;
-    let writer = ArchiveWriter::create_for(&options.archive, header, options.recipients.clone())?;
-    phase.finish();
-
-    let job = DumpJob { source: &source, options, lanes, run: &run };
-    let written = job.write(&mut plan, &writer).await;
-    let (relations, meter) = match written {
-        Ok(written) => written,
-        Err(error) => {
-            if let Err(left) = writer.abandon() {
-                run.events.warn(format!("what was written could not be removed: {left}"));
-            }
-            return Err(error);
+    let cutting = Cutting { options: &options.source, contents: options.contents, lanes, loaders: None };
+    let (archive, first) = stopped.map(|stopped| (stopped.archive, stopped.footing)).unzip();
+    let pieces = plan.pieces(&source, cutting, first).await?;
+    let job = DumpJob { source: &source, options, lanes, is_resumed: archive.is_some(), run: &run };
+    let ground = match archive {
+        Some(archive) => Ground::Stopped(Box::new(archive)),
+        None => {
+            let mut header = header(&source, options, &plan);
+            header.source.system_identifier = source.catalog().system_identifier().await;
+            Ground::New(Box::new(header))
         }
     };
+    let (writer, known) = job.begin(&plan, (&pieces, settings), ground)?;
+    phase.finish();
+
+    let (relations, meter) =
+        job.write(&mut plan, pieces.chunks, &known, &writer).await.map_err(|e| job.leave(e, &writer))?;
     let phase = PhaseTimer::start(Phase::Seal, &run);
     let totals = writer.totals();
-    let sealed = writer.clone().seal(totals);
-    if sealed.is_err()
-        && let Err(left) = writer.abandon()
-    {
-        run.events.warn(format!("what was written could not be removed: {left}"));
-    }
-    let summary = sealed?;
+    let summary = writer.clone().seal(totals).map_err(|e| job.leave(e.into(), &writer))?;
     phase.finish();
     let closing = Closing {
         relations: relations.iter().map(AsRef::as_ref).collect(),
@@ -87,6 +93,51 @@ pub async fn dump(options: &DumpOptions, outer: &Run) -> Result<TransferReport> 
     };
     Ok(recorder.finish(closing, &run))
 }
+
+/// What a dump leaves for the process that goes on with it: the `json` of the archive's `footing`.
+#[derive(Serialize, Deserialize)]
+struct Left {
+    settings: Settings,
+    footing: Footing,
+}
+
+/// A dump that was stopped.
+struct Stopped {
+    archive: UnfinishedArchive,
+    footing: Footing,
+}
+
+impl Stopped {
+    /// Nothing is changed.
+    ///
+    /// # Errors
+    /// Those of [`UnfinishedArchive::open`]; other settings, by name; its snapshot went with it.
+    async fn find(options: &DumpOptions, settings: &Settings) -> Result<Self> {
+        let path = options.archive.clone();
+        let opened = tokio::task::spawn_blocking(move || UnfinishedArchive::open(&path)).await;
+        let archive = opened.map_err(|e| Error::new(Cause::Internal(e.to_string())))??;
+        let Some(json) = archive.footing() else {
+            if !options.source.outlives_the_process() {
+                return Err(footing::snapshot_is_gone());
+            }
+            let why = "it was stopped before its first segment, or made without --snapshot and --frozen-source".into();
+            return Err(crate::archive::Error::NotResumable { path: options.archive.clone(), why }.into());
+        };
+        let left: Left = serde_json::from_value(json.clone())
+            .map_err(|e| Error::new(Cause::Internal(format!("the archive's footing: {e}"))))?;
+        resume::compare("dump", (settings, &left.settings), Side::Source)?;
+        Ok(Self { archive, footing: left.footing })
+    }
+}
+
+/// What the dump is written on.
+enum Ground {
+    New(Box<ManifestHeader>),
+    Stopped(Box<UnfinishedArchive>),
+}
+
+/// Chunks that have segments.
+type Known = HashMap<ChunkId, CopyOutcome>;
 
 fn header(source: &Server, options: &DumpOptions, plan: &SourcePlan) -> ManifestHeader {
     let facts = &source.facts;
@@ -117,34 +168,82 @@ struct DumpJob<'a> {
     source: &'a Server,
     options: &'a DumpOptions,
     lanes: Lanes,
+    /// An earlier process has begun it.
+    is_resumed: bool,
     run: &'a Run,
 }
 
 impl DumpJob<'_> {
-    async fn write(&self, plan: &mut SourcePlan, writer: &ArchiveWriter) -> Result<(Vec<Arc<Relation>>, Arc<Meter>)> {
+    /// Everything that comes before the segments: written, or found.
+    fn begin(
+        &self,
+        plan: &SourcePlan,
+        (pieces, settings): (&Pieces, Settings),
+        ground: Ground,
+    ) -> Result<(ArchiveWriter, Known)> {
+        let archive = match ground {
+            Ground::Stopped(archive) => archive,
+            Ground::New(header) => {
+                let recipients = self.options.recipients.clone();
+                let writer = ArchiveWriter::create_for(&self.options.archive, *header, recipients)?;
+                return match self.record_head(plan, (pieces, settings), &writer) {
+                    Ok(()) => Ok((writer, Known::new())),
+                    Err(error) => {
+                        self.abandon(&writer);
+                        Err(error)
+                    }
+                };
+            }
+        };
+        let outcome = |s: &SegmentRecord| CopyOutcome { rows: s.rows, bytes: s.raw_bytes };
+        let known: Known = archive.segments().iter().map(|s| (s.chunk.id, outcome(s))).collect();
+        let (kept, all) = (known.len(), counted(pieces.chunks.len() as u64, "chunk"));
+        self.run.events.send(Event::Note { message: format!("{kept} of {all} of rows are there already") });
+        Ok((archive.go_on()?, known))
+    }
+
+    fn record_head(
+        &self,
+        plan: &SourcePlan,
+        (pieces, settings): (&Pieces, Settings),
+        writer: &ArchiveWriter,
+    ) -> Result<()> {
         writer.adopt_schema_file(&plan.schema_dump)?;
         record_inventory(&plan.inventory, writer)?;
+        if self.options.contents.has_rows() {
+            for relation in &plan.inventory.relations {
+                writer.record_relation(relation)?;
+            }
+            for relation in &plan.inventory.excluded {
+                writer.record_relation(relation)?;
+                writer.record(&Record::DataExcluded { oid: relation.oid, why: "--exclude-table-data".into() })?;
+            }
+        }
+        // Nobody writes on behind what is encrypted.
+        if let Some(footing) = pieces.footing.as_ref().filter(|_| self.options.recipients.is_empty()) {
+            writer.record_footing(serde_json::json!({ "settings": settings, "footing": footing }))?;
+        }
+        Ok(())
+    }
+
+    async fn write(
+        &self,
+        plan: &mut SourcePlan,
+        chunks: Vec<Chunk>,
+        known: &Known,
+        writer: &ArchiveWriter,
+    ) -> Result<(Vec<Arc<Relation>>, Arc<Meter>)> {
         if !self.options.contents.has_rows() {
             if let Some(holder) = &plan.holder {
                 check_still_frozen(self.source, holder.snapshot.clone()).await?;
             }
             return Ok((Vec::new(), Arc::default()));
         }
-        for relation in &plan.inventory.relations {
-            writer.record_relation(relation)?;
-        }
-        for relation in &plan.inventory.excluded {
-            writer.record_relation(relation)?;
-            writer.record(&Record::DataExcluded { oid: relation.oid, why: "--exclude-table-data".into() })?;
-        }
         let mut relations = share(std::mem::take(&mut plan.inventory.relations));
-        let mut chunks = plan.chunks(&relations, (self.lanes, None), self.options.source.chunk_bytes);
-        if let Some((relation, more)) = plan.inventory.large_object_chunks() {
-            relations.push(Arc::new(relation));
-            chunks.extend(more);
-        }
+        relations.extend(plan.inventory.large_object_chunks().map(|(relation, _)| Arc::new(relation)));
         let rows = RowsPlan::new(&relations, chunks, self.lanes);
         rows.announce(self.run);
+        rows.correct(known, self.run);
         let meter = Arc::new(Meter::default());
         let stop = self.run.cancel.child_token();
         let shared = Shared {
@@ -156,17 +255,38 @@ impl DumpJob<'_> {
             patience: Patience::new(self.run, &stop),
         };
         let phase = PhaseTimer::start(Phase::Rows, self.run);
-        let port = plan.source_port(self.source, self.options.source.frozen_source)?;
+        let port = plan.source_port(self.source, Keeper::of(&self.options.source))?;
         let (archive, zstd_level) = (writer.clone(), self.options.zstd_level);
         let cancellers = shared.cancellers.clone();
         let (patience, source) = (shared.patience.clone(), Arc::clone(&port));
         let make = move |index| {
             Retrying::open(index, &patience, |_| DumpLane::open(index, &port, (&archive, zstd_level), &shared))
         };
-        move_rows(rows, make, Watch { run: self.run, cancellers, stop }, |_| {}).await?;
+        let left = rows.without(known);
+        if !left.tasks.is_empty() {
+            move_rows(left, make, Watch { run: self.run, cancellers, stop }, |_| {}).await?;
+        }
         check_still_frozen(self.source, source.snapshot_at_the_end()).await?;
         phase.finish();
         Ok((relations, meter))
+    }
+
+    /// What becomes of what is there: it stays if a later process can go on with it, or an earlier one has made it.
+    fn leave(&self, error: Error, writer: &ArchiveWriter) -> Error {
+        let may_go_on = self.options.source.outlives_the_process() && self.options.recipients.is_empty();
+        let is_resumable = may_go_on && !resume::is_refusal(&error);
+        match (is_resumable, self.is_resumed) {
+            (true, _) => return error.hint("the same command with --resume goes on behind what is there"),
+            (false, true) => {}
+            (false, false) => self.abandon(writer),
+        }
+        error
+    }
+
+    fn abandon(&self, writer: &ArchiveWriter) {
+        if let Err(left) = writer.clone().abandon() {
+            self.run.events.warn(format!("what was written could not be removed: {left}"));
+        }
     }
 }
 

@@ -53,14 +53,21 @@ pub(super) struct Remembered {
     pub jobs: HashMap<JobId, usize>,
 }
 
-/// Makes the ledger. `origin` says for people where the rows come from, `settings` for `--resume` what was asked for.
-pub(super) async fn create(target: Catalog<'_>, origin: &str, settings: Option<&str>) -> Result<Ledger> {
+/// For `--resume`, as JSON: what was asked for, and what a run stands on that reads a server.
+#[derive(Clone, Default)]
+pub(super) struct Terms {
+    pub settings: String,
+    pub footing: Option<String>,
+}
+
+/// Makes the ledger. `origin` says for people where the rows come from.
+pub(super) async fn create(target: Catalog<'_>, origin: &str, terms: &Terms) -> Result<Ledger> {
     let epoch = new_epoch();
     let sql = format!(
         "CREATE SCHEMA pgconvoy;
          COMMENT ON SCHEMA pgconvoy IS {comment};
          CREATE TABLE pgconvoy.run (started_at timestamptz NOT NULL DEFAULT pg_catalog.now(), origin text NOT NULL,
-             id text NOT NULL PRIMARY KEY, settings text,
+             id text NOT NULL PRIMARY KEY, settings text, footing text,
              prepared_at timestamptz, rows_in_at timestamptz);
          CREATE TABLE pgconvoy.chunk (relation oid NOT NULL, chunk int NOT NULL, name text NOT NULL,
              rows bigint NOT NULL, bytes bigint NOT NULL, loaded_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
@@ -68,12 +75,13 @@ pub(super) async fn create(target: Catalog<'_>, origin: &str, settings: Option<&
          CREATE TABLE pgconvoy.job (job int NOT NULL, statements int NOT NULL, PRIMARY KEY (job, statements));
          CREATE UNLOGGED TABLE pgconvoy.alive (epoch text NOT NULL);
          INSERT INTO pgconvoy.alive VALUES ({epoch});
-         INSERT INTO pgconvoy.run (origin, id, settings) VALUES ({origin}, {epoch}, {settings});
+         INSERT INTO pgconvoy.run (origin, id, settings, footing) VALUES ({origin}, {epoch}, {settings}, {footing});
          SELECT pg_catalog.pg_advisory_lock({RUN_LOCK}, 0)",
         comment = quote_literal("pgconvoy is loading this database, or was stopped while it did: it is not whole"),
         origin = quote_literal(origin),
         epoch = quote_literal(&epoch),
-        settings = settings.map_or_else(|| "NULL".to_owned(), quote_literal),
+        settings = quote_literal(&terms.settings),
+        footing = terms.footing.as_deref().map_or_else(|| "NULL".to_owned(), quote_literal),
     );
     target.execute(&sql).await?;
     Ok(Ledger { id: epoch.clone(), epoch, forgotten: Arc::default(), holder: Arc::default() })
@@ -83,6 +91,8 @@ pub(super) async fn create(target: Catalog<'_>, origin: &str, settings: Option<&
 pub(super) struct LeftBehind {
     pub ledger: Ledger,
     pub settings: BTreeMap<String, String>,
+    /// As it was given to [`create`].
+    pub footing: Option<String>,
     /// The schema was there.
     pub is_prepared: bool,
     /// The server has crashed since.
@@ -115,21 +125,22 @@ impl Ledger {
     /// What an earlier process has left, if it can be gone on with.
     pub(super) async fn left_behind(target: Catalog<'_>) -> Result<Option<LeftBehind>> {
         // A ledger of another version may lack what this one needs.
-        let knows = "SELECT count(*) OPERATOR(pg_catalog.=) 3 FROM pg_catalog.pg_attribute
+        let knows = "SELECT count(*) OPERATOR(pg_catalog.=) 4 FROM pg_catalog.pg_attribute
                      WHERE attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('pgconvoy.run')
-                       AND attname IN ('id', 'settings', 'prepared_at')";
+                       AND attname IN ('id', 'settings', 'footing', 'prepared_at')";
         if !target.scalar::<bool>(knows).await? {
             return Ok(None);
         }
-        let sql = "SELECT id, settings, prepared_at IS NOT NULL, EXISTS (SELECT 1 FROM pgconvoy.alive)
+        let sql = "SELECT id, settings, prepared_at IS NOT NULL, EXISTS (SELECT 1 FROM pgconvoy.alive), footing
                    FROM pgconvoy.run WHERE settings IS NOT NULL";
         let Some(row) = target.rows(sql).await?.into_iter().next() else { return Ok(None) };
         let (id, settings): (String, String) = (target.get(&row, 0)?, target.get(&row, 1)?);
         let (is_prepared, is_alive): (bool, bool) = (target.get(&row, 2)?, target.get(&row, 3)?);
+        let footing = target.get(&row, 4)?;
         let settings = serde_json::from_str(&settings)
             .map_err(|e| Error::new(Cause::Internal(format!("the ledger's settings: {e}"))))?;
         let ledger = Self { id, epoch: String::new(), forgotten: Arc::default(), holder: Arc::default() };
-        Ok(Some(LeftBehind { ledger, settings, is_prepared, has_crashed: !is_alive }))
+        Ok(Some(LeftBehind { ledger, settings, footing, is_prepared, has_crashed: !is_alive }))
     }
 
     /// The schema is there: from here on it can be gone on with.

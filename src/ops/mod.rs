@@ -11,6 +11,8 @@ mod demo;
 mod dump;
 mod error;
 mod evidence;
+mod footing;
+mod hold;
 mod inventory;
 mod job_attempts;
 mod job_runner;
@@ -51,6 +53,7 @@ pub use demo::{DemoOptions, KeptServers, demo};
 pub use dump::dump;
 pub use error::{Cause, Error, Result};
 pub(crate) use evidence::fuzz_evidence;
+pub use hold::{HeldSnapshot, SnapshotCost, SnapshotOptions, hold_snapshot};
 pub use options::{
     CheckOptions, Contents, CopyOptions, Definitions, DumpOptions, Filters, PreflightOptions, Provider, RestoreOptions,
     RowCondition, Run, ServerArgs, SourceOptions, Statistics, TargetOptions, ToastCompression, VerifyAgainst,

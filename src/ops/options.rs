@@ -108,6 +108,8 @@ pub struct SourceOptions {
     pub server: ServerArgs,
     /// Nobody writes: do without an exported snapshot where the server cannot make one.
     pub frozen_source: bool,
+    /// The name of a snapshot that somebody else holds: read that one.
+    pub snapshot: Option<String>,
     /// Bytes of heap and TOAST per chunk, `None` for the planner's choice.
     pub chunk_bytes: Option<u64>,
     pub filters: Filters,
@@ -224,6 +226,14 @@ impl Provider {
     }
 }
 
+impl SourceOptions {
+    /// Whether what is read now can be had again when this process is gone.
+    #[must_use]
+    pub fn outlives_the_process(&self) -> bool {
+        self.snapshot.is_some() || self.frozen_source
+    }
+}
+
 impl TargetOptions {
     /// How entries of the schema are run at a target of this version.
     pub(super) fn entry_options(&self, target_version: ServerVersion, cuts: Cuts) -> EntryOptions {
@@ -280,6 +290,8 @@ pub struct DumpOptions {
     pub zstd_level: i32,
     /// Whom the archive is encrypted to; nobody: it is not.
     pub recipients: Recipients,
+    /// Go on with what an earlier run has left unfinished there.
+    pub resume: bool,
 }
 
 #[derive(Clone, Debug)]

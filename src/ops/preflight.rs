@@ -330,9 +330,9 @@ pub(super) async fn check_target(
                 side,
                 format!("database {} holds an unfinished run of pgconvoy: {run}", target.facts.database),
                 if contents == Contents::DataOnly {
-                    "empty the tables and DROP SCHEMA pgconvoy CASCADE"
+                    "go on with it by --resume; or empty the tables and DROP SCHEMA pgconvoy CASCADE"
                 } else {
-                    "go on with --resume"
+                    "go on with it by --resume"
                 },
             );
         }
@@ -355,7 +355,7 @@ pub(super) async fn check_target(
         let (what, hint) = match unfinished {
             Some(run) => (
                 format!("it holds an unfinished run of pgconvoy: {run}"),
-                format!("a restore that was stopped goes on with --resume; else {anew}"),
+                format!("what was stopped goes on with --resume; else {anew}"),
             ),
             None => (format!("it holds {}", some_of(&objects)), anew.to_owned()),
         };

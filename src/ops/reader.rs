@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::lanes::Shared;
+use super::options::SourceOptions;
 use crate::flow::{ChunkTask, Error, LaneOutcome, Result};
 use crate::model::{Oid, RelationKind};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::copy_sql::{self, ReadRules};
 use crate::pg::session;
-use crate::pg::snapshot::{Snapshot, lock_nowait, lock_refused};
+use crate::pg::snapshot::{SNAPSHOT_IS_GONE, Snapshot, lock_nowait, lock_refused};
 use crate::pg::wire::{Block, CopyOut, CopyOutStart, DataConnection};
 use crate::pg::{self};
 
@@ -23,16 +24,39 @@ pub(super) struct SourcePort {
     pub encoding: String,
     /// Statements for each connection besides the usual settings; the holder has had them.
     pub extra_settings: Vec<String>,
-    /// Nobody writes, says the user: a snapshot that is lost can be had again, if that proves to be true.
-    pub is_frozen: bool,
+    pub keeper: Keeper,
     /// The snapshot went with its holder's connection, and lanes have gone on without.
     pub went_on_without: AtomicBool,
-    /// The connection that has exported the snapshot. Taken by lane 0, which gives it back at its end.
+    /// The connection that has locked all tables, and exported the snapshot unless another process has. Taken by lane 0,
+    /// which gives it back at its end.
     pub holder: Mutex<Option<DataConnection>>,
 }
 
-/// What SET TRANSACTION SNAPSHOT says when the exporting transaction is over: invalid identifier, not found, not running.
-const SNAPSHOT_IS_GONE: [&str; 3] = ["22023", "42704", "55000"];
+/// Whose end is the snapshot's, and whether it can be had again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keeper {
+    /// Lane 0's connection has exported it.
+    Lane0,
+    /// The same, but nobody writes, says the user: it can be had again, if that proves to be true.
+    FrozenSource,
+    /// Another process has exported it.
+    AnotherProcess,
+}
+
+impl Keeper {
+    pub(super) fn of(options: &SourceOptions) -> Self {
+        match options {
+            SourceOptions { snapshot: Some(_), .. } => Self::AnotherProcess,
+            SourceOptions { frozen_source: true, .. } => Self::FrozenSource,
+            _ => Self::Lane0,
+        }
+    }
+}
+
+/// The first table that a crash empties.
+pub(super) const UNLOGGED_TABLES: &str = "\
+    SELECT c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_class c
+    WHERE c.relpersistence = 'u' AND c.relkind = 'r' ORDER BY 1 LIMIT 1";
 
 impl SourcePort {
     fn connect(&self, shared: &Shared) -> Result<DataConnection> {
@@ -62,10 +86,7 @@ impl SourcePort {
 
     /// Nothing written is not nothing lost: a crash empties unlogged tables without a transaction.
     fn import_unexported(&self, connection: &mut DataConnection) -> Result<()> {
-        let unlogged = connection.query(
-            "SELECT c.oid::pg_catalog.regclass FROM pg_catalog.pg_class c
-             WHERE c.relpersistence = 'u' AND c.relkind = 'r' ORDER BY 1 LIMIT 1",
-        )?;
+        let unlogged = connection.query(UNLOGGED_TABLES)?;
         if let Some(name) = unlogged.into_iter().flatten().flatten().next() {
             let message = format!(
                 "the snapshot is gone, and if the server has crashed, so are the rows of {name}, which is unlogged"
@@ -79,14 +100,14 @@ impl SourcePort {
 
     /// The snapshot is gone. Without it there is no second connection that sees the same rows, unless nobody writes.
     fn go_on_without(&self, why: &pg::Error) -> Result<()> {
-        if self.is_frozen {
+        if self.keeper == Keeper::FrozenSource {
             self.went_on_without.store(true, Ordering::Release);
             return Ok(());
         }
         let side = self.conninfo.side();
         let message = format!("the connection that held the snapshot is gone, and the snapshot with it: {why}");
         let hint = "rows that are read from here on would not be of the same moment: start again; where nobody writes, \
-                    --frozen-source lets it go on";
+                    --frozen-source lets it go on, and `pgconvoy snapshot` holds one that outlives this process";
         Err(pg::Error::unsupported(side, message, Some(hint)).into())
     }
 
@@ -213,7 +234,7 @@ impl Reader {
         if !self.is_spoiled && !self.connection.is_broken() {
             return Ok(());
         }
-        if self.locked.is_none() {
+        if self.locked.is_none() && self.port.keeper != Keeper::AnotherProcess {
             let broken = pg::Error::protocol(self.port.conninfo.side(), "it could not be read to the end of a stream");
             self.port.go_on_without(why.unwrap_or(&broken))?;
         }

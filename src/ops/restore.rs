@@ -83,7 +83,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     }
     let created = Target::prepare(target, &inventory.toc, &options.target, &run).await?;
     let target = created.server();
-    let mut load_settings = data_only::settings(target, &inventory, contents).await?;
+    let mut load_settings = data_only::settings(target, &inventory, contents, options.target.resume).await?;
     let toast = toast::setting(target, options.target.toast_compression).await?;
     load_settings.extend(toast.statement);
     let job = RestoreJob { target, options, contents, lanes, load_settings, run: &run };
@@ -188,31 +188,18 @@ impl RestoreJob<'_> {
         let explain = |e| recorder.explain_target(e, self.target, self.contents);
         let prepared = self.prepare(inventory, &archive).await.map_err(explain)?;
         self.fill(inventory, archive, &prepared).await.map_err(|e| {
-            let way_on = self.way_on(&e);
+            let way_on = resume::way_on(&e, &self.options.target);
             let error = salvage::way_out(explain(e), &self.options.archive);
             if let Some(way_on) = way_on { error.hint(way_on) } else { error }
-        })
-    }
-
-    /// How what stopped behind the schema is gone on with, where it can be.
-    fn way_on(&self, error: &Error) -> Option<&'static str> {
-        let options = &self.options.target;
-        // What is refused now would be refused again.
-        let is_refused = matches!(error.cause, Cause::Refused { .. });
-        let is_resumable = self.contents != Contents::DataOnly && !options.create && !is_refused;
-        is_resumable.then_some(if options.drop_target_objects {
-            "the same command with --resume, without --drop-target-objects, goes on behind what is there"
-        } else {
-            "the same command with --resume goes on behind what is there"
         })
     }
 
     async fn prepare(&self, inventory: &Inventory, archive: &Archive) -> Result<PreparedTarget> {
         let contents = self.contents;
         let origin = format!("archive {}", self.options.archive.display());
-        let settings = Some(resume::settings(archive, self.options, (contents, self.whole_bytes(inventory))));
+        let settings = resume::settings(archive, self.options, (contents, self.whole_bytes(inventory)));
         let (options, jobs) = (&self.options.target, self.options.jobs);
-        let preparation = Preparation { inventory, options, contents, jobs, origin, settings };
+        let preparation = Preparation { inventory, options, contents, jobs, origin, settings, footing: None };
         preparation.run(self.target, self.run).await
     }
 

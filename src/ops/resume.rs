@@ -1,13 +1,15 @@
-//! Going on with a restore that was stopped: the ledger says what is there, and what the first run was asked for.
+//! Going on with a run that was stopped: what it has left says what is there, and what the first run was asked for.
 
 use std::collections::BTreeMap;
 
 use super::error::{Cause, Error, Result};
-use super::ledger::{self, Ledger, Remembered};
-use super::options::{Contents, RestoreOptions};
+use super::footing::{self, Footing};
+use super::ledger::{self, Ledger, LeftBehind, Remembered};
+use super::options::{Contents, CopyOptions, DumpOptions, Filters, RestoreOptions, SourceOptions, TargetOptions};
 use super::server::Server;
 use crate::archive::Archive;
 use crate::model::Side;
+use crate::pg::ErrorKind;
 use crate::plan::restore_graph::RestoreGraph;
 
 /// What a run was asked for, as far as it decides what is done, by the names of the options.
@@ -34,11 +36,37 @@ pub(super) fn settings(
     options: &RestoreOptions,
     (contents, whole_bytes): (Contents, u64),
 ) -> Settings {
-    let target = &options.target;
     let mut settings = Settings::new();
+    settings.insert("the archive".into(), archive.header().archive_id.clone());
+    settings.insert(WHOLE_BYTES.into(), whole_bytes.to_string());
+    add_contents(&mut settings, contents);
+    add_target(&mut settings, &options.target);
+    settings
+}
+
+/// What `copy` is asked for.
+pub(super) fn copy_settings(source: &Server, options: &CopyOptions) -> Settings {
+    let mut settings = Settings::new();
+    add_contents(&mut settings, options.contents);
+    add_source(&mut settings, source, &options.source);
+    add_target(&mut settings, &options.target);
+    settings
+}
+
+/// What `dump` is asked for.
+pub(super) fn dump_settings(source: &Server, options: &DumpOptions) -> Settings {
+    let mut settings = Settings::new();
+    add_contents(&mut settings, options.contents);
+    add_source(&mut settings, source, &options.source);
+    settings
+}
+
+fn add_contents(settings: &mut Settings, contents: Contents) {
+    settings.insert("--schema-only, --data-only or --section".into(), format!("{contents:?}"));
+}
+
+fn add_target(settings: &mut Settings, target: &TargetOptions) {
     let mut set = |name: &str, value: String| settings.insert(name.into(), value);
-    set("the archive", archive.header().archive_id.clone());
-    set("--schema-only, --data-only or --section", format!("{contents:?}"));
     set("--no-owner", target.no_owner.to_string());
     set("--no-privileges", target.no_privileges.to_string());
     set("--no-tablespaces", target.no_tablespaces.to_string());
@@ -48,8 +76,33 @@ pub(super) fn settings(
     set("--toast-compression", format!("{:?}", target.toast_compression));
     set("--create", target.create.to_string());
     set("--roles", target.roles.to_string());
-    set(WHOLE_BYTES, whole_bytes.to_string());
-    settings
+}
+
+fn add_source(settings: &mut Settings, source: &Server, options: &SourceOptions) {
+    let bytes = options.chunk_bytes.map_or_else(|| "none".to_owned(), |bytes| bytes.to_string());
+    let mut set = |name: &str, value: String| settings.insert(name.into(), value);
+    set("the source's database", source.facts.database.clone());
+    set("--source-encoding", source.facts.encoding.clone());
+    set("--snapshot", options.snapshot.clone().unwrap_or_else(|| "none".into()));
+    set("--frozen-source", options.frozen_source.to_string());
+    set("--chunk-size", bytes);
+    let Filters { include_schemas, exclude_schemas, include_tables, exclude_tables, .. } = &options.filters;
+    let Filters { exclude_table_data, exclude_indexes, include_extensions, exclude_extensions, .. } = &options.filters;
+    for (name, patterns) in [
+        ("--include-schema", include_schemas),
+        ("--exclude-schema", exclude_schemas),
+        ("--include-table", include_tables),
+        ("--exclude-table", exclude_tables),
+        ("--exclude-table-data", exclude_table_data),
+        ("--exclude-index", exclude_indexes),
+        ("--extension", include_extensions),
+        ("--exclude-extension", exclude_extensions),
+    ] {
+        set(name, if patterns.is_empty() { "none".into() } else { patterns.join(" ") });
+    }
+    let conditions: Vec<String> =
+        options.filters.conditions.iter().map(|c| format!("{}={}", c.table_pattern, c.condition)).collect();
+    set("--where", if conditions.is_empty() { "none".into() } else { conditions.join("; ") });
 }
 
 /// Adds what follows from the options.
@@ -65,42 +118,108 @@ pub(super) fn add_jobs(settings: &mut Settings, graph: &RestoreGraph) {
     settings.insert(JOBS.into(), format!("{:032x}", hash.digest128()));
 }
 
-/// Takes over the ledger that a stopped run has left. Nothing is changed in it yet.
+/// Whether a run is asked for the same as the one that was stopped.
 ///
 /// # Errors
-/// There is none; another process is at work on it; it was not stopped behind its schema; other settings, by name.
-pub(super) async fn take_over(target: &Server, settings: &Settings) -> Result<(Ledger, Resumed)> {
-    let refuse = |message: String, hint: &str| {
-        Err(Error::new(Cause::Refused { side: Side::Target, message }).hint(hint.to_owned()))
-    };
-    let database = &target.facts.database;
+/// It is not: what differs, by name. `side`: where the first run's settings are, if on a server.
+pub(super) fn compare(what: &str, (now, first): (&Settings, &Settings), side: Side) -> Result<()> {
+    let differing: Vec<String> = now
+        .iter()
+        .filter(|(name, _)| *name != WHOLE_BYTES)
+        .filter(|(name, value)| first.get(*name) != Some(value))
+        .map(|(name, value)| {
+            let first = first.get(name).map_or("nothing", String::as_str);
+            format!("{name} ({first}, now {value})")
+        })
+        .collect();
+    if differing.is_empty() {
+        return Ok(());
+    }
+    let message = format!("this is not the {what} that was stopped; what differs: {}", differing.join(", "));
+    Err(Error::new(Cause::Refused { side, message }).hint("repeat the options of the first run"))
+}
+
+fn refused(message: String, hint: &str) -> Error {
+    Error::new(Cause::Refused { side: Side::Target, message }).hint(hint.to_owned())
+}
+
+const BEGIN_ANEW: &str = "start again with --drop-target-objects, or drop the database";
+
+/// What a stopped run has left at a target, which is this process's now to go on with. Nothing is changed.
+///
+/// # Errors
+/// There is none; another process is at work on it; it was not stopped behind its schema.
+async fn left_behind(what: &str, target: &Server) -> Result<LeftBehind> {
     let catalog = target.catalog();
     if Ledger::left_behind(catalog).await?.is_some() {
         ledger::lock_run(target).await?;
     }
     // As it is now that nobody else is at work on it.
     let Some(left) = Ledger::left_behind(catalog).await? else {
-        let message = format!("there is nothing to resume: database {database} holds no unfinished restore");
-        return refuse(message, "leave --resume out");
+        let database = &target.facts.database;
+        let message = format!("there is nothing to resume: database {database} holds no unfinished {what}");
+        return Err(refused(message, "leave --resume out"));
     };
-    let begin_anew = "start again with --drop-target-objects, or drop the database";
-    let differing: Vec<String> = settings
-        .iter()
-        .filter(|(name, _)| *name != WHOLE_BYTES)
-        .filter(|(name, value)| left.settings.get(*name) != Some(value))
-        .map(|(name, value)| {
-            let first = left.settings.get(name).map_or("nothing", String::as_str);
-            format!("{name} ({first}, now {value})")
-        })
-        .collect();
-    if !differing.is_empty() {
-        let message = format!("this is not the restore that was stopped; what differs: {}", differing.join(", "));
-        return refuse(message, "repeat the options of the first run");
+    if (what == COPY) != left.footing.is_some() {
+        let other = if what == COPY { RESTORE } else { COPY };
+        let message = format!("what was stopped is a {other}, not a {what}");
+        return Err(refused(message, "repeat the command and the options of the first run"));
+    }
+    Ok(left)
+}
+
+const COPY: &str = "copy";
+const RESTORE: &str = "restore";
+
+/// What a stopped copy stands on, before the source is read. Nothing is changed.
+///
+/// # Errors
+/// There is none; another process is at work on it; other settings, by name; its snapshot went with it.
+pub(super) async fn find_copy(target: &Server, settings: &Settings, source: &SourceOptions) -> Result<Footing> {
+    let left = left_behind(COPY, target).await?;
+    compare(COPY, (settings, &left.settings), Side::Target)?;
+    if !source.outlives_the_process() {
+        return Err(footing::snapshot_is_gone());
     }
     if !left.is_prepared {
-        return refuse("the run was stopped before its schema was there".into(), begin_anew);
+        return Err(refused(NOT_PREPARED.into(), BEGIN_ANEW));
+    }
+    let footing = left.footing.unwrap_or_default();
+    serde_json::from_str(&footing).map_err(|e| Error::new(Cause::Internal(format!("the ledger's footing: {e}"))))
+}
+
+const NOT_PREPARED: &str = "the run was stopped before its schema was there";
+
+/// Takes over the ledger that a stopped run has left. Nothing is changed in it yet.
+///
+/// # Errors
+/// There is none; another process is at work on it; it was not stopped behind its schema; other settings, by name.
+pub(super) async fn take_over(target: &Server, settings: &Settings, is_copy: bool) -> Result<(Ledger, Resumed)> {
+    let what = if is_copy { COPY } else { RESTORE };
+    let left = left_behind(what, target).await?;
+    compare(what, (settings, &left.settings), Side::Target)?;
+    if !left.is_prepared {
+        return Err(refused(NOT_PREPARED.into(), BEGIN_ANEW));
     }
     let whole_bytes = left.settings.get(WHOLE_BYTES).and_then(|bytes| bytes.parse().ok()).unwrap_or_default();
-    let remembered = left.ledger.read(catalog).await?;
+    let remembered = left.ledger.read(target.catalog()).await?;
     Ok((left.ledger, Resumed { remembered, whole_bytes, has_crashed: left.has_crashed }))
+}
+
+/// How what stopped behind the schema is gone on with, where it can be.
+pub(super) fn way_on(error: &Error, options: &TargetOptions) -> Option<&'static str> {
+    (!is_refusal(error)).then_some(if options.drop_target_objects {
+        "the same command with --resume, without --drop-target-objects, goes on behind what is there"
+    } else {
+        "the same command with --resume goes on behind what is there"
+    })
+}
+
+/// What would be refused again: the source was written to, the snapshot is gone.
+pub(super) fn is_refusal(error: &Error) -> bool {
+    match &error.cause {
+        Cause::Refused { .. } => true,
+        Cause::Pg(error) => error.side == Side::Source && matches!(*error.kind, ErrorKind::Unsupported { .. }),
+        _ => false,
+    }
 }

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Cause, Error, Result};
+use super::footing::Footing;
 use super::inventory::Inventory;
 use super::options::{Contents, Run, SourceOptions, Statistics};
 use super::own_types::OwnTypes;
 use super::preflight::table_filter;
+use super::reader::Keeper;
 use super::server::{Lanes, Server};
 use super::subset;
 use crate::model::{CatalogFacts, Chunk, KeyBounds, Oid, Relation, RelationKind, ServerVersion, Side};
@@ -92,9 +94,9 @@ impl SourcePlan {
     }
 
     /// The relations cut for these lanes; `chunk_bytes` is the user's wish. `loaders`: as in [`ChunkingRules`].
-    pub(super) fn chunks(
+    fn chunks(
         &self,
-        relations: &[Arc<Relation>],
+        relations: &[Relation],
         (lanes, loaders): (Lanes, Option<Loaders>),
         chunk_bytes: Option<u64>,
     ) -> Vec<Chunk> {
@@ -109,6 +111,45 @@ impl SourcePlan {
         };
         plan_chunks(relations, rules)
     }
+}
+
+/// What is to be read, in pieces, and what a later process needs to go on with it.
+pub(super) struct Pieces {
+    pub chunks: Vec<Chunk>,
+    /// `None`: what is read cannot be had again, so that nobody can go on.
+    pub footing: Option<Footing>,
+}
+
+impl SourcePlan {
+    /// The chunks of all relations and large objects: those of the first run, where this one goes on with it.
+    ///
+    /// # Errors
+    /// The first run has read something else.
+    pub(super) async fn pieces(&mut self, source: &Server, how: Cutting<'_>, first: Option<Footing>) -> Result<Pieces> {
+        if let Some(first) = first {
+            first.check(self, source, Keeper::of(how.options)).await?;
+            first.put_sizes(&mut self.inventory);
+            return Ok(Pieces { chunks: first.chunks.clone(), footing: Some(first) });
+        }
+        let mut chunks = Vec::new();
+        if how.contents.has_rows() {
+            chunks = self.chunks(&self.inventory.relations, (how.lanes, how.loaders), how.options.chunk_bytes);
+            chunks.extend(self.inventory.large_object_chunks().into_iter().flat_map(|(_, more)| more));
+        }
+        let outlives = how.options.outlives_the_process();
+        let footing = outlives.then(|| Footing::of(self, &chunks)).transpose()?;
+        Ok(Pieces { chunks, footing })
+    }
+}
+
+/// How relations are cut.
+#[derive(Clone, Copy)]
+pub(super) struct Cutting<'a> {
+    pub options: &'a SourceOptions,
+    pub contents: Contents,
+    pub lanes: Lanes,
+    /// As in [`ChunkingRules`].
+    pub loaders: Option<Loaders>,
 }
 
 /// On a server without an exported snapshot: whether it stood still until now, when all rows have been read.
@@ -186,13 +227,17 @@ async fn take_snapshot(source: &Server, options: &SourceOptions, filter: &str, r
     let without_data = TableFilter::any_table_sql(&options.filters.exclude_table_data)
         .map_err(|e| Error::new(Cause::Usage(e.to_string())))?;
     let list = lock_list_sql(&format!("({filter}) AND NOT ({without_data})"));
-    let mode = if options.frozen_source { SnapshotMode::FrozenSource } else { SnapshotMode::Exported };
+    let mode = match &options.snapshot {
+        Some(name) => SnapshotMode::Imported(name.clone()),
+        None if options.frozen_source => SnapshotMode::FrozenSource,
+        None => SnapshotMode::Exported,
+    };
     let (conninfo, version) = (source.conninfo.clone(), source.version());
     let cancel = run.cancel.clone();
     let taken = tokio::task::spawn_blocking(move || {
         let mut connection = DataConnection::connect(Side::Source, &conninfo, &cancel)?;
         connection.execute(&session::reading(version))?;
-        SnapshotHolder::take(connection, mode, |connection| read_lock_list(connection, &list))
+        SnapshotHolder::take(connection, &mode, |connection| read_lock_list(connection, &list))
     });
     let taken = taken.await.map_err(|e| Error::new(Cause::Internal(e.to_string())))?;
     taken.map_err(|e| Error::from(e).doing("taking a snapshot"))

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
 use super::job_sql::{is_refusal, one_message};
-use super::ledger::{self, Ledger};
+use super::ledger::{self, Ledger, Terms};
 use super::options::{Contents, Run, Statistics, TargetOptions};
 use super::pre_data::PreData;
 use super::recorder::PhaseTimer;
@@ -71,8 +71,10 @@ pub(super) struct Preparation<'a> {
     pub jobs: u32,
     /// For the ledger: where the rows come from, in words.
     pub origin: String,
-    /// For `--resume`: what was asked for, where it can be gone on with.
-    pub settings: Option<Settings>,
+    /// For `--resume`: what was asked for.
+    pub settings: Settings,
+    /// The same, of a run that reads a server: what it stands on, as JSON.
+    pub footing: Option<String>,
 }
 
 impl Preparation<'_> {
@@ -99,19 +101,14 @@ impl Preparation<'_> {
             run.events.warn(warning.clone());
         }
         let mut graph = graph;
-        let settings = self.settings.clone().map(|mut settings| {
-            resume::add_jobs(&mut settings, &graph);
-            settings
-        });
-        let (ledger, resumed) = match &settings {
-            Some(settings) if self.options.resume => {
-                let (ledger, resumed) = resume::take_over(target, settings).await?;
-                (ledger, Some(resumed))
-            }
-            _ => {
-                self.make_schemas(&mut graph, &entry_options, catalog).await?;
-                (self.make(&graph, settings.as_ref(), (target, &prologue), run).await?, None)
-            }
+        let mut settings = self.settings.clone();
+        resume::add_jobs(&mut settings, &graph);
+        let (ledger, resumed) = if self.options.resume {
+            let (ledger, resumed) = resume::take_over(target, &settings, self.footing.is_some()).await?;
+            (ledger, Some(resumed))
+        } else {
+            self.make_schemas(&mut graph, &entry_options, catalog).await?;
+            (self.make(&graph, &settings, (target, &prologue), run).await?, None)
         };
         // Nobody asks for them again.
         graph.pre_data = Vec::new();
@@ -125,16 +122,15 @@ impl Preparation<'_> {
     async fn make(
         &self,
         graph: &RestoreGraph,
-        settings: Option<&Settings>,
+        settings: &Settings,
         (target, prologue): (&Server, &[String]),
         run: &Run,
     ) -> Result<Ledger> {
         let (catalog, toc, steps) = (target.catalog(), &self.inventory.toc, &graph.pre_data);
-        let json = settings
-            .map(serde_json::to_string)
-            .transpose()
+        let settings = serde_json::to_string(settings)
             .map_err(|e| Error::new(Cause::Internal(format!("the settings do not serialise: {e}"))))?;
-        let ledger = ledger::create(catalog, &self.origin, json.as_deref()).await?;
+        let terms = Terms { settings, footing: self.footing.clone() };
+        let ledger = ledger::create(catalog, &self.origin, &terms).await?;
         PreData { steps, toc, target, prologue, jobs: self.jobs, run }.make().await?;
         self.create_large_objects(catalog).await?;
         // It waits for the disk, and all before it: a crash from here on costs rows, no tables.

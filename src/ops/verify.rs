@@ -25,7 +25,7 @@ use super::lanes::{ArchivePort, HashLane, HashSource, Hashes, Shared};
 use super::options::{Filters, Run, ServerArgs, VerifyAgainst, VerifyOptions};
 use super::own_types::{OidPatches, OwnTypes};
 use super::preflight::table_filter;
-use super::reader::SourcePort;
+use super::reader::{Keeper, SourcePort};
 use super::recorder::{PhaseTimer, ms, name_some};
 use super::retry::{Patience, Retrying};
 use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
@@ -321,7 +321,7 @@ impl VerifyJob<'_> {
             rules: read_rules,
             encoding: how.encoding.clone(),
             extra_settings: how.settings.clone(),
-            is_frozen: false,
+            keeper: Keeper::Lane0,
             went_on_without: AtomicBool::new(false),
             holder: Mutex::new(Some(holder.connection)),
         };
@@ -460,7 +460,7 @@ async fn snapshot(server: &Server, list: String, how: &SideRules, run: &Run) -> 
         for setting in &settings {
             connection.execute(setting)?;
         }
-        SnapshotHolder::take(connection, SnapshotMode::FrozenSource, |connection| read_lock_list(connection, &list))
+        SnapshotHolder::take(connection, &SnapshotMode::FrozenSource, |connection| read_lock_list(connection, &list))
     });
     Ok(taken.await.map_err(|e| Error::new(Cause::Internal(e.to_string())))??)
 }

@@ -10,6 +10,7 @@ pub mod conninfo;
 pub mod control;
 pub mod copy_sql;
 mod error;
+pub mod evidence;
 mod facts;
 pub mod oid_patch;
 pub mod session;

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use super::error::{Error, ErrorKind, Result};
+use super::evidence::Origin;
 use super::wire::DataConnection;
 use crate::model::{Lsn, Oid, ServerVersion, Side};
 
@@ -36,7 +37,8 @@ pub struct Snapshot {
     pub version: ServerVersion,
     pub in_recovery: bool,
     /// `txid_current_snapshot()`: equal strings on a primary mean equal snapshots.
-    running_txids: String,
+    pub(super) running_txids: String,
+    pub(super) origin: Origin,
 }
 
 /// Owns the exporting transaction. As long as it lives, the snapshot can be imported and the tables stay locked
@@ -51,27 +53,36 @@ pub struct SnapshotHolder {
 }
 
 /// How the snapshot is to be had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SnapshotMode {
     /// Export, or fail.
     Exported,
     /// Nobody writes: export where possible, else prove what can be proven.
     FrozenSource,
+    /// Somebody else has exported it under this name, and holds it.
+    Imported(String),
 }
+
+/// What SET TRANSACTION SNAPSHOT says when the exporting transaction is over: invalid identifier, not found, not running.
+pub const SNAPSHOT_IS_GONE: [&str; 3] = ["22023", "42704", "55000"];
 
 impl SnapshotHolder {
     /// Takes the snapshot. `list` returns the tables to lock; it is called in and outside of the transaction.
     ///
     /// # Errors
     /// A server that cannot export (before 9.2, a standby before 10) without [`SnapshotMode::FrozenSource`]; tables
-    /// that keep changing; missing SELECT privilege; too few lock slots.
+    /// that keep changing; missing SELECT privilege; too few lock slots. Of an imported one: nobody holds it any more; a
+    /// table of it was dropped, renamed, truncated or rewritten since.
     pub fn take(
         connection: DataConnection,
-        mode: SnapshotMode,
+        mode: &SnapshotMode,
         list: impl FnMut(&mut DataConnection) -> Result<Vec<LockTarget>>,
     ) -> Result<Self> {
         let canceller = connection.canceller();
-        let taken = Self::try_take(connection, mode, list);
+        let taken = match mode {
+            SnapshotMode::Imported(name) => Self::try_import(connection, name, list),
+            _ => Self::try_take(connection, mode, list),
+        };
         // A statement that waits for a lock does not notice that its client has gone.
         if taken.as_ref().is_err_and(|e| matches!(*e.kind, ErrorKind::Cancelled))
             && let Err(error) = canceller.cancel()
@@ -83,12 +94,12 @@ impl SnapshotHolder {
 
     fn try_take(
         mut connection: DataConnection,
-        mode: SnapshotMode,
+        mode: &SnapshotMode,
         mut list: impl FnMut(&mut DataConnection) -> Result<Vec<LockTarget>>,
     ) -> Result<Self> {
         let in_recovery = flag(&mut connection, "SELECT pg_catalog.pg_is_in_recovery()")?;
         let exports = can_export(connection.version(), in_recovery);
-        if !exports && mode == SnapshotMode::Exported {
+        if !exports && *mode == SnapshotMode::Exported {
             return Err(cannot_export(&connection, in_recovery));
         }
         for _ in 0..ATTEMPTS {
@@ -110,7 +121,7 @@ impl SnapshotHolder {
             let mut after = list(&mut connection)?;
             after.sort();
             if before == after {
-                let snapshot = describe(&mut connection, id, in_recovery)?;
+                let snapshot = describe(&mut connection, id, in_recovery)?.with_origin(&mut connection)?;
                 if in_recovery && start.is_some_and(|start| start != snapshot.lsn) {
                     return Err(not_frozen(connection.side()));
                 }
@@ -125,9 +136,45 @@ impl SnapshotHolder {
             Some("stop migrations and jobs that run DDL or TRUNCATE on the source, then start again"),
         ))
     }
+
+    /// The tables are those of the snapshot. What has happened to them before they are locked here, the locks of its holder
+    /// have prevented; where it has none, it is found.
+    fn try_import(
+        mut connection: DataConnection,
+        name: &str,
+        mut list: impl FnMut(&mut DataConnection) -> Result<Vec<LockTarget>>,
+    ) -> Result<Self> {
+        let in_recovery = flag(&mut connection, "SELECT pg_catalog.pg_is_in_recovery()")?;
+        import_named(&mut connection, name).map_err(|e| explain_import_failure(e, name))?;
+        let mut before = list(&mut connection)?;
+        before.sort();
+        connection.execute("ROLLBACK")?;
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+        lock_all(&mut connection, &before).map_err(|e| match e.sqlstate() {
+            Some("42P01" | "3F000") => changed_since(&e.to_string(), connection.side()),
+            _ => explain_lock_failure(e),
+        })?;
+        set_snapshot(&mut connection, name).map_err(|e| explain_import_failure(e, name))?;
+        let mut after = list(&mut connection)?;
+        after.sort();
+        if let Some(table) = before.iter().zip(&after).find(|(b, a)| b != a).map(|(b, _)| &b.sql_name) {
+            return Err(changed_since(table, connection.side()));
+        }
+        if let Some(table) = rewritten(&mut connection, &after)? {
+            return Err(changed_since(&table, connection.side()));
+        }
+        let snapshot = describe(&mut connection, Some(name.to_owned()), in_recovery)?.with_origin(&mut connection)?;
+        let sizes = read_sizes(&mut connection, &after)?;
+        Ok(Self { connection, snapshot, sizes, tables: after })
+    }
 }
 
 impl Snapshot {
+    fn with_origin(mut self, connection: &mut DataConnection) -> Result<Self> {
+        self.origin = Origin::read(connection, self.id.as_deref(), self.in_recovery)?;
+        Ok(self)
+    }
+
     /// On a source where nobody writes: the same without what is exported, which ends with the holder's connection.
     #[must_use]
     pub fn unexported(&self) -> Self {
@@ -140,11 +187,7 @@ impl Snapshot {
     /// An exporter that is gone; on a frozen source, a snapshot that differs: somebody writes.
     pub fn import(&self, connection: &mut DataConnection) -> Result<()> {
         match &self.id {
-            Some(id) => {
-                connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
-                let id = crate::model::quote_literal(id);
-                connection.execute(&format!("SET TRANSACTION SNAPSHOT {id}"))
-            }
+            Some(id) => import_named(connection, id),
             None => self.open_frozen(connection),
         }
     }
@@ -166,6 +209,59 @@ impl Snapshot {
         let now = describe(connection, None, self.in_recovery)?;
         Ok(now.running_txids == self.running_txids && (!self.in_recovery || now.lsn == self.lsn))
     }
+}
+
+fn import_named(connection: &mut DataConnection, name: &str) -> Result<()> {
+    connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+    set_snapshot(connection, name)
+}
+
+/// Before the first query of the transaction; LOCK TABLE is none.
+fn set_snapshot(connection: &mut DataConnection, name: &str) -> Result<()> {
+    connection.execute(&format!("SET TRANSACTION SNAPSHOT {}", crate::model::quote_literal(name)))
+}
+
+fn explain_import_failure(error: Error, name: &str) -> Error {
+    if !error.sqlstate().is_some_and(|s| SNAPSHOT_IS_GONE.contains(&s)) {
+        return error;
+    }
+    Error::unsupported(
+        error.side,
+        format!("nobody holds the snapshot {name}: {error}"),
+        Some("a snapshot lives as long as who holds it: `pgconvoy snapshot` says its name and keeps it until Ctrl-C"),
+    )
+}
+
+fn changed_since(table: &str, side: Side) -> Error {
+    Error::unsupported(
+        side,
+        format!("a table was dropped, renamed, truncated or rewritten since the snapshot was taken: {table}"),
+        Some(
+            "its rows cannot be read as they were; `pgconvoy snapshot` holds locks that prevent this: take another one",
+        ),
+    )
+}
+
+/// A table that is another one by its name, or has other files, than the snapshot knows of it. Catalogs are read in the
+/// snapshot, functions and names of relations as of now.
+fn rewritten(connection: &mut DataConnection, tables: &[LockTarget]) -> Result<Option<String>> {
+    for batch in tables.chunks(LOCK_BATCH) {
+        let oids: Vec<String> = batch.iter().map(|t| t.oid.to_string()).collect();
+        let sql = format!(
+            "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.oid IN ({})
+               AND (coalesce(pg_catalog.pg_relation_filenode(c.oid), 0) OPERATOR(pg_catalog.<>) c.relfilenode
+                    OR pg_catalog.format('%I.%I', n.nspname, c.relname)::pg_catalog.regclass::pg_catalog.oid
+                       OPERATOR(pg_catalog.<>) c.oid)
+             ORDER BY 1 LIMIT 1",
+            oids.join(", ")
+        );
+        if let Some(name) = connection.query(&sql)?.into_iter().flatten().flatten().next() {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 fn not_frozen(side: Side) -> Error {
@@ -264,7 +360,7 @@ fn describe(connection: &mut DataConnection, id: Option<String>, in_recovery: bo
     let version = connection.version();
     let lsn = position(connection, in_recovery)?;
     let running_txids = text(connection, "SELECT pg_catalog.txid_current_snapshot()")?;
-    Ok(Snapshot { id, lsn, version, in_recovery, running_txids })
+    Ok(Snapshot { id, lsn, version, in_recovery, running_txids, origin: Origin::default() })
 }
 
 /// Where the write-ahead log is: written to, or replayed from.

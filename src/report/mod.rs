@@ -11,7 +11,7 @@ pub use digest::{DIGEST_MEMBER, is_unchanged, seal_document};
 use serde::{Deserialize, Serialize};
 
 use crate::event::{JobKind, Operation, Phase, ServerInfo};
-use crate::model::{CopyFormat, Oid, QualifiedName, ServerVersion, Side, TextReason};
+use crate::model::{CopyFormat, Lsn, Oid, QualifiedName, ServerVersion, Side, TextReason};
 
 /// The result of a whole run.
 #[derive(Clone, Debug, Serialize)]
@@ -277,6 +277,22 @@ pub enum FindingLevel {
     Warning,
     /// The run is refused.
     Refusal,
+}
+
+/// A snapshot that is held.
+#[derive(Clone, Debug, Serialize)]
+pub struct SnapshotReport {
+    pub server: ServerInfo,
+    /// The name to import.
+    pub snapshot: String,
+    /// Where the write-ahead log was when it was taken, or just after.
+    pub lsn: Option<Lsn>,
+    /// `txid_current_snapshot()` inside of it.
+    pub running_transactions: String,
+    pub system_identifier: Option<String>,
+    pub timeline: Option<String>,
+    /// Locked against DDL.
+    pub tables: usize,
 }
 
 #[derive(Clone, Debug, Serialize)]

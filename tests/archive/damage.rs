@@ -133,16 +133,26 @@ fn an_unfinished_manifest_may_end_anywhere_and_lists_only_whole_records() {
 }
 
 #[test]
-fn damage_inside_an_unfinished_manifest_is_no_torn_end() {
-    let place = place_in_memory();
-    drop(small_unsealed(&place.archive));
-    let manifest = place.archive.join("manifest");
-    let mut bytes = fs::read(&manifest).unwrap();
-    let third = bytes.split(|&b| b == b'\n').take(2).map(|line| line.len() + 1).sum::<usize>();
-    bytes[third + 30] ^= 1;
-    fs::write(&manifest, &bytes).unwrap();
-    let error = Archive::open_unsealed(&place.archive).unwrap_err();
-    assert!(matches!(error, Error::DamagedManifest { line: 3, .. }), "{error}");
+fn damage_before_what_was_made_durable_is_no_torn_end() {
+    let damaged = |finish: fn(pgconvoy::archive::ArchiveWriter)| {
+        let place = place_in_memory();
+        finish(small_unsealed(&place.archive));
+        let manifest = place.archive.join("manifest");
+        let mut bytes = fs::read(&manifest).unwrap();
+        let third = bytes.split(|&b| b == b'\n').take(2).map(|line| line.len() + 1).sum::<usize>();
+        bytes[third + 30] ^= 1;
+        fs::write(&manifest, &bytes).unwrap();
+        Archive::open_unsealed(&place.archive).map(|archive| (archive.schema().is_some(), archive.relations().len()))
+    };
+    for finish in [
+        |writer: pgconvoy::archive::ArchiveWriter| writer.record_footing(serde_json::json!(1)).unwrap(),
+        |writer: pgconvoy::archive::ArchiveWriter| drop(writer.clone().seal(writer.totals()).unwrap()),
+    ] {
+        let error = damaged(finish).unwrap_err();
+        assert!(matches!(error, Error::DamagedManifest { line: 3, .. }), "{error}");
+    }
+    // A power failure can leave it so.
+    assert_eq!(damaged(drop).unwrap(), (true, 0));
 }
 
 #[test]

@@ -6,5 +6,6 @@ mod columns;
 mod damage;
 mod format;
 mod hostile;
+mod power_loss;
 mod refusals;
 mod round_trip;

@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::compare::assert_same_contents;
 use crate::errors::assert_says;
 use crate::faults::{SLOWLY, UNLOGGED_FIRST, crash, own_server, source};
-use crate::fixture::{empty, run, scratch};
+use crate::fixture::{empty, make_roles, run, scratch};
 use crate::interrupts::{wait, wait_for};
 use crate::support::{Pgconvoy, TestDb};
 
@@ -29,13 +29,13 @@ fn restore(archive: &str, target: &TestDb, more: &[&str]) -> Pgconvoy {
     Pgconvoy::new(args.into_iter().chain(more.iter().map(ToString::to_string)))
 }
 
-async fn kill(child: Child) {
+pub async fn kill(child: Child) {
     kill_process(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap(), Signal::KILL).unwrap();
     let _ = wait(child, Duration::from_secs(10)).await;
 }
 
 /// Waits until the ledger has so many rows.
-async fn wait_for_ledger(target: &TestDb, table: &str, rows: i64) {
+pub async fn wait_for_ledger(target: &TestDb, table: &str, rows: i64) {
     let deadline = Instant::now() + Duration::from_secs(30);
     let client = target.connect().await;
     loop {
@@ -49,7 +49,7 @@ async fn wait_for_ledger(target: &TestDb, table: &str, rows: i64) {
 }
 
 /// Files of the relations that the ledger lists: TRUNCATE and every new index have others.
-async fn files(target: &TestDb, which: &str) -> Vec<Vec<String>> {
+pub async fn files(target: &TestDb, which: &str) -> Vec<Vec<String>> {
     target
         .query(&format!("SELECT c.oid::regclass, pg_relation_filenode(c.oid) FROM pg_class c WHERE {which} ORDER BY 1"))
         .await
@@ -182,4 +182,48 @@ async fn what_is_not_the_same_restore_is_not_resumed() {
     // A refusal changes nothing.
     let _ = run(restore(&archive, &target, &["--resume"])).await.expect_success();
     assert_same_contents("resumed after refusals", &source, &target).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_of_rows_alone_goes_on_too() {
+    let source = source(&[SLOWLY]).await;
+    let (_directory, archive) = archive_of(&source).await;
+    let target = empty(&source.cluster).await;
+    let _ = run(restore(&archive, &target, &["--schema-only"])).await.expect_success();
+    let child = restore(&archive, &target, &["--data-only", "-j", "1"]).spawn();
+    wait_for_ledger(&target, "chunk", 2).await;
+    kill(child).await;
+    let ran = run(restore(&archive, &target, &["--data-only"])).await.expect_code(4);
+    assert_says(&ran, &["unfinished run", "go on with it by --resume"]);
+    let ran = run(restore(&archive, &target, &["--resume"])).await.expect_code(4);
+    assert_says(&ran, &["--schema-only, --data-only or --section (DataOnly, now Everything)"]);
+    let _ = run(restore(&archive, &target, &["--data-only", "--resume"])).await.expect_success();
+    assert_same_contents("resumed rows", &source, &target).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_makes_its_database_goes_on_too() {
+    let source = source(&[SLOWLY]).await;
+    let own = own_server(&source).await;
+    let (_directory, archive) = archive_of(&source).await;
+    make_roles(&own).await;
+    let into = |more: &[&str]| {
+        let args = ["restore", &archive, "--create", "--target", &own.uri("postgres")].map(String::from);
+        Pgconvoy::new(args.into_iter().chain(more.iter().map(ToString::to_string)))
+    };
+    let ran = run(into(&["--resume"])).await.expect_code(4);
+    assert_says(&ran, &["nothing to resume", "does not exist"]);
+    let child = into(&["-j", "1"]).spawn();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while own.connect(&source.name).await.is_err() {
+        assert!(Instant::now() < deadline, "the database does not come");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let target = TestDb { cluster: own.clone(), name: source.name.clone() };
+    wait_for_ledger(&target, "chunk", 2).await;
+    kill(child).await;
+    let ran = run(into(&[])).await.expect_code(4);
+    assert_says(&ran, &["exists already", "goes on with --resume"]);
+    let _ = run(into(&["--resume"])).await.expect_success();
+    assert_same_contents("resumed in its database", &source, &target).await;
 }

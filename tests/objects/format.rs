@@ -8,7 +8,7 @@ use crate::everything::{everything, pgconvoy, remove};
 use crate::support::clusters;
 
 /// Members whose own members are called after what they are about: OIDs, columns.
-const BY_NAME: [&str; 3] = ["entries", "graph", "columns"];
+const BY_NAME: [&str; 5] = ["entries", "graph", "columns", "settings", "sizes"];
 
 /// The names of all members, at whatever depth.
 fn members(value: &Value, found: &mut BTreeSet<String>) {
@@ -38,14 +38,23 @@ async fn every_member_of_every_record_is_specified() {
     cluster.execute("postgres", "GRANT ev_reader TO ev_owner").await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let mut found = BTreeSet::new();
-    for (name, more) in [("all", &[][..]), ("picked", &["-n", "select"])] {
+    for (name, more) in [("all", &["--frozen-source"][..]), ("picked", &["-n", "select"])] {
         let archive = directory.path().join(name);
         let args = ["dump", "--source", &source.uri(), archive.to_str().unwrap()];
         let _ = pgconvoy(&[&args[..], more].concat()).await.expect_success();
         let manifest = std::fs::read_to_string(archive.join("manifest")).unwrap();
         manifest.lines().for_each(|line| members(&serde_json::from_str(&line[9..]).unwrap(), &mut found));
     }
-    for name in ["lacks", "needs_kind", "partial_tables", "attributes", "generated_below_plain", "own_types", "admin"] {
+    for name in [
+        "lacks",
+        "needs_kind",
+        "partial_tables",
+        "attributes",
+        "generated_below_plain",
+        "own_types",
+        "admin",
+        "footing",
+    ] {
         assert!(found.contains(name), "no archive of these has {name}");
     }
     let unknown: Vec<_> = found.iter().filter(|name| !document.contains(&format!("`{name}`"))).collect();

@@ -1,4 +1,4 @@
-use std::io::{self, Cursor, Read};
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -115,6 +115,18 @@ impl SegmentReader {
             incomplete: false,
             table,
         })
+    }
+
+    /// Whether the footer is what the manifest says, without the blocks before it.
+    pub(in crate::archive) fn check_end(mut self) -> Result<()> {
+        self.offset_bytes = self.blocks_end();
+        let read = self.file.seek(SeekFrom::Start(self.offset_bytes)).map_err(|e| e.to_string());
+        let checked = read.and_then(|_| {
+            let mut bytes = [0; FOOTER_BYTES];
+            self.file.read_exact(&mut bytes).map_err(|e| e.to_string())?;
+            self.compare_to_record(Footer::decode(&bytes, self.seed)?)
+        });
+        checked.map_err(|what| self.damage(None, what))
     }
 
     /// The manifest's record of this segment.
@@ -249,14 +261,20 @@ impl SegmentReader {
         if footer != read {
             return Err("the footer does not count what the blocks hold".into());
         }
+        self.compare_to_record(footer)?;
+        self.state = State::Done;
+        Ok(())
+    }
+
+    fn compare_to_record(&self, footer: Footer) -> Result<(), String> {
         let Footer { rows, raw_bytes, blocks, content } = footer;
         let record = &self.record;
         let recorded = (record.rows, record.raw_bytes, record.blocks, record.checksum.as_str());
-        if recorded != (rows, raw_bytes, blocks, format!("{content:016x}").as_str()) {
-            return Err("footer and manifest differ".into());
+        if recorded == (rows, raw_bytes, blocks, format!("{content:016x}").as_str()) {
+            Ok(())
+        } else {
+            Err("footer and manifest differ".into())
         }
-        self.state = State::Done;
-        Ok(())
     }
 }
 

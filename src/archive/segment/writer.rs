@@ -1,4 +1,3 @@
-use std::fs::File;
 use std::io::{self, Write};
 
 use xxhash_rust::xxh3::Xxh3;
@@ -6,6 +5,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::encoder::Encoder;
 use super::format::{Footer, SegmentHeader};
 use crate::archive::crypt::{Output, Recipients};
+use crate::archive::disk::StoredFile;
 use crate::archive::error::{Error, Misuse, Result};
 use crate::archive::record::SegmentRecord;
 
@@ -23,7 +23,7 @@ pub(in crate::archive) trait Destination: Send {
     /// Bytes that reached the file, and the COPY bytes these stand for.
     fn advanced(&self, stored_bytes: u64, raw_bytes: u64);
     /// Makes the complete file durable under its final name and tells the manifest.
-    fn publish(&mut self, file: &File, record: &SegmentRecord) -> Result<()>;
+    fn publish(&mut self, file: &StoredFile, record: &SegmentRecord) -> Result<()>;
 }
 
 /// Writes one segment. One thread at a time; dropped before [`finish`](Self::finish), it leaves nothing.
@@ -46,7 +46,7 @@ pub struct SegmentWriter {
 
 impl SegmentWriter {
     pub(in crate::archive) fn start(
-        (file, recipients): (File, &Recipients),
+        (file, recipients): (StoredFile, &Recipients),
         header: &SegmentHeader,
         record: SegmentRecord,
         zstd_level: i32,

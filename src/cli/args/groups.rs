@@ -17,6 +17,12 @@ pub struct SourceArgs {
     /// For servers before 9.2 and standbys before 10. What can be proven about it is proven.
     #[arg(long, help_heading = "Connections")]
     pub frozen_source: bool,
+    /// Read the snapshot of this name, which somebody else holds: `pgconvoy snapshot` does, and says it
+    ///
+    /// What is stopped can then be gone on with (--resume) as long as the snapshot is held.
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new(), conflicts_with = "frozen_source",
+          help_heading = "Connections")]
+    pub snapshot: Option<String>,
     /// What the text of a `SQL_ASCII` source is in, such as LATIN1: it is converted to the target's encoding
     #[arg(long, value_name = "ENCODING", value_parser = NonEmptyStringValueParser::new(), help_heading = "Connections")]
     pub source_encoding: Option<String>,

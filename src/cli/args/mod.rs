@@ -74,6 +74,7 @@ pub enum Command {
     Check(CheckArgs),
     Inspect(InspectArgs),
     Preflight(PreflightArgs),
+    Snapshot(SnapshotArgs),
     Bench(BenchArgs),
     Demo(DemoArgs),
 }
@@ -93,6 +94,12 @@ pub struct CopyArgs {
     pub jobs: JobsArgs,
     #[command(flatten)]
     pub retry: RetryArgs,
+    /// Go on with a copy that was stopped, with the same options: what its ledger in the target lists is not done again
+    ///
+    /// For a copy with --snapshot, whose snapshot must still be held, or with --frozen-source, whose source must not have
+    /// been written to since.
+    #[arg(long, conflicts_with = "drop_target_objects", help_heading = "When it fails")]
+    pub resume: bool,
     #[command(flatten)]
     pub contents: ContentsArgs,
     #[command(flatten)]
@@ -103,7 +110,7 @@ pub struct CopyArgs {
         long,
         value_name = "FILE",
         value_hint = ValueHint::FilePath,
-        conflicts_with = "schema_only",
+        conflicts_with_all = ["schema_only", "resume"],
         help_heading = "Output"
     )]
     pub evidence: Option<PathBuf>,
@@ -139,6 +146,12 @@ pub struct DumpArgs {
     pub jobs: JobsArgs,
     #[command(flatten)]
     pub retry: RetryArgs,
+    /// Go on with a dump that was stopped, with the same options: segments that its manifest lists are not written again
+    ///
+    /// For a dump with --snapshot, whose snapshot must still be held, or with --frozen-source, whose source must not have
+    /// been written to since.
+    #[arg(long, help_heading = "When it fails")]
+    pub resume: bool,
     /// Compression of the segments: 1 is fastest, 19 is smallest
     #[arg(
         long,
@@ -152,7 +165,13 @@ pub struct DumpArgs {
     ///
     /// Rows, names and definitions are unreadable without one of the secret keys, which a restore names with --identity.
     /// `age-keygen -o key.txt` makes a pair.
-    #[arg(long, value_name = "RECIPIENT", value_parser = NonEmptyStringValueParser::new(), help_heading = "Encryption")]
+    #[arg(
+        long,
+        value_name = "RECIPIENT",
+        value_parser = NonEmptyStringValueParser::new(),
+        conflicts_with = "resume",
+        help_heading = "Encryption"
+    )]
     pub encrypt: Vec<String>,
     #[command(flatten)]
     pub contents: ContentsArgs,
@@ -193,7 +212,7 @@ pub struct RestoreArgs {
     pub retry: RetryArgs,
     /// Go on with a restore that was stopped, with the same options: what its ledger in the target lists is not done
     /// again
-    #[arg(long, conflicts_with_all = ["drop_target_objects", "create", "data_only"], help_heading = "When it fails")]
+    #[arg(long, conflicts_with = "drop_target_objects", help_heading = "When it fails")]
     pub resume: bool,
     /// Read the whole archive first, and restore everything but the rows of damaged tables; exits with 1 where there are any
     #[arg(long, conflicts_with = "resume", help_heading = "When it fails")]
@@ -335,6 +354,34 @@ fn preflight_help() -> String {
         "Examples:
   pgconvoy preflight --source service=old --target service=new
   pgconvoy preflight --source service=old
+
+{CONNECTION_HELP}"
+    )
+}
+
+/// Hold a snapshot in a process of its own, for a copy or a dump that may be stopped and gone on with.
+///
+/// Says its name, and keeps it until Ctrl-C or SIGTERM. `copy` and `dump` read it with --snapshot; what of them is killed goes
+/// on with --resume, as long as it is held. Meanwhile the source keeps every row version that VACUUM would remove, and
+/// DDL on its tables waits.
+#[derive(Debug, Args)]
+#[command(after_long_help = snapshot_help())]
+pub struct SnapshotArgs {
+    /// Server to read; else PGCONVOY_SOURCE, else the PG* variables
+    #[arg(long, value_name = "URI", help_heading = "Connections", display_order = 1)]
+    pub source: Option<Conninfo>,
+    #[command(flatten)]
+    pub filters: FilterArgs,
+    #[command(flatten)]
+    pub progress: ProgressArgs,
+}
+
+fn snapshot_help() -> String {
+    format!(
+        "Examples:
+  pgconvoy snapshot --source service=old
+  pgconvoy copy --source service=old --target service=new --snapshot 00000003-0000001B-1
+  pgconvoy copy --source service=old --target service=new --snapshot 00000003-0000001B-1 --resume
 
 {CONNECTION_HELP}"
     )

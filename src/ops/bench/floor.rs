@@ -59,6 +59,7 @@ impl Tables {
         let options = SourceOptions {
             server: ServerArgs::default(),
             frozen_source: false,
+            snapshot: None,
             chunk_bytes: None,
             filters: Filters::default(),
             statistics: Statistics::None,

@@ -52,6 +52,7 @@ impl Stage<'_> {
         SourceOptions {
             server: args(self.servers.source(), ORIGINAL),
             frozen_source: false,
+            snapshot: None,
             chunk_bytes: None,
             filters: Filters::default(),
             statistics: Statistics::Auto,
@@ -95,11 +96,9 @@ impl Stage<'_> {
         self.servers.checkpoint(self.run).await?;
         let (source, archive) = (self.source(), self.archive());
         let contents = Contents::Everything;
-        dump(
-            &DumpOptions { source, archive, jobs: self.jobs, contents, zstd_level: 1, recipients: <_>::default() },
-            self.run,
-        )
-        .await
+        let recipients = <_>::default();
+        let jobs = self.jobs;
+        dump(&DumpOptions { source, archive, jobs, contents, zstd_level: 1, recipients, resume: false }, self.run).await
     }
 
     pub async fn check(&self) -> Result<Comparison> {
