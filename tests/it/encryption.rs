@@ -150,9 +150,12 @@ async fn damage_and_exchange_of_encrypted_files_are_noticed() {
     let dump = ["dump", "--source", &from, "--chunk-size", "1MB", path, "--encrypt", &key.recipient];
     let _ = pgconvoy(&dump).await.expect_success();
     let (plain, other) = (directory.path().join("plain"), directory.path().join("other"));
-    let _ = pgconvoy(&["dump", "--source", &from, plain.to_str().unwrap()]).await.expect_success();
+    // In the same chunks.
+    let dump = ["dump", "--source", &from, "--chunk-size", "1MB", plain.to_str().unwrap()];
+    let _ = pgconvoy(&dump).await.expect_success();
     let stranger = Key::new(directory.path(), "stranger");
-    let dump = ["dump", "--source", &from, other.to_str().unwrap(), "--encrypt", &stranger.recipient];
+    let to = ["--encrypt", &*stranger.recipient];
+    let dump = [&["dump", "--source", &from, "--chunk-size", "1MB", other.to_str().unwrap()][..], &to].concat();
     let _ = pgconvoy(&dump).await.expect_success();
     let check = ["check", path, "--identity", &key.file];
     let largest = segments(&archive).pop().unwrap();
