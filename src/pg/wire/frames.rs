@@ -10,7 +10,7 @@ use crate::model::Bytes;
 pub(super) const HEAD_BYTES: usize = 5;
 
 /// Bytes read from a socket at most at a time.
-pub(super) const READ_BUFFER_BYTES: usize = 256 * 1024;
+pub const READ_BUFFER_BYTES: usize = 256 * 1024;
 
 /// The longest message other than CopyData that is accepted. Errors and rows of our own control queries are far
 /// shorter; a longer one means that the stream is out of step.
@@ -18,7 +18,7 @@ pub(super) const MESSAGE_LIMIT_BYTES: usize = 64 * 1024 * 1024;
 
 /// Why [`FrameReader::drain_copy`] stopped.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Drained {
+pub enum Drained {
     /// Nothing more to parse: read from the socket.
     NeedInput,
     /// The block holds what it is meant to.
@@ -29,7 +29,7 @@ pub(super) enum Drained {
 
 /// A malformed frame.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum FrameError {
+pub enum FrameError {
     #[error("a message of type {tag:?} claims a length of {length} bytes")]
     Length { tag: char, length: u32 },
     #[error("a message of type {tag:?} has {}: the stream is out of step", Bytes(*bytes as u64))]
@@ -40,7 +40,7 @@ pub(super) enum FrameError {
 ///
 /// Invariant: `start <= end <= buffer.len()`; `open_bytes > 0` only while inside a CopyData payload, and then
 /// `buffer[start]` is a byte of that payload.
-pub(super) struct FrameReader {
+pub struct FrameReader {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -51,14 +51,14 @@ pub(super) struct FrameReader {
 }
 
 impl FrameReader {
-    pub(super) fn new(leftover: &[u8]) -> Self {
+    pub fn new(leftover: &[u8]) -> Self {
         let mut buffer = vec![0; READ_BUFFER_BYTES.max(leftover.len())];
         buffer[..leftover.len()].copy_from_slice(leftover);
         Self { buffer, start: 0, end: leftover.len(), open_bytes: 0, frames: 0 }
     }
 
     /// Room to read into. Moves what is left to the front first, which is at most one unfinished message.
-    pub(super) fn room(&mut self) -> &mut [u8] {
+    pub fn room(&mut self) -> &mut [u8] {
         if self.start == self.end {
             self.start = 0;
             self.end = 0;
@@ -74,21 +74,21 @@ impl FrameReader {
     }
 
     /// Says that the first `bytes` of [`FrameReader::room`] were filled.
-    pub(super) fn filled(&mut self, bytes: usize) {
+    pub fn filled(&mut self, bytes: usize) {
         self.end += bytes;
     }
 
-    pub(super) fn begin_copy(&mut self) {
+    pub fn begin_copy(&mut self) {
         self.frames = 0;
     }
 
     /// CopyData messages seen since [`FrameReader::begin_copy`].
-    pub(super) fn frames(&self) -> u64 {
+    pub fn frames(&self) -> u64 {
         self.frames
     }
 
     /// Moves CopyData payloads to the end of `block` until it holds `full_bytes`.
-    pub(super) fn drain_copy(&mut self, block: &mut Vec<u8>, full_bytes: usize) -> Result<Drained, FrameError> {
+    pub fn drain_copy(&mut self, block: &mut Vec<u8>, full_bytes: usize) -> Result<Drained, FrameError> {
         loop {
             if self.open_bytes > 0 {
                 let take = self.open_bytes.min(self.end - self.start).min(full_bytes.saturating_sub(block.len()));
@@ -113,7 +113,7 @@ impl FrameReader {
     }
 
     /// Takes one whole message, head included. `None`: more input is needed.
-    pub(super) fn next_message(&mut self) -> Result<Option<(u8, &[u8])>, FrameError> {
+    pub fn next_message(&mut self) -> Result<Option<(u8, &[u8])>, FrameError> {
         let Some((tag, body_bytes)) = self.peek_head()? else { return Ok(None) };
         if body_bytes > MESSAGE_LIMIT_BYTES {
             return Err(FrameError::TooLong { tag: tag.into(), bytes: body_bytes });

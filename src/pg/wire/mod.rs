@@ -10,7 +10,8 @@ mod copy_in;
 mod copy_out;
 mod dial;
 mod failure;
-mod frames;
+#[doc(hidden)]
+pub mod frames;
 pub(crate) mod fuzzing;
 mod pooler;
 mod session;
