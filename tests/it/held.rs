@@ -10,7 +10,7 @@ use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgconvoy::lab::{Cluster, ClusterSpec};
+use pgconvoy::lab::{Cluster, ClusterSpec, Major};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::compare::assert_same_contents;
@@ -19,7 +19,7 @@ use crate::faults::{ROWS, SLOWLY, source};
 use crate::fixture::{empty, run, scratch};
 use crate::interrupts::{wait, wait_for};
 use crate::resume::{SLOW_INDEXES, files, kill, wait_for_ledger};
-use crate::support::{Pgconvoy, Ran, TestDb, progress};
+use crate::support::{Pgconvoy, Ran, TestDb, cluster, progress};
 
 /// `pgconvoy snapshot`, and the name it has said.
 pub struct Holder {
@@ -269,6 +269,24 @@ async fn a_dump_that_was_killed_goes_on() {
     assert_restores(&reference, &archive).await;
     let ran = run(resume_dump(&source, &archive, &snapshot)).await.expect_code(5);
     assert_says(&ran, &["is complete", "nothing to resume"]);
+}
+
+/// Snapshots have other names there, and evidence is asked by other functions.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_server_is_read_on_too() {
+    let Some(old) = cluster(Major::V9_6).await else { return };
+    let source = TestDb::new(&old, "held").await;
+    for sql in [ROWS, GATED] {
+        source.execute(sql).await;
+    }
+    let holder = Holder::of(&source).await;
+    let (_directory, archive) = scratch("archive");
+    let snapshot = ["--snapshot", holder.name.as_str()];
+    stop_dump(&source, &archive, &snapshot).await;
+    source.execute("INSERT INTO r1 VALUES (1000, 'later')").await;
+    let _ = run(resume_dump(&source, &archive, &snapshot)).await.expect_success();
+    source.execute("DELETE FROM r1 WHERE id = 1000").await;
+    assert_restores(&source, &archive).await;
 }
 
 /// What can be gone on with is not removed by Ctrl-C.
