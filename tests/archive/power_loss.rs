@@ -223,11 +223,10 @@ impl Model {
     fn survive(&self, at: usize, to: &Path, loss: Loss) {
         let Node::Directory { durable, pending, now } = &self.nodes[at] else { panic!("{}", to.display()) };
         let names = match loss.names {
-            NamesLoss::Lost => durable,
             NamesLoss::Kept => now,
             NamesLoss::Some => pending.get(pending.len() / 2).unwrap_or(now),
             NamesLoss::OnlyOfSegments if to.file_name().is_some_and(|name| name.len() == 2) => now,
-            NamesLoss::OnlyOfSegments => durable,
+            NamesLoss::Lost | NamesLoss::OnlyOfSegments => durable,
         };
         for (name, node) in names {
             let path = to.join(name);
@@ -445,8 +444,8 @@ fn a_dump_that_goes_on_can_be_stopped_again() {
     dump(&place.archive, &recorder).unwrap();
     let done = recorder.take();
     // In the third segment, with an end of the manifest that is torn.
-    let third = done.iter().enumerate().filter(|(_, done)| matches!(done, Done::Create(_))).map(|(at, _)| at);
-    let stopped = third.last().unwrap() + 2;
+    let mut third = done.iter().enumerate().filter(|(_, done)| matches!(done, Done::Create(_))).map(|(at, _)| at);
+    let stopped = third.next_back().unwrap() + 2;
     let mut model = Model::new(place.directory.path());
     done[..stopped].iter().for_each(|request| model.apply(request));
     let left = tempfile::tempdir_in(place.directory.path()).unwrap();

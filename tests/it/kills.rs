@@ -80,8 +80,8 @@ async fn killed_at(run: Pgconvoy, step: &Step) -> usize {
 /// How many chunks a resumed run has found.
 fn found(ran: &Ran) -> usize {
     let records = ran.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let notes = records.filter_map(|record| record["message"].as_str().map(str::to_owned));
-    let note = notes.filter(|note| note.contains("of rows are there already")).last();
+    let mut notes = records.filter_map(|record| record["message"].as_str().map(str::to_owned));
+    let note = notes.rfind(|note| note.contains("of rows are there already"));
     note.and_then(|note| note.split(' ').next()?.parse().ok()).unwrap_or(0)
 }
 
