@@ -24,7 +24,7 @@ use super::roles;
 use super::rounds::{Filling, MakeLane, Rounds};
 use super::rows::RowsPlan;
 use super::server::{Lanes, Server, lanes_that_fit};
-use super::source_plan::{Cutting, Pieces, SourcePlan, check_still_frozen};
+use super::source_plan::{Cutting, Pieces, SourcePlan, check_still_there};
 use super::target::{Preparation, PreparedTarget, check_columns, complete, share};
 use super::toast;
 use super::writer::TargetPort;
@@ -262,7 +262,7 @@ impl Rounds for CopyRounds<'_> {
     }
 
     async fn rows_are_in(&self) -> Result<()> {
-        check_still_frozen(self.job.source, self.port.snapshot_at_the_end()).await?;
+        check_still_there(self.job.source, &self.port).await?;
         // Closing a connection blocks for a moment.
         let port = Arc::clone(&self.port);
         tokio::task::spawn_blocking(move || port.release()).await.ok();
@@ -288,7 +288,8 @@ pub(super) fn first_cause(rows: Result<()>, jobs: Result<()>) -> Result<()> {
 impl SourcePlan {
     /// What the lanes read from; the snapshot's holder goes with it.
     pub(super) fn source_port(&mut self, source: &Server, keeper: Keeper) -> Result<Arc<SourcePort>> {
-        let holder = self.holder.take();
+        let mut holder = self.holder.take();
+        let locked = holder.as_mut().map(|h| std::mem::take(&mut h.tables)).unwrap_or_default();
         let snapshot = holder.as_ref().map(|h| h.snapshot.clone());
         let snapshot = snapshot
             .ok_or_else(|| Error::new(super::Cause::Internal("the snapshot's holder was taken twice".into())))?;
@@ -301,6 +302,7 @@ impl SourcePlan {
             keeper,
             went_on_without: AtomicBool::new(false),
             holder: Mutex::new(holder.map(|holder| holder.connection)),
+            locked,
         }))
     }
 }

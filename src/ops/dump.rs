@@ -18,7 +18,7 @@ use super::resume::{self, Settings};
 use super::retry::{Patience, Retrying};
 use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
-use super::source_plan::{Cutting, Pieces, SourcePlan, check_still_frozen};
+use super::source_plan::{Cutting, Pieces, SourcePlan, check_still_frozen, check_still_there};
 use super::target::share;
 use crate::archive::{
     ArchiveContents, ArchiveSource, ArchiveWriter, ManifestHeader, Record, SegmentRecord, UnfinishedArchive,
@@ -266,7 +266,7 @@ impl DumpJob<'_> {
         if !left.tasks.is_empty() {
             move_rows(left, make, Watch { run: self.run, cancellers, stop }, |_| {}).await?;
         }
-        check_still_frozen(self.source, source.snapshot_at_the_end()).await?;
+        check_still_there(self.source, &source).await?;
         phase.finish();
         Ok((relations, meter))
     }

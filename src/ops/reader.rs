@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio_util::sync::CancellationToken;
+
 use super::lanes::Shared;
 use super::options::SourceOptions;
 use crate::flow::{ChunkTask, Error, LaneOutcome, Result};
@@ -11,7 +13,9 @@ use crate::model::{Oid, RelationKind};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::copy_sql::{self, ReadRules};
 use crate::pg::session;
-use crate::pg::snapshot::{SNAPSHOT_IS_GONE, Snapshot, lock_nowait, lock_refused};
+use crate::pg::snapshot::{
+    LockTarget, SNAPSHOT_IS_GONE, Snapshot, changed_meanwhile, changed_since, lock_nowait, lock_refused,
+};
 use crate::pg::wire::{Block, CopyOut, CopyOutStart, DataConnection};
 use crate::pg::{self};
 
@@ -30,6 +34,8 @@ pub(super) struct SourcePort {
     /// The connection that has locked all tables, and exported the snapshot unless another process has. Taken by lane 0,
     /// which gives it back at its end.
     pub holder: Mutex<Option<DataConnection>>,
+    /// What that connection has locked, as it was then.
+    pub locked: Vec<LockTarget>,
 }
 
 /// Whose end is the snapshot's, and whether it can be had again.
@@ -114,6 +120,26 @@ impl SourcePort {
     /// What is to be proven when all rows are read, where anything is.
     pub(super) fn snapshot_at_the_end(&self) -> Snapshot {
         if self.went_on_without.load(Ordering::Acquire) { self.snapshot.unexported() } else { self.snapshot.clone() }
+    }
+
+    /// Whether the tables are still those that were locked, now that all rows are read.
+    ///
+    /// Our locks end with the holder's connection. Where the snapshot is another process's, that is not its end, but DDL
+    /// that waited comes in unless that process has locks too; who reads such a table later finds its new file empty.
+    ///
+    /// # Errors
+    /// One of them was dropped, renamed, truncated or rewritten since.
+    pub(super) fn check_unchanged(&self) -> pg::Result<()> {
+        if self.keeper != Keeper::AnotherProcess {
+            return Ok(());
+        }
+        let side = self.conninfo.side();
+        let mut connection = DataConnection::connect(side, &self.conninfo, &CancellationToken::new())?;
+        connection.execute(&session::reading(self.rules.version))?;
+        match changed_meanwhile(&mut connection, &self.locked)? {
+            None => Ok(()),
+            Some(table) => Err(changed_since(&table, side)),
+        }
     }
 
     /// Lets the snapshot go: all that is to be read is, for good.

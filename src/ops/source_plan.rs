@@ -13,7 +13,7 @@ use super::inventory::Inventory;
 use super::options::{Contents, Run, SourceOptions, Statistics};
 use super::own_types::OwnTypes;
 use super::preflight::table_filter;
-use super::reader::Keeper;
+use super::reader::{Keeper, SourcePort};
 use super::server::{Lanes, Server};
 use super::subset;
 use crate::model::{CatalogFacts, Chunk, KeyBounds, Oid, Relation, RelationKind, ServerVersion, Side};
@@ -168,6 +168,15 @@ pub(super) async fn check_still_frozen(server: &Server, snapshot: Snapshot) -> R
     let message = format!("the {side} was written to while its rows were read: what was read does not fit together");
     let error = Error::new(Cause::Refused { side, message });
     Err(error.hint("stop every writer (on a standby: pause replay with pg_wal_replay_pause()), then start again"))
+}
+
+/// Whether what was read is the snapshot's, when all rows have been read.
+pub(super) async fn check_still_there(source: &Server, port: &Arc<SourcePort>) -> Result<()> {
+    check_still_frozen(source, port.snapshot_at_the_end()).await?;
+    let port = Arc::clone(port);
+    let asked = tokio::task::spawn_blocking(move || port.check_unchanged());
+    let unchanged = asked.await.map_err(|e| Error::new(Cause::Internal(e.to_string())))?;
+    unchanged.map_err(|e| Error::from(e).doing("looking whether the tables are still those of the snapshot"))
 }
 
 /// How long pg_dump waits for its locks, in milliseconds. We hold the tables' already: what it waits for is DDL that

@@ -324,6 +324,7 @@ impl VerifyJob<'_> {
             keeper: Keeper::Lane0,
             went_on_without: AtomicBool::new(false),
             holder: Mutex::new(Some(holder.connection)),
+            locked: holder.tables,
         };
         let moment = evidence::moment(server, port.snapshot.lsn).await;
         let moment = Some((server, port.snapshot.clone(), moment));

@@ -4,7 +4,7 @@
 //! TRUNCATE or a rewrite between listing and locking shows up as a difference between the two lists and the whole
 //! thing is done again. With the usual order such a table would look empty.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::error::{Error, ErrorKind, Result};
 use super::evidence::Origin;
@@ -232,7 +232,9 @@ fn explain_import_failure(error: Error, name: &str) -> Error {
     )
 }
 
-fn changed_since(table: &str, side: Side) -> Error {
+/// What is said of a table that is not the snapshot's any more.
+#[must_use]
+pub fn changed_since(table: &str, side: Side) -> Error {
     Error::unsupported(
         side,
         format!("a table was dropped, renamed, truncated or rewritten since the snapshot was taken: {table}"),
@@ -240,6 +242,30 @@ fn changed_since(table: &str, side: Side) -> Error {
             "its rows cannot be read as they were; `pgconvoy snapshot` holds locks that prevent this: take another one",
         ),
     )
+}
+
+/// The first of `tables` that is not there as it was listed: dropped, renamed, truncated or rewritten since. Asked outside
+/// of the snapshot, whose catalogs are old.
+///
+/// # Errors
+/// The connection's.
+pub fn changed_meanwhile(connection: &mut DataConnection, tables: &[LockTarget]) -> Result<Option<String>> {
+    for batch in tables.chunks(LOCK_BATCH) {
+        let oids: Vec<String> = batch.iter().map(|t| t.oid.to_string()).collect();
+        let sql = format!(
+            "SELECT c.oid, pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname),
+                    coalesce(pg_catalog.pg_relation_filenode(c.oid), 0)
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid IN ({})",
+            oids.join(", ")
+        );
+        let now: HashSet<Vec<Option<String>>> = connection.query(&sql)?.into_iter().collect();
+        let as_listed =
+            |t: &LockTarget| vec![Some(t.oid.to_string()), Some(t.sql_name.clone()), Some(t.filenode.to_string())];
+        if let Some(table) = batch.iter().find(|table| !now.contains(&as_listed(table))) {
+            return Ok(Some(table.sql_name.clone()));
+        }
+    }
+    Ok(None)
 }
 
 /// A table that is another one by its name, or has other files, than the snapshot knows of it. Catalogs are read in the

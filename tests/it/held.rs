@@ -380,16 +380,18 @@ async fn a_run_without_a_snapshot_of_somebody_else_cannot_be_resumed() {
     assert_says(&ran, &["is not sealed"]);
 }
 
-/// A snapshot that somebody holds without locks: tables can be rewritten under it.
+/// A snapshot that somebody holds without locks.
+async fn export(source: &TestDb) -> (tokio_postgres::Client, String) {
+    let holder = source.connect().await;
+    holder.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.unwrap();
+    let name: String = holder.query_one("SELECT pg_export_snapshot()", &[]).await.unwrap().get(0);
+    (holder, name)
+}
+
+/// Tables can be rewritten under it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_was_rewritten_under_its_snapshot_is_not_read() {
     let source = source(&[&SLOWLY.replace("0.01", "0.04")]).await;
-    let export = async || {
-        let holder = source.connect().await;
-        holder.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.unwrap();
-        let name: String = holder.query_one("SELECT pg_export_snapshot()", &[]).await.unwrap().get(0);
-        (holder, name)
-    };
     for ddl in [
         "TRUNCATE r4",
         "VACUUM FULL r4",
@@ -397,13 +399,13 @@ async fn a_table_that_was_rewritten_under_its_snapshot_is_not_read() {
         "ALTER TABLE r4 RENAME TO r4_old; CREATE TABLE r4 (LIKE r4_old)",
         "DROP TABLE r4",
     ] {
-        let (_holder, name) = export().await;
+        let (_holder, name) = export(&source).await;
         source.execute(ddl).await;
         let target = empty(&source.cluster).await;
         let ran = run(copy(&source, &target, &["--snapshot", &name])).await.expect_code(3);
         assert_says(&ran, &["dropped, renamed, truncated or rewritten since the snapshot was taken", "r4"]);
     }
-    let (_holder, name) = export().await;
+    let (_holder, name) = export(&source).await;
     let target = empty(&source.cluster).await;
     let child = copy(&source, &target, &["--snapshot", &name, "-j", "1"]).spawn();
     wait_for_ledger(&target, "chunk", 1).await;
@@ -412,6 +414,47 @@ async fn a_table_that_was_rewritten_under_its_snapshot_is_not_read() {
     source.execute("VACUUM FULL r2").await;
     let ran = run(copy(&source, &target, &["--snapshot", &name, "--resume"])).await.expect_code(3);
     assert_says(&ran, &["rewritten since the snapshot was taken", "r2"]);
+}
+
+/// It is read first, and to its end only while nobody holds the lock.
+const GATED_FIRST: &str = "
+    CREATE TABLE first AS SELECT i AS id, repeat(md5(i::text), 60) AS pad FROM generate_series(1, 3000) i;
+    CREATE FUNCTION gate_first(int) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN IF $1 = 10 THEN
+    PERFORM pg_advisory_lock_shared(77); PERFORM pg_advisory_unlock_shared(77); END IF; RETURN true; END $$";
+
+/// Our locks end with the connection that has them, a snapshot of somebody else does not: what waited for them comes in
+/// between the snapshot and the rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_truncated_when_our_locks_are_lost_is_noticed() {
+    let source = source(&[GATED_FIRST]).await;
+    let target = empty(&source.cluster).await;
+    let (_directory, archive) = scratch("archive");
+    for is_copy in [true, false] {
+        let (_holder, name) = export(&source).await;
+        let options = ["--snapshot", &name, "--where", "first=public.gate_first(id)", "-j", "1", "--chunk-size", "1GB"];
+        let pgconvoy = if is_copy { copy(&source, &target, &options) } else { dump(&source, &archive, &options) };
+        let gate = source.connect().await;
+        gate.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
+        let child = pgconvoy.spawn();
+        wait_for(&source, "wait_event = 'advisory' AND query ILIKE '%COPY%'").await;
+        let client = source.connect().await;
+        let truncated = tokio::spawn(async move { client.batch_execute("TRUNCATE r4").await });
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while source.one("SELECT count(*) FROM pg_locks WHERE relation = 'r4'::regclass AND NOT granted").await == "0" {
+            assert!(Instant::now() < deadline, "TRUNCATE does not wait for our locks");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                   WHERE wait_event = 'advisory' AND query ILIKE '%COPY%' AND datname = current_database()";
+        assert_eq!(source.one(end).await, "t");
+        truncated.await.unwrap().unwrap();
+        gate.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
+        let (ran, _) = wait(child, Duration::from_secs(60)).await;
+        let ran = ran.expect_code(3);
+        assert_says(&ran, &["truncated or rewritten since the snapshot was taken", "r4"]);
+        assert!(!ran.stderr.contains("--resume goes on"), "{}", ran.stderr);
+    }
+    assert_eq!(target.one("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgconvoy'").await, "1");
 }
 
 #[tokio::test(flavor = "multi_thread")]
