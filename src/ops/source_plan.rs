@@ -197,6 +197,10 @@ async fn snapshot_with_schema(source: &Server, wanted: Wanted<'_>, run: &Run) ->
             Ok((schema_dump, read, key_bounds, conditions)) => {
                 return Ok(Snapshotted { holder, schema_dump, read, key_bounds, conditions });
             }
+            // It waits for who holds the snapshot; without locks of his, what we let through would spoil it.
+            Err(error) if waited_for_ddl(&error) && wanted.options.snapshot.is_some() => {
+                return Err(error.hint("DDL waits at the source: end it, then give the same command again"));
+            }
             Err(error) if waited_for_ddl(&error) && attempt < LOCK_ATTEMPTS => {
                 run.events.warn("DDL at the source came in before all had their locks: let through, then begun again");
                 // Its connection ends with it: the locks are gone before we ask for them again.

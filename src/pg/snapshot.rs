@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::catalog::keeping_readers_out;
 use super::error::{Error, ErrorKind, Result};
 use super::evidence::Origin;
 use super::wire::DataConnection;
@@ -13,6 +14,9 @@ use crate::model::{Lsn, Oid, ServerVersion, Side};
 
 /// Tables locked by one statement. Long enough to be quick, short enough for a readable log.
 const LOCK_BATCH: usize = 500;
+
+/// How long DDL may stand between us and a table of somebody else's snapshot, in milliseconds.
+const LOCK_WAIT_MS: u64 = 4_000;
 
 /// How often listing and locking are repeated on a server whose tables change meanwhile.
 const ATTEMPTS: usize = 10;
@@ -108,7 +112,7 @@ impl SnapshotHolder {
             // Read before the transaction has a snapshot: what is replayed from here on is noticed.
             let start = if exports { None } else { Some(position(&mut connection, in_recovery)?) };
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
-            match lock_all(&mut connection, &before) {
+            match lock_all(&mut connection, &before, "") {
                 Ok(()) => {}
                 // Dropped or renamed since it was listed.
                 Err(e) if e.sqlstate() == Some("42P01") || e.sqlstate() == Some("3F000") => {
@@ -150,10 +154,13 @@ impl SnapshotHolder {
         before.sort();
         connection.execute("ROLLBACK")?;
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
-        lock_all(&mut connection, &before).map_err(|e| match e.sqlstate() {
-            Some("42P01" | "3F000") => changed_since(&e.to_string(), connection.side()),
-            _ => explain_lock_failure(e),
-        })?;
+        if let Err(e) = lock_within(&mut connection, &before) {
+            return Err(match e.sqlstate() {
+                Some("42P01" | "3F000") => changed_since(&e.to_string(), connection.side()),
+                Some("55P03") => blocked(&mut connection, &before)?,
+                _ => explain_lock_failure(e),
+            });
+        }
         set_snapshot(&mut connection, name).map_err(|e| explain_import_failure(e, name))?;
         let mut after = list(&mut connection)?;
         after.sort();
@@ -334,12 +341,44 @@ fn cannot_export(connection: &DataConnection, in_recovery: bool) -> Error {
     )
 }
 
-fn lock_all(connection: &mut DataConnection, tables: &[LockTarget]) -> Result<()> {
+fn lock_all(connection: &mut DataConnection, tables: &[LockTarget], nowait: &str) -> Result<()> {
     for batch in tables.chunks(LOCK_BATCH) {
         let names: Vec<String> = batch.iter().map(|t| format!("ONLY {}", t.sql_name)).collect();
-        connection.execute(&format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", ")))?;
+        connection.execute(&format!("LOCK TABLE {} IN ACCESS SHARE MODE{nowait}", names.join(", ")))?;
     }
     Ok(())
+}
+
+/// As [`lock_all`] where somebody else holds the snapshot, with locks of his own: behind DDL that waits for those we would
+/// wait until he ends, and he waits for us. `lock_timeout` came with 9.3.
+fn lock_within(connection: &mut DataConnection, tables: &[LockTarget]) -> Result<()> {
+    if connection.version() < ServerVersion::V9_3 {
+        return lock_all(connection, tables, " NOWAIT");
+    }
+    connection.execute(&format!("SET LOCAL lock_timeout = {LOCK_WAIT_MS}"))?;
+    lock_all(connection, tables, "")?;
+    // Functions of conditions may wait for something.
+    connection.execute("SET LOCAL lock_timeout TO DEFAULT")
+}
+
+/// Says who stands between us and the tables.
+fn blocked(connection: &mut DataConnection, tables: &[LockTarget]) -> Result<Error> {
+    connection.execute("ROLLBACK")?;
+    let relations: Vec<Oid> = tables.iter().map(|t| t.oid).collect();
+    let mut who = Vec::new();
+    for batch in relations.chunks(LOCK_BATCH) {
+        who.extend(
+            connection.query(&keeping_readers_out(connection.version(), batch))?.into_iter().flatten().flatten(),
+        );
+    }
+    let who = if who.is_empty() { "which is over by now".to_owned() } else { who.join(", ") };
+    Ok(Error::unsupported(
+        connection.side(),
+        format!(
+            "the snapshot's tables cannot be locked for DDL that is at work or waits for the snapshot's holder: {who}"
+        ),
+        Some("end that statement (SELECT pg_terminate_backend(…)), then give the same command again"),
+    ))
 }
 
 fn explain_lock_failure(error: Error) -> Error {

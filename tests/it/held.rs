@@ -457,6 +457,36 @@ async fn a_table_that_is_truncated_when_our_locks_are_lost_is_noticed() {
     assert_eq!(target.one("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgconvoy'").await, "1");
 }
 
+/// Behind DDL that waits for the snapshot's holder we would wait until he ends, without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn ddl_that_waits_for_the_holder_is_named() {
+    let source = source(&[GATED]).await;
+    let holder = Holder::of(&source).await;
+    let snapshot = ["--snapshot", holder.name.as_str()];
+    let (_directory, archive) = scratch("archive");
+    stop_dump(&source, &archive, &snapshot).await;
+    let files = files_of(&archive);
+    let ddl = source.connect().await;
+    let pid: i32 = ddl.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let altered = tokio::spawn(async move { ddl.batch_execute("ALTER TABLE r4 ADD later int").await });
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while source.one(&format!("SELECT count(*) FROM pg_locks WHERE pid = {pid} AND NOT granted")).await == "0" {
+        assert!(Instant::now() < deadline, "ALTER TABLE does not wait");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let target = empty(&source.cluster).await;
+    let waits = format!("process {pid} of role ");
+    for pgconvoy in [copy(&source, &target, &snapshot), resume_dump(&source, &archive, &snapshot)] {
+        let ran = wait(pgconvoy.spawn(), Duration::from_secs(40)).await.0.expect_code(3);
+        assert_says(&ran, &["waits for the snapshot's holder", &waits, "pg_terminate_backend"]);
+    }
+    assert_eq!(files_of(&archive), files, "a refusal has changed something");
+    assert_eq!(source.one(&format!("SELECT pg_terminate_backend({pid})")).await, "t");
+    let _ = altered.await.unwrap().unwrap_err();
+    let _ = run(resume_dump(&source, &archive, &snapshot)).await.expect_success();
+    assert_restores(&source, &archive).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_snapshot_says_its_name_and_keeps_ddl_away() {
     let source = source(&[]).await;

@@ -32,6 +32,7 @@ pub use server::{DatabaseFacts, ExtensionFacts, RolesInUse, TargetSettings};
 pub use type_graph::{FIRST_OWN_OID, TypeAttribute, TypeGraph, TypeNode, TypeParts};
 pub use type_uses::{TypeUse, UsedBy};
 pub use types::{FormatRules, TypeFlags, TypeMap, choose_format};
+pub(in crate::pg) use waits::keeping_readers_out;
 
 /// A window on one server's catalogs; on the source, inside the shared snapshot.
 #[derive(Clone, Copy)]

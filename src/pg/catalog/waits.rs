@@ -36,15 +36,21 @@ impl Catalog<'_> {
 
     /// Who has or waits for a lock on a relation that lets nobody read it, in words, those that have it first.
     pub async fn who_keeps_readers_out(&self, relation: Oid) -> Result<Vec<String>> {
-        let pid = if self.version >= ServerVersion::V9_2 { "pid" } else { "procpid" };
-        let sql = format!(
-            "SELECT 'process ' || l.pid || COALESCE(' of role ' || a.usename, '')
-                    || CASE WHEN l.granted THEN ' has ' ELSE ' waits for ' END || l.mode
-             FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.{pid} = l.pid
-             WHERE l.locktype = 'relation' AND l.relation = {relation} AND l.mode = 'AccessExclusiveLock'
-               AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
-             ORDER BY l.granted DESC, l.pid"
-        );
-        self.rows(&sql).await?.iter().map(|row| self.get(row, 0)).collect()
+        self.rows(&keeping_readers_out(self.version, &[relation])).await?.iter().map(|row| self.get(row, 0)).collect()
     }
+}
+
+/// The query of [`Catalog::who_keeps_readers_out`], of several relations.
+pub(in crate::pg) fn keeping_readers_out(version: ServerVersion, relations: &[Oid]) -> String {
+    let pid = if version >= ServerVersion::V9_2 { "pid" } else { "procpid" };
+    let relations: Vec<String> = relations.iter().map(ToString::to_string).collect();
+    format!(
+        "SELECT 'process ' || l.pid || COALESCE(' of role ' || a.usename, '')
+                || CASE WHEN l.granted THEN ' has ' ELSE ' waits for ' END || l.mode
+         FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.{pid} = l.pid
+         WHERE l.locktype = 'relation' AND l.relation IN ({}) AND l.mode = 'AccessExclusiveLock'
+           AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+         ORDER BY l.granted DESC, l.pid",
+        relations.join(", ")
+    )
 }
