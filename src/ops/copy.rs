@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use super::create::{self, Target};
+use super::create::{self, Made};
 use super::data_only;
 use super::error::{Cause, Error, Result};
 use super::evidence::{self, Evidence, EvidenceFile};
@@ -25,7 +25,7 @@ use super::rounds::{Filling, MakeLane, Rounds};
 use super::rows::RowsPlan;
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::source_plan::{Cutting, Pieces, SourcePlan, check_still_there};
-use super::target::{Preparation, PreparedTarget, check_columns, complete, share};
+use super::target::{Ending, Preparation, PreparedTarget, check_columns, complete, share};
 use super::toast;
 use super::writer::TargetPort;
 use crate::event::{Event, Operation, Phase};
@@ -81,17 +81,26 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
         let passwords = source.catalog().role_passwords().await?;
         left_out = roles::create(&plan.inventory.cluster_roles, &passwords, &target, &run).await?;
     }
-    let created = Target::prepare(target, &plan.inventory.toc, &options.target, &run).await?;
-    let target = created.server();
+    let made = Made::prepare(target, &plan.inventory.toc, &options.target, &run).await?;
+    let target = made.server();
     let mut load_settings = data_only::settings(target, &plan.inventory, contents, options.target.resume).await?;
     let toast = toast::setting(target, options.target.toast_compression).await?;
     load_settings.extend(toast.statement);
     let lsn = plan.holder.as_ref().and_then(|holder| holder.snapshot.lsn);
     let moment = evidence::moment(&source, lsn).await;
     let hashes = options.evidence.is_some().then(Hashes::default);
-    let job = CopyJob { source: &source, target, options, lanes, load_settings, hashes: hashes.clone(), run: &run };
+    let job = CopyJob {
+        source: &source,
+        target,
+        made: &made,
+        options,
+        lanes,
+        load_settings,
+        hashes: hashes.clone(),
+        run: &run,
+    };
     let done = job.fill_target(&mut plan, (pieces, settings), &recorder).await?;
-    left_out.extend(created.finish(&run).await?);
+    left_out.extend(made.left_out());
     let mut checked = vec!["rows counted at the source equal rows loaded, chunk by chunk".into()];
     if let Some((file, hashes)) = evidence_file.zip(hashes) {
         file.write(&Evidence::of_rows(moment, &plan.inventory, (&done.relations, &done.chunks), &hashes)?)?;
@@ -150,6 +159,7 @@ fn fall_back_to_text(inventory: &mut Inventory, to_text: Vec<(Oid, String)>) {
 struct CopyJob<'a> {
     source: &'a Server,
     target: &'a Server,
+    made: &'a Made,
     options: &'a CopyOptions,
     lanes: Lanes,
     /// Of each connection that loads.
@@ -270,9 +280,11 @@ impl Rounds for CopyRounds<'_> {
     }
 
     async fn finish(&self, target: &Server, ledger: &Ledger) -> Result<()> {
-        let CopyJob { options, run, .. } = self.job;
+        let CopyJob { options, made, run, .. } = self.job;
         keys::prove(target, &self.relations, options.contents, run).await?;
-        complete(target, (self.prepared, ledger), &self.inventory.sequences, options.contents, run).await
+        let (prepared, sequences) = (self.prepared, self.inventory.sequences.as_slice());
+        let ending = Ending { prepared, ledger, sequences, contents: options.contents, made, run };
+        complete(target, ending).await
     }
 }
 

@@ -1,5 +1,7 @@
 //! The target database itself: `--create`, as `pg_restore --create` does it.
 
+use std::sync::{Mutex, PoisonError};
+
 use super::error::{Cause, Error, Result};
 use super::job_sql::is_about_the_object;
 use super::options::{Contents, Run, TargetOptions};
@@ -81,41 +83,53 @@ async fn check(
     Ok(())
 }
 
-/// The database that is filled.
-pub(super) enum Target {
+/// The database that is filled, and what was left out of what is done when it is, in words.
+pub(super) struct Made {
+    target: Target,
+    left_out: Mutex<Vec<String>>,
+}
+
+enum Target {
     There(Box<Server>),
     Created(Box<Created>),
 }
 
-impl Target {
+impl Made {
     /// The server that is connected to, or, with `--create`, the database made there as `toc` describes it.
     ///
     /// # Errors
     /// Those of [`create`].
     pub(super) async fn prepare(server: Server, toc: &Toc, options: &TargetOptions, run: &Run) -> Result<Self> {
-        if options.create {
-            Ok(Self::Created(Box::new(create(server, toc, options, run).await?)))
+        let target = if options.create {
+            Target::Created(Box::new(create(server, toc, options, run).await?))
         } else {
-            Ok(Self::There(Box::new(server)))
-        }
+            Target::There(Box::new(server))
+        };
+        Ok(Self { target, left_out: Mutex::default() })
     }
 
     pub(super) fn server(&self) -> &Server {
-        match self {
-            Self::There(server) => server,
-            Self::Created(created) => &created.server,
+        match &self.target {
+            Target::There(server) => server,
+            Target::Created(created) => &created.server,
         }
     }
 
-    /// When everything is in. Returns what is left out, in words.
+    /// When everything is in. Can be repeated.
     ///
     /// # Errors
     /// Those of [`Created::finish`].
-    pub(super) async fn finish(&self, run: &Run) -> Result<Vec<String>> {
-        match self {
-            Self::There(_) => Ok(Vec::new()),
-            Self::Created(created) => created.finish(run).await,
+    pub(super) async fn finish(&self, run: &Run) -> Result<()> {
+        if let Target::Created(created) = &self.target {
+            let left_out = created.finish(run).await?;
+            *self.left_out.lock().unwrap_or_else(PoisonError::into_inner) = left_out;
         }
+        Ok(())
+    }
+
+    /// What [`Self::finish`] has left out.
+    pub(super) fn left_out(&self) -> Vec<String> {
+        self.left_out.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::copy::Filled;
-use super::create::{self, Target};
+use super::create::{self, Made};
 use super::data_only;
 use super::error::{Cause, Error, Result};
 use super::inventory::{Inventory, LARGE_OBJECTS_OID};
@@ -24,7 +24,7 @@ use super::rounds::{Filling, MakeLane, Rounds};
 use super::rows::RowsPlan;
 use super::salvage::{self, Damage};
 use super::server::{Lanes, Server, lanes_that_fit};
-use super::target::{Preparation, PreparedTarget, check_columns, complete, share};
+use super::target::{Ending, Preparation, PreparedTarget, check_columns, complete, share};
 use super::toast;
 use super::writer::TargetPort;
 use crate::archive::{Archive, ArchiveContents};
@@ -81,14 +81,14 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     if options.target.roles && !options.target.resume {
         left_out.extend(roles::create(&inventory.cluster_roles, &None, &target, &run).await?);
     }
-    let created = Target::prepare(target, &inventory.toc, &options.target, &run).await?;
-    let target = created.server();
+    let made = Made::prepare(target, &inventory.toc, &options.target, &run).await?;
+    let target = made.server();
     let mut load_settings = data_only::settings(target, &inventory, contents, options.target.resume).await?;
     let toast = toast::setting(target, options.target.toast_compression).await?;
     load_settings.extend(toast.statement);
-    let job = RestoreJob { target, options, contents, lanes, load_settings, run: &run };
+    let job = RestoreJob { target, made: &made, options, contents, lanes, load_settings, run: &run };
     let done = job.fill_target(&mut inventory, archive, &recorder).await?;
-    left_out.extend(created.finish(&run).await?);
+    left_out.extend(made.left_out());
     let closing = Closing {
         relations: done.relations.iter().map(AsRef::as_ref).collect(),
         archive: name.map(|path| ArchiveSummary {
@@ -174,6 +174,7 @@ fn join_chunks(chunks: &mut Vec<Chunk>, sizes: &HashMap<Oid, u64>, whole_bytes: 
 
 struct RestoreJob<'a> {
     target: &'a Server,
+    made: &'a Made,
     options: &'a RestoreOptions,
     contents: Contents,
     lanes: Lanes,
@@ -291,8 +292,9 @@ impl Rounds for RestoreRounds<'_> {
     }
 
     async fn finish(&self, target: &Server, ledger: &Ledger) -> Result<()> {
-        let RestoreJob { contents, run, .. } = self.job;
+        let RestoreJob { contents, made, run, .. } = self.job;
         keys::prove(target, &self.relations, *contents, run).await?;
-        complete(target, (self.prepared, ledger), &self.inventory.sequences, *contents, run).await
+        let (prepared, sequences) = (self.prepared, self.inventory.sequences.as_slice());
+        complete(target, Ending { prepared, ledger, sequences, contents: *contents, made, run }).await
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::create::Made;
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
 use super::job_sql::{is_refusal, one_message};
@@ -275,21 +276,26 @@ impl Preparation<'_> {
 /// Large objects created or dropped by one statement.
 const LARGE_OBJECT_BATCH: usize = 1000;
 
-/// What is left when rows and jobs are done: sequences, owners and grants of large objects, the ledger.
-pub(super) async fn complete(
-    target: &Server,
-    (prepared, ledger): (&PreparedTarget, &Ledger),
-    sequences: &[SequenceState],
-    contents: Contents,
-    run: &Run,
-) -> Result<()> {
+/// What is left when rows and jobs are done.
+pub(super) struct Ending<'a> {
+    pub prepared: &'a PreparedTarget,
+    pub ledger: &'a Ledger,
+    pub sequences: &'a [SequenceState],
+    pub contents: Contents,
+    /// The database itself, if this run has made it.
+    pub made: &'a Made,
+    pub run: &'a Run,
+}
+
+/// Sequences, owners and grants of large objects, what is left to do at a database that was made; then the ledger.
+pub(super) async fn complete(target: &Server, ending: Ending<'_>) -> Result<()> {
+    let Ending { ledger, run, .. } = ending;
     let phase = PhaseTimer::start(Phase::PostData, run);
     let patience = Patience::new(run, &run.cancel);
     let removing = AtomicBool::new(false);
     let settle = async |again: bool| {
-        let work = (prepared, sequences, contents);
         if !again && !target.control.client.is_closed() {
-            return settle(target, work, &removing).await;
+            return settle(target, &ending, &removing).await;
         }
         let renewed = target.renewed(run).await?;
         if ledger::unfinished(renewed.catalog()).await?.is_none() {
@@ -300,7 +306,7 @@ pub(super) async fn complete(
             return Err(ledger::is_unknown());
         }
         let renewed = ledger.hold(renewed, target).await?;
-        settle(&renewed, work, &removing).await
+        settle(&renewed, &ending, &removing).await
     };
     patience.persist("sequences, and the end", settle).await?;
     phase.finish();
@@ -308,11 +314,8 @@ pub(super) async fn complete(
 }
 
 /// Can be repeated as a whole. `removing` is set when the ledger may be gone from here on.
-async fn settle(
-    target: &Server,
-    (prepared, sequences, contents): (&PreparedTarget, &[SequenceState], Contents),
-    removing: &AtomicBool,
-) -> Result<()> {
+async fn settle(target: &Server, ending: &Ending<'_>, removing: &AtomicBool) -> Result<()> {
+    let Ending { prepared, sequences, contents, made, run, .. } = ending;
     let catalog = target.catalog();
     if contents.has_rows() {
         let setvals = SequenceState::setval_statements(sequences);
@@ -320,6 +323,8 @@ async fn settle(
         let doing = "setting owners and grants of large objects";
         run_all(catalog, &prepared.large_objects).await.map_err(|e| Error::from(e).doing(doing))?;
     }
+    // While the ledger says that there is something left to do.
+    made.finish(run).await?;
     removing.store(true, Ordering::Relaxed);
     ledger::remove(catalog).await
 }

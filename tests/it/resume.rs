@@ -227,3 +227,49 @@ async fn a_restore_that_makes_its_database_goes_on_too() {
     let _ = run(into(&["--resume"])).await.expect_success();
     assert_same_contents("resumed in its database", &source, &target).await;
 }
+
+/// What is done to the database itself when all is in comes before the end of the ledger.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_was_killed_at_its_end_has_settled_its_database() {
+    let source = source(&[SLOWLY]).await;
+    let name = &source.name;
+    source.execute(&format!("COMMENT ON DATABASE {name} IS 'whole'")).await;
+    source.execute(&format!("ALTER DATABASE {name} CONNECTION LIMIT 77")).await;
+    let own = own_server(&source).await;
+    let (_directory, archive) = archive_of(&source).await;
+    make_roles(&own).await;
+    let into = |more: &[&str]| {
+        let args = ["restore", &archive, "--create", "--target", &own.uri("postgres")].map(String::from);
+        Pgconvoy::new(args.into_iter().chain(more.iter().map(ToString::to_string)))
+    };
+    let child = into(&["-j", "1"]).spawn();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while own.connect(name).await.is_err() {
+        assert!(Instant::now() < deadline, "the database does not come");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let target = TestDb { cluster: own.clone(), name: name.clone() };
+    wait_for_ledger(&target, "chunk", 1).await;
+    let reader = target.connect().await;
+    reader.batch_execute("BEGIN; LOCK TABLE pgconvoy.alive IN ACCESS SHARE MODE").await.unwrap();
+    wait_for(&target, "wait_event_type = 'Lock' AND query LIKE '%DROP SCHEMA IF EXISTS pgconvoy%'").await;
+    let settled = "SELECT shobj_description(oid, 'pg_database') || ' ' || datconnlimit FROM pg_database
+                   WHERE datname = current_database()";
+    assert_eq!(target.one(settled).await, "whole 77");
+    kill(child).await;
+    // It would do what it waits for without its client.
+    let end =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%DROP SCHEMA IF EXISTS pgconvoy%'
+               AND wait_event_type = 'Lock'";
+    assert_eq!(target.one(end).await, "t");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let left = "SELECT count(*) FROM pg_locks WHERE relation = 'pgconvoy.alive'::regclass AND NOT granted";
+    while target.one(left).await != "0" {
+        assert!(Instant::now() < deadline, "it does not end");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    reader.batch_execute("ROLLBACK").await.unwrap();
+    let _ = run(into(&["--resume"])).await.expect_success();
+    assert_eq!(target.one(settled).await, "whole 77");
+    assert_same_contents("resumed at its end", &source, &target).await;
+}
