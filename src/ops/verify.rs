@@ -461,7 +461,8 @@ async fn snapshot(server: &Server, list: String, how: &SideRules, run: &Run) -> 
         for setting in &settings {
             connection.execute(setting)?;
         }
-        SnapshotHolder::take(connection, &SnapshotMode::FrozenSource, |connection| read_lock_list(connection, &list))
+        let list = |connection: &mut DataConnection| read_lock_list(connection, &list);
+        SnapshotHolder::take(connection, &SnapshotMode::ExportedOrFrozen, list)
     });
     Ok(taken.await.map_err(|e| Error::new(Cause::Internal(e.to_string())))??)
 }

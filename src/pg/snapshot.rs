@@ -61,8 +61,11 @@ pub struct SnapshotHolder {
 pub enum SnapshotMode {
     /// Export, or fail.
     Exported,
-    /// Nobody writes: export where possible, else prove what can be proven.
+    /// Nobody writes, says the user: export where possible, else prove what can be proven. On a standby, nothing is
+    /// replayed while the snapshot is taken, so that its position is the snapshot's.
     FrozenSource,
+    /// Export where possible, else prove that nobody writes.
+    ExportedOrFrozen,
     /// Somebody else has exported it under this name, and holds it.
     Imported(String),
 }
@@ -110,7 +113,8 @@ impl SnapshotHolder {
             let mut before = list(&mut connection)?;
             before.sort();
             // Read before the transaction has a snapshot: what is replayed from here on is noticed.
-            let start = if exports { None } else { Some(position(&mut connection, in_recovery)?) };
+            let is_position = !exports || (in_recovery && *mode == SnapshotMode::FrozenSource);
+            let start = if is_position { Some(position(&mut connection, in_recovery)?) } else { None };
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
             match lock_all(&mut connection, &before, "") {
                 Ok(()) => {}

@@ -151,6 +151,33 @@ async fn verify_notices_a_write_too() {
     assert_says(&ran.expect_code(3), &["error: source:", WRITTEN_TO]);
 }
 
+/// What is replayed between the snapshot and its position would be taken for part of it by who goes on later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_is_noticed_while_the_snapshot_is_taken() {
+    let Some(pair) = Pair::start(Major::V17, TABLES).await else { return };
+    let target = empty(&newest().await).await;
+    let writer = pair.primary.connect().await;
+    writer.batch_execute("BEGIN; LOCK TABLE a IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    pair.primary.execute("INSERT INTO b VALUES (0, 'flushes the lock')").await;
+    let replayed = "SELECT count(*) FROM pg_locks WHERE relation = 'a'::regclass AND mode = 'AccessExclusiveLock'";
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while pair.standby.one(replayed).await == "0" {
+        assert!(Instant::now() < deadline, "the lock is not replayed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let args = copy_args(&pair.standby, &target).into_iter().chain(["--frozen-source"].map(String::from));
+    let child = Pgconvoy::new(args).spawn();
+    wait_for(&pair.standby, "wait_event_type = 'Lock' AND query LIKE 'LOCK TABLE%'").await;
+    writer.batch_execute("INSERT INTO a (t) VALUES ('later'); COMMIT").await.unwrap();
+    let (ran, _) = wait(child, Duration::from_secs(60)).await;
+    assert_says(&ran.expect_code(3), &["error: source:", "is not frozen", "pause replay"]);
+    pair.primary.execute("REFRESH MATERIALIZED VIEW m").await;
+    pair.catch_up().await;
+    pair.pause().await;
+    let _ = copy(&pair.standby, &target, &["--frozen-source"]).await.expect_success();
+    assert_same_contents("a standby of 17", &pair.standby, &target).await;
+}
+
 async fn move_money(db: Arc<TestDb>, stop: Arc<AtomicBool>) -> u64 {
     let client = db.connect().await;
     let mut count = 0;
