@@ -105,7 +105,9 @@ impl SnapshotHolder {
         mut list: impl FnMut(&mut DataConnection) -> Result<Vec<LockTarget>>,
     ) -> Result<Self> {
         let in_recovery = flag(&mut connection, "SELECT pg_catalog.pg_is_in_recovery()")?;
-        let exports = can_export(connection.version(), in_recovery);
+        // Before 10 an export takes a transaction ID (`ExportSnapshot`), which is a write to who looks for one later.
+        let spoils = *mode == SnapshotMode::FrozenSource && connection.version() < ServerVersion::V10;
+        let exports = can_export(connection.version(), in_recovery) && !spoils;
         if !exports && *mode == SnapshotMode::Exported {
             return Err(cannot_export(&connection, in_recovery));
         }
