@@ -274,11 +274,16 @@ impl DumpJob<'_> {
     /// What becomes of what is there: it stays if a later process can go on with it, or an earlier one has made it.
     fn leave(&self, error: Error, writer: &ArchiveWriter) -> Error {
         let may_go_on = self.options.source.outlives_the_process() && self.options.recipients.is_empty();
-        let is_resumable = may_go_on && !resume::is_refusal(&error);
-        match (is_resumable, self.is_resumed) {
-            (true, _) => return error.hint("the same command with --resume goes on behind what is there"),
-            (false, true) => {}
-            (false, false) => self.abandon(writer),
+        if may_go_on && !resume::is_refusal(&error) {
+            return error.hint("the same command with --resume goes on behind what is there");
+        }
+        // Where the snapshot is another process's, what was refused may be possible again, when DDL is through.
+        if may_go_on && self.options.source.snapshot.is_some() {
+            return error
+                .hint("what was written stays: --resume goes on with it if the cause is gone and the snapshot is not");
+        }
+        if !self.is_resumed {
+            self.abandon(writer);
         }
         error
     }
