@@ -48,7 +48,7 @@ pub async fn dump(options: &DumpOptions, outer: &Run) -> Result<TransferReport> 
     let mut findings = Findings::default();
     preflight::check_source(&source, &options.source, None, &mut findings).await?;
     lost::check_rows(&source, &options.source, options.contents, &mut findings).await?;
-    preflight::check_disk(&options.archive, source.facts.database_bytes, &mut findings);
+    preflight::check_disk(&options.archive, (source.facts.database_bytes, options.resume), &mut findings);
     findings.into_result(&run)?;
     phase.finish();
 

@@ -533,34 +533,24 @@ fn is_older(version: &str, than: &str) -> bool {
     numbers(version) < numbers(than)
 }
 
-/// Room on the disk for a dump of `total_bytes` of heap and TOAST.
-pub(super) fn check_disk(archive: &Path, total_bytes: u64, findings: &mut Findings) {
+/// Room on the disk for a dump of `total_bytes` of heap and TOAST. `is_resumed`: some of it is there, nobody knows what it
+/// is of the tables.
+pub(super) fn check_disk(archive: &Path, (total_bytes, is_resumed): (u64, bool), findings: &mut Findings) {
     let existing = archive.ancestors().find(|p| p.exists() && !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let Ok(stat) = rustix::fs::statvfs(existing) else { return };
     let free_bytes = stat.f_bavail * stat.f_frsize;
     let needed_bytes = total_bytes / 100 * DUMP_SHARE_PERCENT;
-    if free_bytes < needed_bytes / 4 {
-        findings.refuse(
-            None,
-            format!(
-                "{} has {} free; the tables hold {}",
-                existing.display(),
-                format_bytes(free_bytes),
-                format_bytes(total_bytes)
-            ),
-            "use a larger disk, or `pgconvoy copy`, which needs none",
-        );
-    } else if free_bytes < needed_bytes {
-        findings.warn(
-            None,
-            format!(
-                "{} has {} free; the tables hold {}",
-                existing.display(),
-                format_bytes(free_bytes),
-                format_bytes(total_bytes)
-            ),
-            "compression may or may not make it fit",
-        );
+    let (free, total) = (format_bytes(free_bytes), format_bytes(total_bytes));
+    let has = format!("{} has {free} free; the tables hold {total}", existing.display());
+    if free_bytes >= needed_bytes {
+        return;
+    }
+    if is_resumed {
+        findings.warn(None, has, "some of it is stored already; where it does not fit, --resume goes on once more");
+    } else if free_bytes < needed_bytes / 4 {
+        findings.refuse(None, has, "use a larger disk, or `pgconvoy copy`, which needs none");
+    } else {
+        findings.warn(None, has, "compression may or may not make it fit");
     }
 }
 
@@ -573,5 +563,16 @@ mod tests {
         assert!(is_older("1.9", "1.10"));
         assert!(!is_older("2.0", "1.10"));
         assert!(!is_older("1.6", "1.6"));
+    }
+
+    #[test]
+    fn a_dump_that_goes_on_is_not_refused_for_room_that_it_has_used() {
+        let refuses = |is_resumed| {
+            let mut findings = Findings::default();
+            check_disk(Path::new("/"), (u64::MAX, is_resumed), &mut findings);
+            findings.0.iter().any(|f| f.level == FindingLevel::Refusal)
+        };
+        assert!(refuses(false));
+        assert!(!refuses(true));
     }
 }
