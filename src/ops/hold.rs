@@ -58,7 +58,9 @@ pub async fn hold_snapshot(options: &SnapshotOptions, run: &Run) -> Result<(Snap
         connection.execute(&session::reading(version))?;
         watcher.execute(&session::reading(version))?;
         let list = |connection: &mut DataConnection| read_lock_list(connection, &list);
-        Ok::<_, pg::Error>((SnapshotHolder::take(connection, &SnapshotMode::Exported, list)?, watcher))
+        let mut holder = SnapshotHolder::take(connection, &SnapshotMode::Exported, list)?;
+        holder.find_origin()?;
+        Ok::<_, pg::Error>((holder, watcher))
     });
     let taken = taken.await.map_err(|e| Error::new(Cause::Internal(e.to_string())))?;
     let (holder, watcher) = taken.map_err(|e| Error::from(e).doing("taking a snapshot"))?;

@@ -45,7 +45,7 @@ impl Origin {
             server_started_at: value(connection, "SELECT pg_catalog.pg_postmaster_start_time()")?,
             ..Self::default()
         };
-        if version >= ServerVersion::V9_6 && may_ask(connection, "pg_control_system()")? {
+        if version >= ServerVersion::V9_6 && may_ask(connection, "pg_control_system")? {
             let sql = "SELECT system_identifier FROM pg_catalog.pg_control_system()";
             origin.system_identifier = value(connection, sql)?;
         }
@@ -54,7 +54,7 @@ impl Origin {
         } else {
             ("pg_xlogfile_name", "pg_current_xlog_location")
         };
-        if !in_recovery {
+        if !in_recovery && may_ask(connection, file)? {
             // The first eight digits are the timeline (`XLogFileName`).
             let sql = format!("SELECT pg_catalog.substr(pg_catalog.{file}(pg_catalog.{position}()), 1, 8)");
             origin.timeline = value(connection, &sql)?;
@@ -81,8 +81,14 @@ fn exporting_transaction(name: &str) -> Option<String> {
     }
 }
 
+/// A query that is refused would cost the transaction, and the snapshot with it.
 fn may_ask(connection: &mut DataConnection, function: &str) -> Result<bool> {
-    let sql = format!("SELECT pg_catalog.has_function_privilege('pg_catalog.{function}', 'EXECUTE')");
+    let sql = format!(
+        "SELECT pg_catalog.bool_and(pg_catalog.has_function_privilege(p.oid, 'EXECUTE')) FROM pg_catalog.pg_proc p
+         JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+         WHERE n.nspname = 'pg_catalog' AND p.proname = {}",
+        quote_literal(function)
+    );
     Ok(value(connection, &sql)?.as_deref() == Some("t"))
 }
 

@@ -131,9 +131,12 @@ impl SnapshotHolder {
             let mut after = list(&mut connection)?;
             after.sort();
             if before == after {
-                let snapshot = describe(&mut connection, id, in_recovery)?.with_origin(&mut connection)?;
+                let mut snapshot = describe(&mut connection, id, in_recovery)?;
                 if in_recovery && start.is_some_and(|start| start != snapshot.lsn) {
                     return Err(not_frozen(connection.side()));
+                }
+                if *mode == SnapshotMode::FrozenSource {
+                    snapshot = snapshot.with_origin(&mut connection)?;
                 }
                 let sizes = read_sizes(&mut connection, &after)?;
                 return Ok(Self { connection, snapshot, sizes, tables: after });
@@ -145,6 +148,16 @@ impl SnapshotHolder {
             format!("tables kept being created, dropped, truncated or rewritten: {ATTEMPTS} attempts to lock them all"),
             Some("stop migrations and jobs that run DDL or TRUNCATE on the source, then start again"),
         ))
+    }
+
+    /// Asks where the snapshot comes from. Those that a run can be gone on with have been asked; of others, ordinary runs
+    /// need not ask a server that may refuse it.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn find_origin(&mut self) -> Result<()> {
+        self.snapshot = self.snapshot.clone().with_origin(&mut self.connection)?;
+        Ok(())
     }
 
     /// The tables are those of the snapshot. What has happened to them before they are locked here, the locks of its holder

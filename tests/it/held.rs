@@ -14,7 +14,7 @@ use pgconvoy::lab::{Cluster, ClusterSpec, Major};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::compare::assert_same_contents;
-use crate::errors::assert_says;
+use crate::errors::{as_role, assert_says, make_login};
 use crate::faults::{ROWS, SLOWLY, source};
 use crate::fixture::{empty, run, scratch};
 use crate::interrupts::{wait, wait_for};
@@ -498,6 +498,20 @@ async fn ddl_that_waits_for_the_holder_is_named() {
     let _ = altered.await.unwrap().unwrap_err();
     let _ = run(resume_dump(&source, &archive, &snapshot)).await.expect_success();
     assert_restores(&source, &archive).await;
+}
+
+/// A managed server may keep from its users what tells one snapshot from another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_tell_its_log_s_file_can_be_read() {
+    let source = TestDb::new(&crate::fixture::newest().await, "managed").await;
+    make_login(&source.cluster, "it_held", "").await;
+    source.execute("CREATE TABLE t AS SELECT 1 AS id; GRANT SELECT ON t TO it_held").await;
+    source.execute("REVOKE EXECUTE ON FUNCTION pg_walfile_name(pg_lsn) FROM PUBLIC").await;
+    let (_holder, name) = export(&source).await;
+    let (_directory, archive) = scratch("archive");
+    let uri = as_role(&source, "it_held");
+    let dump = ["dump", "--source", &uri, "--snapshot", &name, archive.to_str().unwrap()];
+    let _ = run(Pgconvoy::new(dump)).await.expect_success();
 }
 
 #[tokio::test(flavor = "multi_thread")]
