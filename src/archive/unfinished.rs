@@ -31,7 +31,7 @@ pub struct UnfinishedArchive {
 impl UnfinishedArchive {
     /// # Errors
     /// As [`Archive::open_unsealed`]; [`Error::Locked`] when another process writes there, [`Error::Finished`],
-    /// [`Error::NotResumable`] when another version has begun it.
+    /// [`Error::NotResumable`] when another version has begun it, or the file system has no locks.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_on(path, Disk::default())
     }
@@ -50,7 +50,12 @@ impl UnfinishedArchive {
         let manifest = root.open_file_to_write(MANIFEST).map_err(|e| Error::io(&path.join(MANIFEST), e))?;
         match rustix::io::retry_on_intr(|| rustix::fs::flock(&manifest.file, FlockOperation::NonBlockingLockExclusive))
         {
-            Ok(()) | Err(Errno::NOTSUP | Errno::NOLCK | Errno::NOSYS) => {}
+            Ok(()) => {}
+            // A dump makes its directory, so that it is alone there; two that go on would write the same files.
+            Err(Errno::NOTSUP | Errno::NOLCK | Errno::NOSYS) => {
+                let why = "the file system has no locks, by which another process is kept away".into();
+                return Err(Error::NotResumable { path: path.to_owned(), why });
+            }
             Err(Errno::WOULDBLOCK) => return Err(Error::Locked { path: path.to_owned() }),
             Err(e) => return Err(Error::io(&path.join(MANIFEST), e)),
         }
