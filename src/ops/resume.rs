@@ -81,6 +81,7 @@ fn add_target(settings: &mut Settings, target: &TargetOptions) {
 fn add_source(settings: &mut Settings, source: &Server, options: &SourceOptions) {
     let bytes = options.chunk_bytes.map_or_else(|| "none".to_owned(), |bytes| bytes.to_string());
     let mut set = |name: &str, value: String| settings.insert(name.into(), value);
+    set("the version of pgconvoy", env!("CARGO_PKG_VERSION").to_owned());
     set("the source's database", source.facts.database.clone());
     set("--source-encoding", source.facts.encoding.clone());
     set("--snapshot", options.snapshot.clone().unwrap_or_else(|| "none".into()));
