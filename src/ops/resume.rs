@@ -191,20 +191,33 @@ pub(super) async fn find_copy(target: &Server, settings: &Settings, source: &Sou
 
 const NOT_PREPARED: &str = "the run was stopped before its schema was there";
 
-/// Takes over the ledger that a stopped run has left. Nothing is changed in it yet.
+/// Takes over the ledger that a stopped run has left. Nothing is changed in it yet. `footing`: of a copy, as it was found.
 ///
 /// # Errors
-/// There is none; another process is at work on it; it was not stopped behind its schema; other settings, by name.
-pub(super) async fn take_over(target: &Server, settings: &Settings, is_copy: bool) -> Result<(Ledger, Resumed)> {
-    let what = if is_copy { COPY } else { RESTORE };
+/// There is none; another process is at work on it; it was not stopped behind its schema; other settings, by name; of a
+/// copy, another one has begun since its footing was read.
+pub(super) async fn take_over(
+    target: &Server,
+    settings: &Settings,
+    footing: Option<&String>,
+) -> Result<(Ledger, Resumed)> {
+    let what = if footing.is_some() { COPY } else { RESTORE };
     let left = left_behind(what, target).await?;
     compare(what, (settings, &left.settings), Side::Target)?;
+    if as_json(footing) != as_json(left.footing.as_ref()) {
+        let message = "another copy was begun here since the stopped one was looked at".to_owned();
+        return Err(refused(message, "give the same command again"));
+    }
     if !left.is_prepared {
         return Err(refused(NOT_PREPARED.into(), BEGIN_ANEW));
     }
     let whole_bytes = left.settings.get(WHOLE_BYTES).and_then(|bytes| bytes.parse().ok()).unwrap_or_default();
     let remembered = left.ledger.read(target.catalog()).await?;
     Ok((left.ledger, Resumed { remembered, whole_bytes, has_crashed: left.has_crashed }))
+}
+
+fn as_json(footing: Option<&String>) -> Option<serde_json::Value> {
+    footing.and_then(|json| serde_json::from_str(json).ok())
 }
 
 /// How what stopped behind the schema is gone on with, where it can be.

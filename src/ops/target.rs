@@ -105,7 +105,7 @@ impl Preparation<'_> {
         let mut settings = self.settings.clone();
         resume::add_jobs(&mut settings, &graph);
         let (ledger, resumed) = if self.options.resume {
-            let (ledger, resumed) = resume::take_over(target, &settings, self.footing.is_some()).await?;
+            let (ledger, resumed) = resume::take_over(target, &settings, self.footing.as_ref()).await?;
             (ledger, Some(resumed))
         } else {
             self.make_schemas(&mut graph, &entry_options, catalog).await?;
