@@ -5,13 +5,13 @@
 //! every rewrite, and each of them gives it a new filenode. The ranges themselves are kept, not reckoned again: sizes grow
 //! while others write. So are the sizes, by which small jobs were joined.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
-use super::reader::{Keeper, UNLOGGED_TABLES};
+use super::reader::{Keeper, UNLOGGED};
 use super::server::Server;
 use super::source_plan::SourcePlan;
 use crate::model::{Chunk, Oid, QualifiedName, Relation, Side};
@@ -79,7 +79,7 @@ impl Footing {
                     let message = format!("the source was written to since the first run: {what}");
                     return Err(refused(message).hint(BEGIN_ANEW));
                 }
-                refuse_unlogged(source).await?;
+                refuse_unlogged(source, &plan.inventory).await?;
             }
         }
         let now: HashMap<Oid, Mark> = marks(plan)?.into_iter().map(|mark| (mark.oid, mark)).collect();
@@ -137,10 +137,19 @@ fn internal(what: &str) -> Error {
 }
 
 /// Nothing written is not nothing lost: a crash empties unlogged tables without a transaction.
-async fn refuse_unlogged(source: &Server) -> Result<()> {
-    let names = source.catalog().rows(UNLOGGED_TABLES).await?;
-    let Some(row) = names.first() else { return Ok(()) };
-    let name: String = source.catalog().get(row, 0)?;
+async fn refuse_unlogged(source: &Server, inventory: &Inventory) -> Result<()> {
+    let catalog = source.catalog();
+    let tables: HashSet<Oid> = inventory.relations.iter().map(|relation| relation.oid).collect();
+    let sequences: HashSet<&QualifiedName> = inventory.sequences.iter().map(|sequence| &sequence.name).collect();
+    let mut emptied = None;
+    for row in catalog.rows(UNLOGGED).await? {
+        let name = QualifiedName::new(catalog.get::<String>(&row, 1)?, catalog.get::<String>(&row, 2)?);
+        if tables.contains(&catalog.get(&row, 0)?) || sequences.contains(&name) {
+            emptied = Some(name);
+            break;
+        }
+    }
+    let Some(name) = emptied else { return Ok(()) };
     let message =
         format!("whether the source has crashed since cannot be told, and a crash empties {name}, which is unlogged");
     Err(refused(message).hint("start again; or hold the snapshot with `pgconvoy snapshot` instead of --frozen-source"))

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::lanes::Shared;
 use super::options::SourceOptions;
 use crate::flow::{ChunkTask, Error, LaneOutcome, Result};
-use crate::model::{Oid, RelationKind};
+use crate::model::{Oid, QualifiedName, RelationKind};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::copy_sql::{self, ReadRules};
 use crate::pg::session;
@@ -59,10 +59,11 @@ impl Keeper {
     }
 }
 
-/// The first table that a crash empties.
-pub(super) const UNLOGGED_TABLES: &str = "\
-    SELECT c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_class c
-    WHERE c.relpersistence = 'u' AND c.relkind = 'r' ORDER BY 1 LIMIT 1";
+/// What a crash empties, or, of sequences (from 15 on), sets back: OID, schema, name.
+pub(super) const UNLOGGED: &str = "\
+    SELECT c.oid, n.nspname::text, c.relname::text
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relpersistence = 'u' AND c.relkind IN ('r', 'S') ORDER BY 2, 3";
 
 impl SourcePort {
     fn connect(&self, shared: &Shared) -> Result<DataConnection> {
@@ -92,8 +93,13 @@ impl SourcePort {
 
     /// Nothing written is not nothing lost: a crash empties unlogged tables without a transaction.
     fn import_unexported(&self, connection: &mut DataConnection) -> Result<()> {
-        let unlogged = connection.query(UNLOGGED_TABLES)?;
-        if let Some(name) = unlogged.into_iter().flatten().flatten().next() {
+        let unlogged = connection.query(UNLOGGED)?;
+        let is_read = |row: &&Vec<Option<String>>| {
+            let oid = row.first().and_then(Option::as_deref).and_then(|oid| oid.parse::<Oid>().ok());
+            oid.is_some_and(|oid| self.locked.iter().any(|table| table.oid == oid))
+        };
+        if let Some([_, Some(schema), Some(name)]) = unlogged.iter().find(is_read).map(Vec::as_slice) {
+            let name = QualifiedName::new(schema, name);
             let message = format!(
                 "the snapshot is gone, and if the server has crashed, so are the rows of {name}, which is unlogged"
             );
