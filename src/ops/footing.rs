@@ -77,7 +77,7 @@ impl Footing {
             Keeper::FrozenSource => {
                 if let Some(what) = holder.snapshot.was_written_since(&self.snapshot) {
                     let message = format!("the source was written to since the first run: {what}");
-                    return Err(refused(message).hint(BEGIN_ANEW));
+                    return Err(refused(message).hint(BEGIN_ANEW).hint(OF_THE_WHOLE_SERVER));
                 }
                 refuse_unlogged(source, &plan.inventory).await?;
             }
@@ -117,6 +117,9 @@ impl Footing {
 }
 
 const BEGIN_ANEW: &str = "it cannot be gone on with: start again";
+
+const OF_THE_WHOLE_SERVER: &str = "another database's write counts, and autovacuum's ANALYZE: where there are any, hold the \
+                                   snapshot with `pgconvoy snapshot`";
 
 /// Why a run cannot be gone on with whose snapshot was its own.
 pub(super) fn snapshot_is_gone() -> Error {
