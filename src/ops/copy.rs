@@ -70,7 +70,8 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
     let target_version = Some(target.version());
     let settings = resume::copy_settings(&source, options);
     let first = find_first_run(&source, &target, (options, &settings), &run).await?;
-    let mut plan = SourcePlan::make(&source, &options.source, options.contents, target_version, &run).await?;
+    let mut plan =
+        SourcePlan::make(&source, (&options.source, options.contents), target_version, first.as_ref(), &run).await?;
     let (source_options, contents) = (&options.source, options.contents);
     let cutting = Cutting { options: source_options, contents, lanes, loaders: Some(lanes.loaders) };
     let pieces = plan.pieces(&source, cutting, first).await?;

@@ -55,7 +55,8 @@ pub async fn dump(options: &DumpOptions, outer: &Run) -> Result<TransferReport> 
     let phase = PhaseTimer::start(Phase::Plan, &run);
     let settings = resume::dump_settings(&source, options);
     let stopped = if options.resume { Some(Stopped::find(options, &settings).await?) } else { None };
-    let mut plan = SourcePlan::make(&source, &options.source, options.contents, None, &run).await?;
+    let first = stopped.as_ref().map(|stopped| &stopped.footing);
+    let mut plan = SourcePlan::make(&source, (&options.source, options.contents), None, first, &run).await?;
     let mut findings = Findings::default();
     preflight::warn_of_lacks(&plan.inventory.lacks, &mut findings);
     findings.into_result(&run)?;

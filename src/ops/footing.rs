@@ -95,6 +95,11 @@ impl Footing {
         Err(refused(message).hint(BEGIN_ANEW))
     }
 
+    /// Of each table whose rows move, heap and TOAST as the first run has found them.
+    pub(super) fn table_bytes(&self) -> impl Iterator<Item = u64> {
+        self.relations.iter().map(|mark| mark.heap_bytes + mark.toast_bytes)
+    }
+
     /// Puts the first run's sizes in: decisions that were made by them must come out the same.
     pub(super) fn put_sizes(&self, inventory: &mut Inventory) {
         let known: HashMap<Oid, &Mark> = self.relations.iter().map(|mark| (mark.oid, mark)).collect();

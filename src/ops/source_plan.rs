@@ -41,19 +41,19 @@ pub(super) struct SourcePlan {
 impl SourcePlan {
     /// Takes the snapshot, reads the catalogs in it, and has pg_dump write the schema in it.
     ///
-    /// `target_version`: `None` when there is no target yet.
+    /// `target_version`: `None` when there is no target yet. `first`: what the run stands on that this one goes on with.
     pub(super) async fn make(
         source: &Server,
-        options: &SourceOptions,
-        contents: Contents,
+        (options, contents): (&SourceOptions, Contents),
         target_version: Option<ServerVersion>,
+        first: Option<&Footing>,
         run: &Run,
     ) -> Result<Self> {
         let filter = table_filter(&options.filters)?;
         let target_knows = target_version.is_none_or(|version| version >= ServerVersion::V18);
         let may_carry = contents == Contents::Everything && target_knows;
         let statistics = if may_carry { options.statistics } else { Statistics::None };
-        let wanted = Wanted { options, contents, filter: &filter, target_version, statistics };
+        let wanted = Wanted { options, contents, filter: &filter, target_version, statistics, first };
         let Snapshotted { holder, schema_dump, mut read, key_bounds, conditions } =
             snapshot_with_schema(source, wanted, run).await?;
         read.facts.correct_sizes(&holder.sizes);
@@ -276,7 +276,12 @@ fn schema_file(off_disk: bool) -> std::io::Result<File> {
 }
 
 async fn dump_schema(source: &Server, wanted: Wanted<'_>, holder: &SnapshotHolder, run: &Run) -> Result<Arc<File>> {
-    let Wanted { options, target_version, statistics, .. } = wanted;
+    let Wanted { options, target_version, statistics, first, .. } = wanted;
+    // Tables grow; whether there are statistics among the statements after the rows must come out the same.
+    let holds_statistics = match first {
+        Some(first) => statistics.are_read(first.table_bytes()),
+        None => statistics.are_read(holder.sizes.values().map(|(heap, toast)| heap + toast)),
+    };
     let file = schema_file(options.off_disk)
         .map_err(|e| Error::new(Cause::Internal(format!("no temporary file for the schema: {e}"))))?;
     let file = Arc::new(file);
@@ -304,7 +309,7 @@ async fn dump_schema(source: &Server, wanted: Wanted<'_>, holder: &SnapshotHolde
                 options.filters.include_extensions.clone()
             },
         },
-        statistics: statistics.are_read(holder.sizes.values().map(|(heap, toast)| heap + toast)),
+        statistics: holds_statistics,
     };
     let info = schema::run_pg_dump(&call, &run.cancel).await?;
     for warning in info.warnings {
@@ -323,6 +328,8 @@ struct Wanted<'a> {
     target_version: Option<ServerVersion>,
     /// Those of the planner.
     statistics: Statistics,
+    /// What the run stands on that this one goes on with.
+    first: Option<&'a Footing>,
 }
 
 /// A snapshot and what was read in it.

@@ -67,7 +67,8 @@ impl Tables {
             pg_dump_directories: Vec::new(),
             off_disk: false,
         };
-        let plan = SourcePlan::make(&source, &options, Contents::Everything, Some(field.target.version()), run).await?;
+        let plan = SourcePlan::make(&source, (&options, Contents::Everything), Some(field.target.version()), None, run)
+            .await?;
         let relations =
             plan.inventory.relations.into_iter().filter(|r| r.kind == RelationKind::Table && !r.of_extension);
         let encoding = plan.inventory.encoding;
