@@ -99,11 +99,16 @@ fn add_source(settings: &mut Settings, source: &Server, options: &SourceOptions)
         ("--extension", include_extensions),
         ("--exclude-extension", exclude_extensions),
     ] {
-        set(name, if patterns.is_empty() { "none".into() } else { patterns.join(" ") });
+        set(name, list(patterns));
     }
     let conditions: Vec<String> =
         options.filters.conditions.iter().map(|c| format!("{}={}", c.table_pattern, c.condition)).collect();
-    set("--where", if conditions.is_empty() { "none".into() } else { conditions.join("; ") });
+    set("--where", list(&conditions));
+}
+
+/// Patterns and conditions hold blanks and every other character.
+fn list(values: &[String]) -> String {
+    if values.is_empty() { "none".into() } else { serde_json::json!(values).to_string() }
 }
 
 /// Adds what follows from the options.

@@ -341,7 +341,7 @@ async fn what_is_not_the_same_snapshot_or_run_is_not_resumed() {
         (&others[..], name.as_str()),
         (&[], "--snapshot ("),
         (&["--frozen-source"], "--frozen-source (false, now true)"),
-        (&[&snapshot[..], &["-T", "r4"]].concat(), "--exclude-table (none, now r4)"),
+        (&[&snapshot[..], &["-T", "r4"]].concat(), "--exclude-table (none, now [\"r4\"])"),
         (
             &[&snapshot[..], &["--schema-only"]].concat(),
             "--schema-only, --data-only or --section (Everything, now SchemaOnly)",
@@ -356,7 +356,7 @@ async fn what_is_not_the_same_snapshot_or_run_is_not_resumed() {
     let ran = run(copy(&source, &target, &[&snapshot[..], &["--resume", "--no-owner"]].concat())).await.expect_code(4);
     assert_says(&ran, &["--no-owner (false, now true)"]);
     let ran = run(dump(&source, &archive, &[&snapshot[..], &["--resume"]].concat())).await.expect_code(3);
-    assert_says(&ran, &["--where (gated=public.gate(id), now none)"]);
+    assert_says(&ran, &["--where ([\"gated=public.gate(id)\"], now none)"]);
     let _ = holder.end().await.expect_success();
     for _ in 0..2 {
         let ran = run(copy(&source, &target, &[&snapshot[..], &["--resume"]].concat())).await.expect_code(3);
