@@ -5,6 +5,7 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{FileType, FlockOperation};
 use rustix::io::Errno;
@@ -48,17 +49,7 @@ impl UnfinishedArchive {
         })?;
         let root = Directory::open_root_on(path, disk).map_err(|e| Error::io(path, e))?;
         let manifest = root.open_file_to_write(MANIFEST).map_err(|e| Error::io(&path.join(MANIFEST), e))?;
-        match rustix::io::retry_on_intr(|| rustix::fs::flock(&manifest.file, FlockOperation::NonBlockingLockExclusive))
-        {
-            Ok(()) => {}
-            // A dump makes its directory, so that it is alone there; two that go on would write the same files.
-            Err(Errno::NOTSUP | Errno::NOLCK | Errno::NOSYS) => {
-                let why = "the file system has no locks, by which another process is kept away".into();
-                return Err(Error::NotResumable { path: path.to_owned(), why });
-            }
-            Err(Errno::WOULDBLOCK) => return Err(Error::Locked { path: path.to_owned() }),
-            Err(e) => return Err(Error::io(&path.join(MANIFEST), e)),
-        }
+        lock(path, &manifest)?;
         // As it is now that nobody else writes it.
         let mut archive = Archive::open_unsealed(path)?;
         archive.root = root;
@@ -121,6 +112,30 @@ impl UnfinishedArchive {
             sha256.update(&buffer[..read]);
         }
     }
+}
+
+/// How often the lock is asked for, and how long after: who reads an archive looks for its writer by a
+/// lock of a moment.
+const LOCK_ATTEMPTS: u32 = 5;
+const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// Keeps every other process that writes away.
+fn lock(path: &Path, manifest: &StoredFile) -> Result<()> {
+    for attempt in 1..=LOCK_ATTEMPTS {
+        match rustix::io::retry_on_intr(|| rustix::fs::flock(&manifest.file, FlockOperation::NonBlockingLockExclusive))
+        {
+            Ok(()) => return Ok(()),
+            // A dump makes its directory, so that it is alone there; two that go on would write the same files.
+            Err(Errno::NOTSUP | Errno::NOLCK | Errno::NOSYS) => {
+                let why = "the file system has no locks, by which another process is kept away".into();
+                return Err(Error::NotResumable { path: path.to_owned(), why });
+            }
+            Err(Errno::WOULDBLOCK) if attempt < LOCK_ATTEMPTS => std::thread::sleep(LOCK_AGAIN_AFTER),
+            Err(Errno::WOULDBLOCK) => break,
+            Err(e) => return Err(Error::io(&path.join(MANIFEST), e)),
+        }
+    }
+    Err(Error::Locked { path: path.to_owned() })
 }
 
 /// Removes segments that no record speaks of, by names that only we give. Returns the directories of segments.
