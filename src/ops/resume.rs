@@ -83,6 +83,7 @@ fn add_source(settings: &mut Settings, source: &Server, options: &SourceOptions)
     let mut set = |name: &str, value: String| settings.insert(name.into(), value);
     set("the version of pgconvoy", env!("CARGO_PKG_VERSION").to_owned());
     set("the source's database", source.facts.database.clone());
+    set("the role at the source", source.facts.role.clone());
     set("--source-encoding", source.facts.encoding.clone());
     set("--snapshot", options.snapshot.clone().unwrap_or_else(|| "none".into()));
     set("--frozen-source", options.frozen_source.to_string());
