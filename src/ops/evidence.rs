@@ -183,6 +183,12 @@ impl Evidence {
         evidence
     }
 
+    /// Of everything that it speaks of.
+    pub(super) fn names(&self) -> impl Iterator<Item = &QualifiedName> {
+        let sequences = self.sequences.iter().flatten().map(|s| &s.name);
+        self.tables.iter().map(|t| &t.name).chain(&self.excluded).chain(sequences)
+    }
+
     fn empty(source: Moment, inventory: &Inventory) -> Self {
         Self {
             version: EVIDENCE_VERSION,

@@ -3,6 +3,7 @@
 mod definitions;
 mod formats;
 mod objects;
+mod scope;
 mod stored;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -58,6 +59,7 @@ pub async fn verify(options: &VerifyOptions, run: &Run) -> Result<VerifyReport> 
         VerifyAgainst::Archive(path) => job.against_archive(path).await?,
         VerifyAgainst::Evidence(path) => job.against_evidence(path).await?,
     };
+    scope::check_something_was_compared(&report)?;
     report.started_at = started_at.format(&Rfc3339).unwrap_or_default();
     report.elapsed_ms = ms(start);
     report.tables.sort_by(|a, b| a.is_equal().cmp(&b.is_equal()).then_with(|| a.name.cmp(&b.name)));
@@ -78,6 +80,8 @@ struct Context {
     definitions: Option<ComparedDefinitions>,
     /// What the source's rows of each segment were, where the archive knows.
     recorded: HashMap<ChunkId, RecordedHash>,
+    /// What took no part, in words.
+    left_out: Vec<String>,
     /// Tables whose rows have no form that is the same on both sides.
     counted_only: HashSet<QualifiedName>,
 }
@@ -143,7 +147,7 @@ impl Context {
                     .into(),
             );
         }
-        let Self { servers, archive, evidence, compared, definitions, moment, .. } = self;
+        let Self { servers, archive, evidence, compared, definitions, moment, left_out, .. } = self;
         let Compared { differences, sequences, large_objects } = compared;
         let is_equal = differences.is_empty() && tables.iter().all(TableComparison::is_equal);
         VerifyReport {
@@ -160,6 +164,7 @@ impl Context {
             large_objects,
             definitions,
             differences,
+            left_out,
             warnings,
         }
     }
@@ -200,6 +205,7 @@ impl VerifyJob<'_> {
     async fn against_server(&self, args: &ServerArgs) -> Result<VerifyReport> {
         let source = Server::connect(Side::Source, args, self.run).await?;
         self.announce(vec![source.info(), self.target.info()], None);
+        scope::check_patterns(&self.options.filters, &[&source, self.target], &[]).await?;
         let kinds = [RelationKind::Table, RelationKind::MaterializedView];
         let mut reference = list(&source, &self.options.filters, &kinds).await?;
         let mut target = list(self.target, &self.options.filters, &kinds).await?;
@@ -232,7 +238,8 @@ impl VerifyJob<'_> {
         reference.oid_patches = oid_patches;
         let target = self.server_side(self.target, formats.apply(pairs.iter().map(|(_, t)| t)), &how).await?;
         let servers = vec![source.info(), self.target.info()];
-        let context = Context { compared, servers, definitions, ..Context::default() };
+        let left_out = scope::of_this_comparison(&self.options.filters);
+        let context = Context { compared, servers, definitions, left_out, ..Context::default() };
         self.compare(Reference::Side(reference), target, context).await
     }
 

@@ -167,6 +167,8 @@ pub struct VerifyReport {
     pub definitions: Option<ComparedDefinitions>,
     /// What differs otherwise than by its rows: objects that one side lacks, states of sequences, definitions.
     pub differences: Vec<ObjectDifference>,
+    /// What took no part: left out of the reference as it was made, or of this comparison.
+    pub left_out: Vec<String>,
     pub warnings: Vec<String>,
 }
 

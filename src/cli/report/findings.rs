@@ -40,6 +40,7 @@ pub fn verify(report: &VerifyReport, detail: Detail, canvas: &Canvas) -> String 
     if let Some(evidence) = &report.evidence {
         page.item(&format!("evidence {}", clean(evidence)));
     }
+    page.list("not compared", &report.left_out);
     page.list("warnings", &report.warnings);
     page.finish()
 }

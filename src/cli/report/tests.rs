@@ -167,6 +167,7 @@ fn verify_report() -> VerifyReport {
             ),
             object(ComparedKind::Sequence, true, "sequence public.t is only at the source"),
         ],
+        left_out: Vec::new(),
         warnings: Vec::new(),
     }
 }
