@@ -61,6 +61,13 @@ async fn a_copy_is_proven_equal_when_the_source_is_gone() {
                 "public.names",
             ),
             ("DELETE FROM big WHERE i = 5", "INSERT INTO big VALUES (5, md5('5'))", "public.big: evidence 20,000 rows"),
+            (
+                "ALTER TABLE big ADD more int",
+                "ALTER TABLE big DROP more",
+                "public.big: column more is only at the target",
+            ),
+            ("ALTER TABLE big ALTER i TYPE int8", "ALTER TABLE big ALTER i TYPE int4", "column i was of type integer"),
+            ("ALTER TABLE big RENAME t TO u", "ALTER TABLE big RENAME u TO t", "column t is missing at the target"),
             ("CREATE TABLE extra ()", "DROP TABLE extra", "table public.extra is only at the target"),
             (
                 "ALTER TABLE big RENAME TO bigger",

@@ -10,7 +10,7 @@ use super::super::inventory::Inventory;
 use super::super::lanes::ArchivePort;
 use super::super::own_types::OidPatches;
 use super::super::preflight::table_filter;
-use super::formats::{as_stored, holds_floats_as_text, prints_floats_otherwise};
+use super::formats::{as_stored, holds_floats_as_text, other_columns, prints_floats_otherwise};
 use super::objects::Compared;
 use super::scope;
 use super::{Context, HashedSide, ReaderKind, Reference, SideRules, VerifyJob, list};
@@ -149,6 +149,13 @@ impl VerifyJob<'_> {
             match there.get(&table.name) {
                 None => compared.one_side_only(ComparedKind::Table, &table.name, &format!("in the {what}")),
                 Some(other) => {
+                    if let Some(why) = other_columns(&table.columns, &other.columns) {
+                        compared.different(
+                            ComparedKind::Table,
+                            format!("{}: {why}; its rows were not compared", table.name),
+                        );
+                        continue;
+                    }
                     pairs.target.push(Arc::new(as_stored(&table.relation(), other)));
                     pairs.reference.push(table.clone());
                 }
