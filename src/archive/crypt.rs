@@ -21,6 +21,9 @@ const AGE_MAGIC: &[u8] = b"age-encryption.org/v1\n";
 /// Read from the file at a time: a chunk of age is 64 KiB.
 const BUFFER_BYTES: usize = 128 << 10;
 
+/// What a secret key begins with, in any case.
+const SECRET_KEY: &str = "AGE-SECRET-KEY-";
+
 /// A file of keys is short.
 const KEY_FILE_MAX_BYTES: u64 = 1 << 20;
 
@@ -36,6 +39,13 @@ impl Recipients {
     pub fn parse(given: &[String]) -> Result<Self, String> {
         let mut recipients = Vec::new();
         for given in given {
+            if is_secret_key(given) {
+                return Err(
+                    "a secret key was given: encrypt to its public key (age1…), and make a new pair, as this one \
+                            may stand in a history or a list of processes now"
+                        .into(),
+                );
+            }
             if given.starts_with("age1") {
                 recipients.push(given.parse().map_err(|why| format!("recipient {given}: {why}"))?);
                 continue;
@@ -74,6 +84,13 @@ impl Identities {
     pub fn read(files: &[PathBuf]) -> Result<Self, String> {
         let mut identities = Vec::new();
         for path in files {
+            if is_secret_key(&path.to_string_lossy()) {
+                return Err(
+                    "a secret key was given where a file is wanted: write it to one that only you can read, and \
+                            consider a new pair, as this one may stand in a history or a list of processes now"
+                        .into(),
+                );
+            }
             let failed = |why: &dyn fmt::Display| format!("identity {}: {why}", path.display());
             let before = identities.len();
             for line in key_lines(path).map_err(|e| failed(&e))? {
@@ -96,6 +113,11 @@ impl fmt::Debug for Identities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} identities", self.0.len())
     }
+}
+
+/// Whether somebody has given a secret key itself: it must not be repeated.
+fn is_secret_key(given: &str) -> bool {
+    given.trim_start().get(..SECRET_KEY.len()).is_some_and(|start| start.eq_ignore_ascii_case(SECRET_KEY))
 }
 
 /// Lines that are no comments.
