@@ -19,7 +19,7 @@ use crate::archive::{Archive, ArchiveContents};
 use crate::flow::RowHash;
 use crate::model::{Chunk, ChunkId, Column, CopyFormat, Lsn, Oid, QualifiedName, Relation, RelationKind, Side};
 use crate::pg::catalog::{LargeObjectAccess, SequenceState};
-use crate::report::{Moment, is_unchanged, seal_document};
+use crate::report::{Moment, is_unchanged, read_document, seal_document};
 
 /// Evidence of this version is written, and no newer one read.
 const EVIDENCE_VERSION: u32 = 1;
@@ -220,8 +220,7 @@ impl Evidence {
     }
 
     fn parse(text: &[u8], failed: &dyn Fn(&dyn std::fmt::Display) -> Error) -> Result<Self> {
-        let document: serde_json::Value =
-            serde_json::from_slice(text).map_err(|_| failed(&"the file is no evidence of pgconvoy"))?;
+        let document = read_document(text).map_err(|e| failed(&format!("the file is no evidence of pgconvoy: {e}")))?;
         let version = document.get("evidence_version").and_then(serde_json::Value::as_u64);
         let version = version.ok_or_else(|| failed(&"the file is no evidence of pgconvoy"))?;
         if version > u64::from(EVIDENCE_VERSION) {

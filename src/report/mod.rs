@@ -6,7 +6,7 @@ mod digest;
 
 pub use bench::{BenchReport, BenchTask, Floor, Measurement, RunCost, Spread, Versus};
 pub use demo::{Comparison, DemoReport, KeptDatabase, Race};
-pub use digest::{DIGEST_MEMBER, is_unchanged, seal_document};
+pub use digest::{DIGEST_MEMBER, is_unchanged, read_document, seal_document};
 
 use serde::{Deserialize, Serialize};
 

@@ -105,6 +105,13 @@ async fn edited_evidence_and_reports_are_noticed() {
         let args = ["verify", "--source", &from, "--target", &to, "--report", report];
         let _ = pgconvoy(&args).await.expect_success();
     }
+    // A member that is there twice: readers differ in which of the two counts.
+    let written = std::fs::read_to_string(&evidence).unwrap();
+    std::fs::write(&evidence, written.replacen('{', "{\"encoding\": \"LATIN1\",", 1)).unwrap();
+    assert!(pgconvoy(&["check", file]).await.expect_code(1).stdout.contains("CHANGED"));
+    let ran = pgconvoy(&["verify", "--evidence", file, "--target", &to]).await.expect_code(2);
+    assert_says(&ran, &["names a member twice"]);
+    std::fs::write(&evidence, written).unwrap();
     let text = std::fs::read_to_string(&reports[1]).unwrap();
     for says in ["log position ", "system identifier ", "equal     public.a", "5,000 ", "equal: 2 tables"] {
         assert!(text.contains(says), "{says} is missing in {text}");
