@@ -192,6 +192,18 @@ async fn damage_and_exchange_of_encrypted_files_are_noticed() {
         std::fs::write(&largest, &good).unwrap();
     }
     let _ = pgconvoy(&check).await.expect_success();
+    // Definitions that are encrypted to another key are damage to this archive, not a wrong key.
+    let schema = archive.join("schema.dump");
+    let good = std::fs::read(&schema).unwrap();
+    std::fs::write(&schema, std::fs::read(other.join("schema.dump")).unwrap()).unwrap();
+    for args in
+        [&check[..], &["restore", path, "--identity", &key.file, "--target", "dbname=nowhere host=/nonexistent"]]
+    {
+        let ran = pgconvoy(args).await;
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(said.contains("schema.dump") && said.contains("encrypted to others than the manifest"), "{said}");
+    }
+    std::fs::write(&schema, good).unwrap();
     // A manifest that ends anywhere is that of a dump that did not finish, at best.
     let manifest = archive.join("manifest");
     let good = std::fs::read(&manifest).unwrap();
