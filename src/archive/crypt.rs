@@ -18,6 +18,9 @@ use super::error::{Error, Result};
 /// The first line of every age file.
 const AGE_MAGIC: &[u8] = b"age-encryption.org/v1\n";
 
+/// age reads a header up to its end, wherever that is: none of some hundred recipients is longer.
+const HEADER_MAX_BYTES: usize = 64 << 10;
+
 /// Read from the file at a time: a chunk of age is 64 KiB.
 const BUFFER_BYTES: usize = 128 << 10;
 
@@ -102,6 +105,11 @@ impl Identities {
             }
         }
         Ok(Self(Arc::new(identities)))
+    }
+
+    /// Of one key, as it is written.
+    pub(super) fn of_text(key: &str) -> Result<Self, &'static str> {
+        key.parse().map(|key| Self(Arc::new(vec![key])))
     }
 
     pub fn is_empty(&self) -> bool {
@@ -215,6 +223,9 @@ impl Input {
         if identities.is_empty() {
             return Err(Error::Encrypted { path: root.to_owned() });
         }
+        let header = header_of(&file).map_err(|e| failed(e.to_string()))?;
+        // From memory first: what is no header there would be read from the file without end.
+        Decryptor::new_buffered(&header[..]).map_err(|e| failed(format!("it cannot be decrypted: {e}")))?;
         let decryptor = Decryptor::new_buffered(BufReader::with_capacity(BUFFER_BYTES, file));
         let decryptor = decryptor.map_err(|e| failed(format!("it cannot be decrypted: {e}")))?;
         let identities = identities.0.iter().map(|identity| identity as &dyn age::Identity);
@@ -252,6 +263,21 @@ impl Seek for Input {
     }
 }
 
+/// As much of the file as may be its header; does not move in it.
+fn header_of(file: &File) -> io::Result<Vec<u8>> {
+    let (mut header, mut length) = (vec![0; HEADER_MAX_BYTES], 0);
+    while length < header.len() {
+        match rustix::io::pread(file, &mut header[length..], length as u64) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    header.truncate(length);
+    Ok(header)
+}
+
 /// A manifest whose writer was killed ends in the middle of a chunk, which nothing can decrypt: what is before it counts.
 pub(super) struct UpToDamage<R>(pub R);
 
@@ -261,5 +287,23 @@ impl<R: Read> Read for UpToDamage<R> {
             Err(e) if matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => Ok(0),
             read => read,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_without_an_end_is_not_read_to_the_files_end() {
+        let file = File::from(rustix::fs::memfd_create("endless", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+        (&file).write_all(&[AGE_MAGIC, &b"-> X25519 "[..]].concat()).unwrap();
+        // Sparse, without a newline. It would be as much memory.
+        file.set_len(1 << 40).unwrap();
+        (&file).seek(SeekFrom::Start(0)).unwrap();
+        let identities = Identities(Arc::new(vec![age::x25519::Identity::generate()]));
+        let failed = |what: String| Error::manifest(Path::new("archive"), 1, what);
+        let Err(error) = Input::decrypt(Path::new("archive"), file, &identities, failed) else { panic!("decrypted") };
+        assert!(error.to_string().contains("cannot be decrypted"), "{error}");
     }
 }

@@ -263,6 +263,10 @@ impl Archive {
         let Ok((file, length)) = opened else {
             return SegmentReader::start(expected, opened.map(|(file, length)| (Input::Plain(file), length)));
         };
+        if record.encrypted_bytes.is_some_and(|recorded| recorded != length) {
+            // Nothing of a file of another length is worth a look: that is what is said of it.
+            return SegmentReader::start(expected, Ok((Input::Plain(file), length)));
+        }
         let damage = |what| Error::DamagedSegment(Box::new(self.damage_of(record, what)));
         // A key that fits the manifest and not the segment: the segment is another archive's.
         let input = Input::decrypt(self.path(), file, identities, damage).map_err(|e| match e {
