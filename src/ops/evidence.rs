@@ -39,6 +39,9 @@ pub(super) struct Evidence {
     pub tables: Vec<TableEvidence>,
     /// Tables whose rows were left out on purpose.
     pub excluded: Vec<QualifiedName>,
+    /// The options with which tables and rows were picked.
+    #[serde(default)]
+    pub selection: Vec<String>,
     /// `None`: rows and their sequences were no part of it.
     pub sequences: Option<Vec<SequenceState>>,
     /// Their OIDs.
@@ -58,14 +61,20 @@ pub(super) struct TableEvidence {
     /// In the order in which the rows had them.
     pub columns: Vec<Column>,
     pub load_via_root: Option<QualifiedName>,
+    /// The user's condition on the rows that were taken.
+    #[serde(default)]
+    pub condition: Option<String>,
     pub rows: u64,
     /// The sum of the row hashes; `None` where an archive holds none.
     pub hash: Option<String>,
 }
 
 impl TableEvidence {
-    fn new(relation: &Relation, rows: u64, hash: Option<RowHash>) -> Self {
+    fn new(relation: &Relation, inventory: &Inventory, rows: u64, hash: Option<RowHash>) -> Self {
+        // A configuration table of an extension has a condition that is not the user's.
+        let is_asked_for = !relation.of_extension || inventory.conditions.contains(&relation.oid);
         Self {
+            condition: relation.filter.clone().filter(|_| is_asked_for),
             oid: relation.oid,
             name: relation.name.clone(),
             kind: relation.kind,
@@ -143,7 +152,7 @@ impl Evidence {
         }
         let table = |relation: &Arc<Relation>| {
             let hash = sums.get(&relation.oid).copied().unwrap_or_default();
-            TableEvidence::new(relation, hash.rows, Some(hash))
+            TableEvidence::new(relation, inventory, hash.rows, Some(hash))
         };
         let mut evidence = Self::empty(source, inventory);
         evidence.tables = relations.iter().map(table).collect();
@@ -174,7 +183,7 @@ impl Evidence {
                 });
                 rows = rows.saturating_add(segment.rows);
             }
-            TableEvidence::new(relation, rows, sum)
+            TableEvidence::new(relation, inventory, rows, sum)
         };
         let mut evidence = Self::empty(source, inventory);
         evidence.tables = inventory.relations.iter().chain(&large_objects).map(table).collect();
@@ -197,6 +206,7 @@ impl Evidence {
             encoding: inventory.encoding.clone(),
             tables: Vec::new(),
             excluded: inventory.excluded.iter().map(|r| r.name.clone()).collect(),
+            selection: inventory.selection.clone(),
             sequences: None,
             large_objects: inventory.large_objects.iter().map(|o| o.oid).collect(),
             large_object_access: inventory.large_object_access,

@@ -138,6 +138,38 @@ async fn edited_evidence_and_reports_are_noticed() {
     assert_says(&pgconvoy(&args).await.expect_code(2), &["cannot write the evidence"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_says_what_took_no_part() {
+    let (source, target) = (small().await, empty(&newest().await).await);
+    source.execute("CREATE TABLE c (i int); CREATE TABLE d (i int)").await;
+    let (directory, evidence) = scratch("evidence.json");
+    let (file, archive, report) = (
+        evidence.to_str().unwrap(),
+        directory.path().join("archive").to_str().unwrap().to_owned(),
+        directory.path().join("verified.json"),
+    );
+    let (from, to) = (source.uri(), target.uri());
+    let picked = ["-T", "c", "--exclude-table-data", "d", "--where", "b=id <= 100"];
+    let copy = ["copy", "--source", &from, "--target", &to, "--evidence", file];
+    let _ = pgconvoy(&[&copy[..], &picked].concat()).await.expect_success();
+    let _ = pgconvoy(&[&["dump", "--source", &from, &archive][..], &picked].concat()).await.expect_success();
+    for (option, path) in [("--evidence", file), ("--evidence", &*archive), ("--archive", &*archive)] {
+        let verify = ["verify", option, path, "--target", &to, "-N", "nothing", "--report", report.to_str().unwrap()];
+        let ran = pgconvoy(&verify).await.expect_success();
+        let left_out = json(&report)["left_out"].to_string();
+        for says in [
+            "rows of public.d: left out when",
+            "rows of public.b but those WHERE",
+            "id <= 100",
+            "by --exclude-table c",
+            "what this comparison leaves out by --exclude-schema nothing",
+        ] {
+            assert!(left_out.contains(says), "{says}: {left_out}");
+        }
+        assert!(ran.stdout.contains("not compared"), "{}", ran.stdout);
+    }
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [byte >> 4, byte & 15].map(|d| char::from_digit(d.into(), 16).unwrap())).collect()
 }

@@ -98,6 +98,12 @@ pub(super) fn of_stored(evidence: &Evidence, what: &str, filters: &Filters) -> V
         let tables = name_some(evidence.excluded.iter());
         left_out.push(format!("rows of {tables}: left out when the {what} was made"));
     }
+    for table in &evidence.tables {
+        if let Some(condition) = &table.condition {
+            left_out.push(format!("rows of {} but those WHERE {condition}: the {what} holds no others", table.name));
+        }
+    }
+    left_out.extend(evidence.selection.iter().map(|option| format!("what was left out of the {what} by {option}")));
     left_out.extend(of_this_comparison(filters));
     left_out
 }
