@@ -260,12 +260,18 @@ impl<'p> EvidenceFile<'p> {
     /// Tries before the run whether it can be written after it.
     ///
     /// # Errors
-    /// Usage: the directory is missing or not writable, or the path is one.
+    /// Usage: the directory is missing or not writable, or something has this name: evidence of an earlier copy would stand
+    /// there for this one if this one failed.
     pub(super) fn prepare(path: &'p Path) -> Result<Self> {
         let file = Self(path);
         let cannot = |e| Error::new(Cause::Usage(format!("cannot write the evidence {}: {e}", path.display())));
-        if path.is_dir() {
-            return Err(cannot(std::io::ErrorKind::IsADirectory.into()));
+        match path.symlink_metadata() {
+            Ok(_) => {
+                return Err(cannot(std::io::ErrorKind::AlreadyExists.into())
+                    .hint("name another file, or move that one away: evidence is never overwritten"));
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(cannot(e)),
         }
         file.temporary().map(drop).map_err(cannot)?;
         Ok(file)
@@ -282,7 +288,7 @@ impl<'p> EvidenceFile<'p> {
         let mut file = self.temporary().map_err(cannot)?;
         file.write_all(text.as_bytes()).map_err(cannot)?;
         file.as_file().sync_all().map_err(cannot)?;
-        file.persist(self.0).map_err(|e| cannot(e.error))?;
+        file.persist_noclobber(self.0).map_err(|e| cannot(e.error))?;
         std::fs::File::open(self.directory()).and_then(|directory| directory.sync_all()).map_err(cannot)
     }
 

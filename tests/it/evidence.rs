@@ -133,6 +133,10 @@ async fn edited_evidence_and_reports_are_noticed() {
     let ran = pgconvoy(&["verify", "--evidence", file, "--target", &to]).await.expect_code(2);
     assert_says(&ran, &["no evidence of pgconvoy"]);
     assert_says(&pgconvoy(&["check", file]).await.expect_code(2), &["no digest"]);
+    // What is there stays: it would be taken for that of a copy that fails.
+    let args = ["copy", "--source", &from, "--target", &to, "--evidence", file];
+    assert_says(&pgconvoy(&args).await.expect_code(2), &["cannot write the evidence", "exists", "never overwritten"]);
+    assert_eq!(std::fs::read_to_string(&evidence).unwrap(), "{}");
     let nowhere = directory.path().join("missing/evidence.json");
     let args = ["copy", "--source", &from, "--target", &to, "--evidence", nowhere.to_str().unwrap()];
     assert_says(&pgconvoy(&args).await.expect_code(2), &["cannot write the evidence"]);

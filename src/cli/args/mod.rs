@@ -106,6 +106,8 @@ pub struct CopyArgs {
     pub filters: FilterArgs,
     /// Hash every row on its way, and write counts, hashes and snapshot to this file: `verify --evidence` proves the target
     /// equal with it later, without the source
+    ///
+    /// The file must not exist.
     #[arg(
         long,
         value_name = "FILE",
