@@ -309,14 +309,32 @@ pub(super) struct RecordedHash {
     pub place: String,
 }
 
-/// Of every segment that has one.
-pub(super) fn recorded_hashes(archive: &Archive) -> HashMap<ChunkId, RecordedHash> {
-    let of = |segment: &crate::archive::SegmentRecord| {
-        let hash = segment.row_hash.as_ref()?.parse::<RowHash>().ok()?;
-        let id = segment.chunk.id;
-        let table = archive.relation(id.relation).map_or_else(|| "large objects".into(), |r| r.name.to_string());
-        let place = format!("segment {} of {table}", segment.file_name());
-        Some((id, RecordedHash { hash: RowHash { rows: segment.rows, ..hash }, place }))
-    };
-    archive.segments().iter().filter_map(of).collect()
+/// What an archive's segments say of their rows.
+#[derive(Default)]
+pub(super) struct RecordedHashes {
+    pub of: HashMap<ChunkId, RecordedHash>,
+    /// Places of those whose hash is none.
+    pub unreadable: Vec<String>,
+    /// How many have none: an older pgconvoy wrote them.
+    pub missing: usize,
+}
+
+impl RecordedHashes {
+    pub(super) fn of_archive(archive: &Archive) -> Self {
+        let mut recorded = Self::default();
+        for segment in archive.segments() {
+            let id = segment.chunk.id;
+            let table = archive.relation(id.relation).map_or_else(|| "large objects".into(), |r| r.name.to_string());
+            let place = format!("segment {} of {table}", segment.file_name());
+            match segment.row_hash.as_ref().map(|hash| hash.parse::<RowHash>()) {
+                None => recorded.missing += 1,
+                Some(Err(_)) => recorded.unreadable.push(place),
+                Some(Ok(hash)) => {
+                    let hash = RowHash { rows: segment.rows, ..hash };
+                    recorded.of.insert(id, RecordedHash { hash, place });
+                }
+            }
+        }
+        recorded
+    }
 }

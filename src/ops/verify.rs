@@ -20,7 +20,7 @@ use objects::{Compared, kind_of, pair};
 
 use super::copy::first_cause;
 use super::error::{Cause, Error, Result};
-use super::evidence::{self, RecordedHash};
+use super::evidence::{self, RecordedHashes};
 use super::inventory::large_object_chunks;
 use super::lanes::{ArchivePort, HashLane, HashSource, Hashes, Shared};
 use super::options::{Filters, Run, ServerArgs, VerifyAgainst, VerifyOptions};
@@ -79,7 +79,7 @@ struct Context {
     moment: Option<Moment>,
     definitions: Option<ComparedDefinitions>,
     /// What the source's rows of each segment were, where the archive knows.
-    recorded: HashMap<ChunkId, RecordedHash>,
+    recorded: RecordedHashes,
     /// What took no part, in words.
     left_out: Vec<String>,
     /// Tables whose rows have no form that is the same on both sides.
@@ -103,13 +103,16 @@ impl Context {
     fn sums(&mut self, chunks: &HashMap<ChunkId, RowHash>) -> HashMap<Oid, RowHash> {
         let mut wrong: Vec<&str> = chunks
             .iter()
-            .filter_map(|(id, hash)| self.recorded.get(id).filter(|recorded| recorded.hash != *hash))
+            .filter_map(|(id, hash)| self.recorded.of.get(id).filter(|recorded| recorded.hash != *hash))
             .map(|recorded| recorded.place.as_str())
             .collect();
         wrong.sort_unstable();
         for place in wrong {
             let message = format!("{place}: its rows are not those that the source sent");
             self.compared.different(ComparedKind::Table, message);
+        }
+        for place in &self.recorded.unreadable {
+            self.compared.different(ComparedKind::Table, format!("{place}: what its record says is no hash of rows"));
         }
         by_relation(chunks)
     }
@@ -132,6 +135,13 @@ impl Context {
             format!("{name} was only counted: servers before 12 print floating-point values otherwise than newer ones")
         });
         let mut warnings: Vec<String> = counted.collect();
+        if self.recorded.missing > 0 {
+            warnings.push(format!(
+                "segments of the archive that hold no hash of what the source sent: {}; their rows were compared with the \
+                 target's alone",
+                self.recorded.missing
+            ));
+        }
         let tables: Vec<TableComparison> = sums.into_iter().map(compare).collect();
         if tables.iter().any(|t| t.kind == ComparedKind::MaterializedView && !t.is_equal()) {
             warnings.push(

@@ -214,9 +214,13 @@ async fn an_archive_that_holds_other_rows_than_the_source_sent_is_noticed() {
     assert!(ran.stdout.contains("its rows are not those that the source sent"), "{}", ran.stdout);
     assert!(ran.stdout.contains("segment data/"), "{}", ran.stdout);
     let _ = pgconvoy(&["verify", "--evidence", path, "--target", &target.uri()]).await.expect_code(1);
+    forge_segment(&archive, |record| record["row_hash"] = "not a hash".into());
+    let ran = pgconvoy(&["verify", "--archive", path, "--target", &target.uri()]).await.expect_code(1);
+    assert!(ran.stdout.contains("is no hash of rows"), "{}", ran.stdout);
     // As an older pgconvoy wrote it.
     forge_segment(&archive, |record| record["row_hash"] = Value::Null);
-    let _ = pgconvoy(&["verify", "--archive", path, "--target", &target.uri()]).await.expect_success();
+    let ran = pgconvoy(&["verify", "--archive", path, "--target", &target.uri()]).await.expect_success();
+    assert!(ran.stdout.contains("hold no hash of what the source sent: 1;"), "{}", ran.stdout);
     let ran = pgconvoy(&["verify", "--evidence", path, "--target", &target.uri()]).await.expect_code(2);
     assert_says(&ran, &["it holds no hash of the rows", "verify --archive"]);
 }

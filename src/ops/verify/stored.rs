@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::super::error::{Cause, Error, Result};
-use super::super::evidence::{self, Evidence, TableEvidence};
+use super::super::evidence::{Evidence, RecordedHashes, TableEvidence};
 use super::super::inventory::Inventory;
 use super::super::lanes::ArchivePort;
 use super::super::own_types::OidPatches;
@@ -118,7 +118,7 @@ impl VerifyJob<'_> {
         *(if archive.is_some() { &mut context.archive } else { &mut context.evidence }) = Some(path);
         let reference = match archive {
             Some(archive) => {
-                context.recorded = evidence::recorded_hashes(&archive);
+                context.recorded = RecordedHashes::of_archive(&archive);
                 Reference::Side(archive_side(archive, &reference))
             }
             None => known(&reference)?,
