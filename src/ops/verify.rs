@@ -169,6 +169,7 @@ impl Context {
             moments: moment.into_iter().chain(moments).collect(),
             archive,
             evidence,
+            counted_only: tables.iter().filter(|t| t.is_only_counted()).count(),
             tables,
             sequences,
             large_objects,

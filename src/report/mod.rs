@@ -159,6 +159,8 @@ pub struct VerifyReport {
     pub evidence: Option<String>,
     /// Everything whose rows were compared, what differs first.
     pub tables: Vec<TableComparison>,
+    /// How many of the tables were only counted.
+    pub counted_only: usize,
     /// How many sequences were compared.
     pub sequences: usize,
     /// How many large objects the reference has.
@@ -233,7 +235,7 @@ pub struct TableComparison {
     pub name: QualifiedName,
     pub reference_rows: u64,
     pub target_rows: u64,
-    /// Order-independent hash of every row, hexadecimal.
+    /// Order-independent hash of every row, hexadecimal; empty on both sides where the rows were only counted.
     pub reference_hash: String,
     pub target_hash: String,
     pub format: CopyFormat,
@@ -243,6 +245,11 @@ impl TableComparison {
     #[must_use]
     pub fn is_equal(&self) -> bool {
         self.reference_rows == self.target_rows && self.reference_hash == self.target_hash
+    }
+
+    #[must_use]
+    pub fn is_only_counted(&self) -> bool {
+        self.reference_hash.is_empty() && self.target_hash.is_empty()
     }
 }
 

@@ -124,6 +124,8 @@ async fn floating_point_values_are_compared_wherever_they_are() {
     let stored = ["verify", "--archive", archive, "--target", &target.uri()];
     let ran = pgconvoy(&stored).await.expect_success();
     assert!(ran.stdout.contains("public.rounded was only counted"), "{}", ran.stdout);
+    let headline = ["equal: 1 table; 200 rows compared in", "; only counted: 1 table with 200 rows"];
+    assert!(headline.iter().all(|part| ran.stdout.contains(part)), "{}", ran.stdout);
     // The last bit of a value, in every column that is read in binary.
     for (column, change) in [
         ("a", "a = 0.33333333333333337"),

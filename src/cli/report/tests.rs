@@ -155,6 +155,7 @@ fn verify_report() -> VerifyReport {
             comparison("extra", 1, 3, "bb"),
             comparison("equal", 12, 12, "aa"),
         ],
+        counted_only: 0,
         sequences: 3,
         large_objects: 1,
         definitions: None,
