@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -130,9 +130,13 @@ fn is_secret_key(given: &str) -> bool {
 
 /// Lines that are no comments.
 fn key_lines(path: &Path) -> io::Result<Vec<String>> {
-    let lines = BufReader::new(File::open(path)?.take(KEY_FILE_MAX_BYTES)).lines();
-    let lines = lines.map(|line| line.map(|line| line.trim().to_owned())).collect::<io::Result<Vec<_>>>()?;
-    Ok(lines.into_iter().filter(|line| !line.is_empty() && !line.starts_with('#')).collect())
+    let mut text = String::new();
+    File::open(path)?.take(KEY_FILE_MAX_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > KEY_FILE_MAX_BYTES {
+        return Err(io::Error::other("the file is too long for keys"));
+    }
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    Ok(lines.map(str::to_owned).collect())
 }
 
 /// A file of an archive that is being written. What is written is complete after [`Output::close`].
@@ -293,6 +297,19 @@ impl<R: Read> Read for UpToDamage<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_of_keys_counts_as_a_whole_or_not_at_all() {
+        let key = age::x25519::Identity::generate().to_public().to_string();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("recipients");
+        let given = [path.to_str().unwrap().to_owned()];
+        let padding = "#".repeat(1 << 20);
+        for (text, parsed) in [(format!("{key}\n"), Some(1)), (format!("{key}\n{padding}\n{key}\n"), None)] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(Recipients::parse(&given).map(|r| r.0.len()).ok(), parsed);
+        }
+    }
 
     #[test]
     fn a_header_without_an_end_is_not_read_to_the_files_end() {
