@@ -66,9 +66,9 @@ impl Filters {
     /// As options of the command line, one each: what tables and rows were picked with.
     pub fn described(&self) -> Vec<String> {
         let lists = [
-            ("--schema", &self.include_schemas),
+            ("--include-schema", &self.include_schemas),
             ("--exclude-schema", &self.exclude_schemas),
-            ("--table", &self.include_tables),
+            ("--include-table", &self.include_tables),
             ("--exclude-table", &self.exclude_tables),
             ("--exclude-table-data", &self.exclude_table_data),
         ];

@@ -81,7 +81,7 @@ async fn a_comparison_of_nothing_is_no_success() {
         assert_says(&pgconvoy(&[&servers[..], typo].concat()).await.expect_code(2), &["matches typo"]);
     }
     let ran = pgconvoy(&[&servers[..], &["-t", "a"]].concat()).await.expect_success();
-    assert!(ran.stdout.contains("by --table a"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("by --include-table a"), "{}", ran.stdout);
     // Two databases without anything are the same, and the headline says how much that is.
     let ran = pgconvoy(&["verify", "--source", &to, "--target", &to]).await.expect_success();
     assert!(ran.stdout.contains("equal: 0 tables; 0 rows compared"), "{}", ran.stdout);
