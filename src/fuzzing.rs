@@ -17,7 +17,7 @@ use crate::{archive, ops, pg};
 pub type Target = (&'static str, fn(&[u8]) -> bool);
 
 /// What is fuzzed.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("manifest", manifest),
     ("segment", segment),
     ("toc", toc),
@@ -25,6 +25,7 @@ pub const TARGETS: [Target; 7] = [
     ("conninfo", conninfo),
     ("passfile", passfile),
     ("evidence", evidence),
+    ("encrypted", encrypted),
 ];
 
 /// An archive's manifest, and the facts in it.
@@ -103,6 +104,11 @@ pub fn conninfo(bytes: &[u8]) -> bool {
 /// A password file: the first line is what is looked for, as one of the file's own lines would have it.
 pub fn passfile(bytes: &[u8]) -> bool {
     pg::conninfo::fuzz_passfile(&String::from_utf8_lossy(bytes))
+}
+
+/// A file of an encrypted archive.
+pub fn encrypted(bytes: &[u8]) -> bool {
+    archive::fuzzing::encrypted(bytes)
 }
 
 /// A file of evidence.

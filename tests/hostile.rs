@@ -161,6 +161,7 @@ hostile! {
     connection_strings_do_no_harm: "conninfo";
     password_files_do_no_harm: "passfile";
     evidence_does_no_harm: "evidence";
+    encrypted_files_do_no_harm: "encrypted";
 }
 
 /// What a limit of the address space is for.

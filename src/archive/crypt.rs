@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,8 +18,14 @@ use super::error::{Error, Result};
 /// The first line of every age file.
 const AGE_MAGIC: &[u8] = b"age-encryption.org/v1\n";
 
+/// age reads a header up to its end, wherever that is: none of some hundred recipients is longer.
+const HEADER_MAX_BYTES: usize = 64 << 10;
+
 /// Read from the file at a time: a chunk of age is 64 KiB.
 const BUFFER_BYTES: usize = 128 << 10;
+
+/// What a secret key begins with, in any case.
+const SECRET_KEY: &str = "AGE-SECRET-KEY-";
 
 /// A file of keys is short.
 const KEY_FILE_MAX_BYTES: u64 = 1 << 20;
@@ -36,6 +42,13 @@ impl Recipients {
     pub fn parse(given: &[String]) -> Result<Self, String> {
         let mut recipients = Vec::new();
         for given in given {
+            if is_secret_key(given) {
+                return Err(
+                    "a secret key was given: encrypt to its public key (age1…), and make a new pair, as this one \
+                            may stand in a history or a list of processes now"
+                        .into(),
+                );
+            }
             if given.starts_with("age1") {
                 recipients.push(given.parse().map_err(|why| format!("recipient {given}: {why}"))?);
                 continue;
@@ -74,6 +87,13 @@ impl Identities {
     pub fn read(files: &[PathBuf]) -> Result<Self, String> {
         let mut identities = Vec::new();
         for path in files {
+            if is_secret_key(&path.to_string_lossy()) {
+                return Err(
+                    "a secret key was given where a file is wanted: write it to one that only you can read, and \
+                            consider a new pair, as this one may stand in a history or a list of processes now"
+                        .into(),
+                );
+            }
             let failed = |why: &dyn fmt::Display| format!("identity {}: {why}", path.display());
             let before = identities.len();
             for line in key_lines(path).map_err(|e| failed(&e))? {
@@ -87,6 +107,11 @@ impl Identities {
         Ok(Self(Arc::new(identities)))
     }
 
+    /// Of one key, as it is written.
+    pub(super) fn of_text(key: &str) -> Result<Self, &'static str> {
+        key.parse().map(|key| Self(Arc::new(vec![key])))
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -98,11 +123,20 @@ impl fmt::Debug for Identities {
     }
 }
 
+/// Whether somebody has given a secret key itself: it must not be repeated.
+fn is_secret_key(given: &str) -> bool {
+    given.trim_start().get(..SECRET_KEY.len()).is_some_and(|start| start.eq_ignore_ascii_case(SECRET_KEY))
+}
+
 /// Lines that are no comments.
 fn key_lines(path: &Path) -> io::Result<Vec<String>> {
-    let lines = BufReader::new(File::open(path)?.take(KEY_FILE_MAX_BYTES)).lines();
-    let lines = lines.map(|line| line.map(|line| line.trim().to_owned())).collect::<io::Result<Vec<_>>>()?;
-    Ok(lines.into_iter().filter(|line| !line.is_empty() && !line.starts_with('#')).collect())
+    let mut text = String::new();
+    File::open(path)?.take(KEY_FILE_MAX_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > KEY_FILE_MAX_BYTES {
+        return Err(io::Error::other("the file is too long for keys"));
+    }
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    Ok(lines.map(str::to_owned).collect())
 }
 
 /// A file of an archive that is being written. What is written is complete after [`Output::close`].
@@ -193,6 +227,9 @@ impl Input {
         if identities.is_empty() {
             return Err(Error::Encrypted { path: root.to_owned() });
         }
+        let header = header_of(&file).map_err(|e| failed(e.to_string()))?;
+        // From memory first: what is no header there would be read from the file without end.
+        Decryptor::new_buffered(&header[..]).map_err(|e| failed(format!("it cannot be decrypted: {e}")))?;
         let decryptor = Decryptor::new_buffered(BufReader::with_capacity(BUFFER_BYTES, file));
         let decryptor = decryptor.map_err(|e| failed(format!("it cannot be decrypted: {e}")))?;
         let identities = identities.0.iter().map(|identity| identity as &dyn age::Identity);
@@ -230,6 +267,21 @@ impl Seek for Input {
     }
 }
 
+/// As much of the file as may be its header; does not move in it.
+fn header_of(file: &File) -> io::Result<Vec<u8>> {
+    let (mut header, mut length) = (vec![0; HEADER_MAX_BYTES], 0);
+    while length < header.len() {
+        match rustix::io::pread(file, &mut header[length..], length as u64) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    header.truncate(length);
+    Ok(header)
+}
+
 /// A manifest whose writer was killed ends in the middle of a chunk, which nothing can decrypt: what is before it counts.
 pub(super) struct UpToDamage<R>(pub R);
 
@@ -239,5 +291,36 @@ impl<R: Read> Read for UpToDamage<R> {
             Err(e) if matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => Ok(0),
             read => read,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_keys_counts_as_a_whole_or_not_at_all() {
+        let key = age::x25519::Identity::generate().to_public().to_string();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("recipients");
+        let given = [path.to_str().unwrap().to_owned()];
+        let padding = "#".repeat(1 << 20);
+        for (text, parsed) in [(format!("{key}\n"), Some(1)), (format!("{key}\n{padding}\n{key}\n"), None)] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(Recipients::parse(&given).map(|r| r.0.len()).ok(), parsed);
+        }
+    }
+
+    #[test]
+    fn a_header_without_an_end_is_not_read_to_the_files_end() {
+        let file = File::from(rustix::fs::memfd_create("endless", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+        (&file).write_all(&[AGE_MAGIC, &b"-> X25519 "[..]].concat()).unwrap();
+        // Sparse, without a newline. It would be as much memory.
+        file.set_len(1 << 40).unwrap();
+        (&file).seek(SeekFrom::Start(0)).unwrap();
+        let identities = Identities(Arc::new(vec![age::x25519::Identity::generate()]));
+        let failed = |what: String| Error::manifest(Path::new("archive"), 1, what);
+        let Err(error) = Input::decrypt(Path::new("archive"), file, &identities, failed) else { panic!("decrypted") };
+        assert!(error.to_string().contains("cannot be decrypted"), "{error}");
     }
 }

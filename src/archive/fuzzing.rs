@@ -2,13 +2,14 @@
 //! keep a fuzzer out.
 
 use std::fs::File;
-use std::io::{Seek, Write};
+use std::io::{Read, Seek, Write};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::crypt::Input;
+use super::crypt::{Identities, Input};
+use super::error::Error;
 use super::layout::segment_path;
 use super::manifest::{Manifest, frame_json, hex};
 use super::record::SegmentRecord;
@@ -17,6 +18,9 @@ use crate::model::{Chunk, ChunkId, CopyFormat, CtidRange};
 
 /// A block of a segment stands for no more.
 const BLOCK_MAX_BYTES: usize = 16 << 20;
+
+/// Of the corpus alone: nothing else is encrypted to it.
+const KNOWN_KEY: &str = "AGE-SECRET-KEY-1AN2DZG5EX64RQN2MNSUZ49E5XTF6KFHEZKJ4SC8XGAX5X686NMKSSJ08GS";
 
 /// Reads bytes as a manifest: as they are, and each line as the JSON of a record.
 pub(crate) fn manifest(bytes: &[u8]) -> bool {
@@ -99,6 +103,21 @@ fn read_segment(bytes: &[u8], record: &SegmentRecord, format_version: u32) -> bo
             Ok(true) => assert!(block.len() <= BLOCK_MAX_BYTES, "a block of {} bytes", block.len()),
             Ok(false) => return is_sound,
             Err(_) if reader.resume_after_damage() => is_sound = false,
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Reads bytes as a file that is encrypted to a key that everybody knows.
+pub(crate) fn encrypted(bytes: &[u8]) -> bool {
+    let (Ok(file), Ok(identities)) = (file_of(bytes), Identities::of_text(KNOWN_KEY)) else { return false };
+    let failed = |what| Error::manifest(Path::new("archive"), 1, what);
+    let Ok(mut input) = Input::decrypt(Path::new("archive"), file, &identities, failed) else { return false };
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match input.read(&mut buffer) {
+            Ok(0) => return input.is_at_end().unwrap_or(false),
+            Ok(_) => {}
             Err(_) => return false,
         }
     }

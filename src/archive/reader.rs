@@ -13,6 +13,9 @@ use super::segment::{Expected, SegmentReader};
 use super::writer::is_locked;
 use crate::model::{Oid, QualifiedName, Relation};
 
+/// What is wrong with a file that an identity which fits the manifest does not fit.
+const FOREIGN: &str = "it is encrypted to others than the manifest";
+
 /// An archive that is read. What its manifest says is consistent; what its files hold is proven as it is read.
 #[derive(Debug)]
 pub struct Archive {
@@ -225,7 +228,12 @@ impl Archive {
             _ => self.damaged_schema(e.to_string()),
         })?;
         if let Some(identities) = &self.identities {
-            let input = Input::decrypt(self.path(), file, identities, |what| self.damaged_schema(what))?;
+            let input = Input::decrypt(self.path(), file, identities, |what| self.damaged_schema(what));
+            // A key that fits the manifest and not this: the file is another archive's.
+            let input = input.map_err(|e| match e {
+                Error::WrongIdentity { .. } => self.damaged_schema(FOREIGN.into()),
+                other => other,
+            })?;
             return Ok((input, expected));
         }
         if length == expected.size_bytes {
@@ -255,10 +263,14 @@ impl Archive {
         let Ok((file, length)) = opened else {
             return SegmentReader::start(expected, opened.map(|(file, length)| (Input::Plain(file), length)));
         };
+        if record.encrypted_bytes.is_some_and(|recorded| recorded != length) {
+            // Nothing of a file of another length is worth a look: that is what is said of it.
+            return SegmentReader::start(expected, Ok((Input::Plain(file), length)));
+        }
         let damage = |what| Error::DamagedSegment(Box::new(self.damage_of(record, what)));
         // A key that fits the manifest and not the segment: the segment is another archive's.
         let input = Input::decrypt(self.path(), file, identities, damage).map_err(|e| match e {
-            Error::WrongIdentity { .. } => damage("it is encrypted to others than the manifest".into()),
+            Error::WrongIdentity { .. } => damage(FOREIGN.into()),
             other => other,
         })?;
         SegmentReader::start(expected, Ok((input, length)))

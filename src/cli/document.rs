@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use pgconvoy::ops::Cause;
-use pgconvoy::report::is_unchanged;
+use pgconvoy::report::{is_unchanged, read_document};
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -49,6 +49,14 @@ fn verify_text(text: &str) -> Option<bool> {
     Some(said == hash(&text.as_bytes()[..at]))
 }
 
+/// `None`: it is no JSON. Within: as [`verify_text`].
+fn verify_json(text: &str) -> Option<Option<bool>> {
+    let json = serde_json::from_str::<Value>(text).ok()?;
+    // A member that is there twice was added by somebody: we write none.
+    let is_ours = read_document(text.as_bytes()).is_ok();
+    Some(is_unchanged(&json).map(|unchanged| unchanged && is_ours))
+}
+
 /// # Errors
 /// The file cannot be read, or holds no digest.
 pub fn check(path: &Path) -> Result<DocumentCheck, Cause> {
@@ -56,8 +64,7 @@ pub fn check(path: &Path) -> Result<DocumentCheck, Cause> {
     let mut text = String::new();
     let file = File::open(path).map_err(|e| failed(&e))?;
     file.take(MAX_BYTES).read_to_string(&mut text).map_err(|e| failed(&e))?;
-    let json = serde_json::from_str::<Value>(&text).ok();
-    let unchanged = json.as_ref().map_or_else(|| verify_text(&text), is_unchanged);
+    let unchanged = verify_json(&text).unwrap_or_else(|| verify_text(&text));
     let unchanged = unchanged
         .ok_or_else(|| failed(&"neither an archive, nor a report of `verify`, nor evidence: it has no digest"))?;
     Ok(DocumentCheck { file: path.display().to_string(), unchanged })
@@ -71,6 +78,18 @@ pub fn render(check: &DocumentCheck, canvas: &Canvas) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_member_that_is_there_twice_is_an_edit() {
+        let mut document = serde_json::json!({"verdict": "different", "tables": []});
+        pgconvoy::report::seal_document(&mut document);
+        let text = document.to_string();
+        assert_eq!(verify_json(&text), Some(Some(true)));
+        let edited = text.replacen('{', "{\"verdict\":\"equal\",", 1);
+        assert_eq!(verify_json(&edited), Some(Some(false)));
+        assert_eq!(verify_json("{}"), Some(None));
+        assert_eq!(verify_json("equal"), None);
+    }
 
     #[test]
     fn an_edit_of_a_text_shows() {

@@ -5,10 +5,30 @@
 
 const MASK: &str = "***";
 
-/// Replaces what stands where a password stands: `scheme://user:HERE@host`, `password=HERE`, `PASSWORD 'HERE'`.
+/// Replaces what stands where a password stands: `scheme://user:HERE@host`, `password=HERE`, `PASSWORD 'HERE'`; and secret
+/// keys of age.
 #[must_use]
 pub fn redact(text: &str) -> String {
-    redact_keys(&redact_userinfo(text))
+    redact_secret_keys(&redact_keys(&redact_userinfo(text)))
+}
+
+/// age's secret keys: `AGE-SECRET-KEY-1HERE`, in any case.
+fn redact_secret_keys(text: &str) -> String {
+    const KEY: &str = "age-secret-key-1";
+    // ASCII lower case keeps every byte offset.
+    let lower = text.to_ascii_lowercase();
+    let (mut out, mut from) = (String::with_capacity(text.len()), 0);
+    while let Some(found) = lower[from..].find(KEY) {
+        let start = from + found + KEY.len();
+        let length = text[start..].find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(text.len() - start);
+        out.push_str(&text[from..start]);
+        if length > 0 {
+            out.push_str(MASK);
+        }
+        from = start + length;
+    }
+    out.push_str(&text[from..]);
+    out
 }
 
 /// Whether a connection string carries a password.
@@ -116,6 +136,18 @@ mod tests {
             assert_eq!(redact(text), shown);
             assert!(!redact(text).contains("hunt"));
             assert!(has_password(text));
+        }
+    }
+
+    #[test]
+    fn secret_keys_go_in_any_case() {
+        for (text, shown) in [
+            ("AGE-SECRET-KEY-1QQQQ", "AGE-SECRET-KEY-1***"),
+            ("cannot open 'age-secret-key-1qqqq': no such file", "cannot open 'age-secret-key-1***': no such file"),
+            ("Age-Secret-Key-1A\nAGE-SECRET-KEY-1B.", "Age-Secret-Key-1***\nAGE-SECRET-KEY-1***."),
+            ("no secret key of age (AGE-SECRET-KEY-1…)", "no secret key of age (AGE-SECRET-KEY-1…)"),
+        ] {
+            assert_eq!(redact(text), shown);
         }
     }
 

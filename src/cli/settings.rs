@@ -152,6 +152,11 @@ fn task(command: Command, environment: &Environment) -> Result<(Task, Option<Sho
                 (args.archive, TargetOptions { resume: args.resume, ..target_options(args.target) });
             let contents = args.section.map_or_else(|| contents(&args.contents), Into::into);
             let (jobs, skip_damaged) = (args.jobs.jobs, args.skip_damaged);
+            if skip_damaged && contents == Contents::DataOnly {
+                return Err(usage(
+                    "--skip-damaged cannot be used with --section data: keys of the tables that are there could not hold",
+                ));
+            }
             let identities = identities(&args.identity)?;
             let options = RestoreOptions { archive, target, jobs, contents, identities, skip_damaged };
             (Task::Restore(options), Some(args.progress.into()))

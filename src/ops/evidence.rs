@@ -19,7 +19,7 @@ use crate::archive::{Archive, ArchiveContents};
 use crate::flow::RowHash;
 use crate::model::{Chunk, ChunkId, Column, CopyFormat, Lsn, Oid, QualifiedName, Relation, RelationKind, Side};
 use crate::pg::catalog::{LargeObjectAccess, SequenceState};
-use crate::report::{Moment, is_unchanged, seal_document};
+use crate::report::{Moment, is_unchanged, read_document, seal_document};
 
 /// Evidence of this version is written, and no newer one read.
 const EVIDENCE_VERSION: u32 = 1;
@@ -39,6 +39,9 @@ pub(super) struct Evidence {
     pub tables: Vec<TableEvidence>,
     /// Tables whose rows were left out on purpose.
     pub excluded: Vec<QualifiedName>,
+    /// The options with which tables and rows were picked.
+    #[serde(default)]
+    pub selection: Vec<String>,
     /// `None`: rows and their sequences were no part of it.
     pub sequences: Option<Vec<SequenceState>>,
     /// Their OIDs.
@@ -58,14 +61,20 @@ pub(super) struct TableEvidence {
     /// In the order in which the rows had them.
     pub columns: Vec<Column>,
     pub load_via_root: Option<QualifiedName>,
+    /// The user's condition on the rows that were taken.
+    #[serde(default)]
+    pub condition: Option<String>,
     pub rows: u64,
     /// The sum of the row hashes; `None` where an archive holds none.
     pub hash: Option<String>,
 }
 
 impl TableEvidence {
-    fn new(relation: &Relation, rows: u64, hash: Option<RowHash>) -> Self {
+    fn new(relation: &Relation, inventory: &Inventory, rows: u64, hash: Option<RowHash>) -> Self {
+        // A configuration table of an extension has a condition that is not the user's.
+        let is_asked_for = !relation.of_extension || inventory.conditions.contains(&relation.oid);
         Self {
+            condition: relation.filter.clone().filter(|_| is_asked_for),
             oid: relation.oid,
             name: relation.name.clone(),
             kind: relation.kind,
@@ -143,7 +152,7 @@ impl Evidence {
         }
         let table = |relation: &Arc<Relation>| {
             let hash = sums.get(&relation.oid).copied().unwrap_or_default();
-            TableEvidence::new(relation, hash.rows, Some(hash))
+            TableEvidence::new(relation, inventory, hash.rows, Some(hash))
         };
         let mut evidence = Self::empty(source, inventory);
         evidence.tables = relations.iter().map(table).collect();
@@ -174,13 +183,19 @@ impl Evidence {
                 });
                 rows = rows.saturating_add(segment.rows);
             }
-            TableEvidence::new(relation, rows, sum)
+            TableEvidence::new(relation, inventory, rows, sum)
         };
         let mut evidence = Self::empty(source, inventory);
         evidence.tables = inventory.relations.iter().chain(&large_objects).map(table).collect();
         let has_rows = header.contents != ArchiveContents::Schema;
         evidence.sequences = has_rows.then(|| inventory.sequences.clone());
         evidence
+    }
+
+    /// Of everything that it speaks of.
+    pub(super) fn names(&self) -> impl Iterator<Item = &QualifiedName> {
+        let sequences = self.sequences.iter().flatten().map(|s| &s.name);
+        self.tables.iter().map(|t| &t.name).chain(&self.excluded).chain(sequences)
     }
 
     fn empty(source: Moment, inventory: &Inventory) -> Self {
@@ -191,6 +206,7 @@ impl Evidence {
             encoding: inventory.encoding.clone(),
             tables: Vec::new(),
             excluded: inventory.excluded.iter().map(|r| r.name.clone()).collect(),
+            selection: inventory.selection.clone(),
             sequences: None,
             large_objects: inventory.large_objects.iter().map(|o| o.oid).collect(),
             large_object_access: inventory.large_object_access,
@@ -214,8 +230,7 @@ impl Evidence {
     }
 
     fn parse(text: &[u8], failed: &dyn Fn(&dyn std::fmt::Display) -> Error) -> Result<Self> {
-        let document: serde_json::Value =
-            serde_json::from_slice(text).map_err(|_| failed(&"the file is no evidence of pgconvoy"))?;
+        let document = read_document(text).map_err(|e| failed(&format!("the file is no evidence of pgconvoy: {e}")))?;
         let version = document.get("evidence_version").and_then(serde_json::Value::as_u64);
         let version = version.ok_or_else(|| failed(&"the file is no evidence of pgconvoy"))?;
         if version > u64::from(EVIDENCE_VERSION) {
@@ -245,12 +260,18 @@ impl<'p> EvidenceFile<'p> {
     /// Tries before the run whether it can be written after it.
     ///
     /// # Errors
-    /// Usage: the directory is missing or not writable, or the path is one.
+    /// Usage: the directory is missing or not writable, or something has this name: evidence of an earlier copy would stand
+    /// there for this one if this one failed.
     pub(super) fn prepare(path: &'p Path) -> Result<Self> {
         let file = Self(path);
         let cannot = |e| Error::new(Cause::Usage(format!("cannot write the evidence {}: {e}", path.display())));
-        if path.is_dir() {
-            return Err(cannot(std::io::ErrorKind::IsADirectory.into()));
+        match path.symlink_metadata() {
+            Ok(_) => {
+                return Err(cannot(std::io::ErrorKind::AlreadyExists.into())
+                    .hint("name another file, or move that one away: evidence is never overwritten"));
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(cannot(e)),
         }
         file.temporary().map(drop).map_err(cannot)?;
         Ok(file)
@@ -267,7 +288,7 @@ impl<'p> EvidenceFile<'p> {
         let mut file = self.temporary().map_err(cannot)?;
         file.write_all(text.as_bytes()).map_err(cannot)?;
         file.as_file().sync_all().map_err(cannot)?;
-        file.persist(self.0).map_err(|e| cannot(e.error))?;
+        file.persist_noclobber(self.0).map_err(|e| cannot(e.error))?;
         std::fs::File::open(self.directory()).and_then(|directory| directory.sync_all()).map_err(cannot)
     }
 
@@ -288,14 +309,32 @@ pub(super) struct RecordedHash {
     pub place: String,
 }
 
-/// Of every segment that has one.
-pub(super) fn recorded_hashes(archive: &Archive) -> HashMap<ChunkId, RecordedHash> {
-    let of = |segment: &crate::archive::SegmentRecord| {
-        let hash = segment.row_hash.as_ref()?.parse::<RowHash>().ok()?;
-        let id = segment.chunk.id;
-        let table = archive.relation(id.relation).map_or_else(|| "large objects".into(), |r| r.name.to_string());
-        let place = format!("segment {} of {table}", segment.file_name());
-        Some((id, RecordedHash { hash: RowHash { rows: segment.rows, ..hash }, place }))
-    };
-    archive.segments().iter().filter_map(of).collect()
+/// What an archive's segments say of their rows.
+#[derive(Default)]
+pub(super) struct RecordedHashes {
+    pub of: HashMap<ChunkId, RecordedHash>,
+    /// Places of those whose hash is none.
+    pub unreadable: Vec<String>,
+    /// How many have none: an older pgconvoy wrote them.
+    pub missing: usize,
+}
+
+impl RecordedHashes {
+    pub(super) fn of_archive(archive: &Archive) -> Self {
+        let mut recorded = Self::default();
+        for segment in archive.segments() {
+            let id = segment.chunk.id;
+            let table = archive.relation(id.relation).map_or_else(|| "large objects".into(), |r| r.name.to_string());
+            let place = format!("segment {} of {table}", segment.file_name());
+            match segment.row_hash.as_ref().map(|hash| hash.parse::<RowHash>()) {
+                None => recorded.missing += 1,
+                Some(Err(_)) => recorded.unreadable.push(place),
+                Some(Ok(hash)) => {
+                    let hash = RowHash { rows: segment.rows, ..hash };
+                    recorded.of.insert(id, RecordedHash { hash, place });
+                }
+            }
+        }
+        recorded
+    }
 }

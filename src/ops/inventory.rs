@@ -43,6 +43,8 @@ pub(super) struct Inventory {
     pub generated_below_plain: Vec<String>,
     /// Tables of which a condition says which rows move.
     pub conditions: HashSet<Oid>,
+    /// The options with which tables and rows were picked.
+    pub selection: Vec<String>,
 }
 
 /// What an archive keeps of an inventory besides relations, sequences and schema, in its `catalog` record: specified in
@@ -65,6 +67,8 @@ pub(super) struct StoredInventory {
     lacks: Vec<Lack>,
     #[serde(default)]
     generated_below_plain: Vec<String>,
+    #[serde(default)]
+    selection: Vec<String>,
 }
 
 /// Large objects that one chunk holds at most.
@@ -83,6 +87,7 @@ impl Inventory {
             cuts: self.cuts.clone(),
             lacks: self.lacks.clone(),
             generated_below_plain: self.generated_below_plain.clone(),
+            selection: self.selection.clone(),
         }
     }
 
@@ -115,6 +120,7 @@ impl Inventory {
             roles: stored.roles,
             cluster_roles: stored.cluster_roles,
             own_types: stored.own_types,
+            selection: stored.selection,
             conditions: stored.cuts.partial_tables.clone(),
             cuts: stored.cuts,
             lacks: stored.lacks,

@@ -63,6 +63,21 @@ impl Filters {
         patterns.iter().all(|patterns| patterns.is_empty()) && self.conditions.is_empty()
     }
 
+    /// As options of the command line, one each: what tables and rows were picked with.
+    pub fn described(&self) -> Vec<String> {
+        let lists = [
+            ("--include-schema", &self.include_schemas),
+            ("--exclude-schema", &self.exclude_schemas),
+            ("--include-table", &self.include_tables),
+            ("--exclude-table", &self.exclude_tables),
+            ("--exclude-table-data", &self.exclude_table_data),
+        ];
+        let patterns =
+            lists.into_iter().flat_map(|(option, list)| list.iter().map(move |pattern| format!("{option} {pattern}")));
+        let rows = self.conditions.iter().map(|c| format!("--where {}={}", c.table_pattern, c.condition));
+        patterns.chain(rows).collect()
+    }
+
     /// Whether something could need what is left out.
     pub fn cut_definitions(&self) -> bool {
         let Self { include_schemas, exclude_schemas, include_tables, exclude_tables, .. } = self;

@@ -82,6 +82,7 @@ impl SourcePlan {
             lacks: Vec::new(),
             generated_below_plain: read.generated_below_plain,
             conditions: conditions.into_keys().collect(),
+            selection: options.filters.described(),
         };
         subset::cut(&mut inventory, source.catalog(), &options.filters).await?;
         let rules = ReadRules {

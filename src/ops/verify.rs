@@ -3,6 +3,7 @@
 mod definitions;
 mod formats;
 mod objects;
+mod scope;
 mod stored;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -19,7 +20,7 @@ use objects::{Compared, kind_of, pair};
 
 use super::copy::first_cause;
 use super::error::{Cause, Error, Result};
-use super::evidence::{self, RecordedHash};
+use super::evidence::{self, RecordedHashes};
 use super::inventory::large_object_chunks;
 use super::lanes::{ArchivePort, HashLane, HashSource, Hashes, Shared};
 use super::options::{Filters, Run, ServerArgs, VerifyAgainst, VerifyOptions};
@@ -58,6 +59,7 @@ pub async fn verify(options: &VerifyOptions, run: &Run) -> Result<VerifyReport> 
         VerifyAgainst::Archive(path) => job.against_archive(path).await?,
         VerifyAgainst::Evidence(path) => job.against_evidence(path).await?,
     };
+    scope::check_something_was_compared(&report)?;
     report.started_at = started_at.format(&Rfc3339).unwrap_or_default();
     report.elapsed_ms = ms(start);
     report.tables.sort_by(|a, b| a.is_equal().cmp(&b.is_equal()).then_with(|| a.name.cmp(&b.name)));
@@ -77,7 +79,9 @@ struct Context {
     moment: Option<Moment>,
     definitions: Option<ComparedDefinitions>,
     /// What the source's rows of each segment were, where the archive knows.
-    recorded: HashMap<ChunkId, RecordedHash>,
+    recorded: RecordedHashes,
+    /// What took no part, in words.
+    left_out: Vec<String>,
     /// Tables whose rows have no form that is the same on both sides.
     counted_only: HashSet<QualifiedName>,
 }
@@ -99,13 +103,16 @@ impl Context {
     fn sums(&mut self, chunks: &HashMap<ChunkId, RowHash>) -> HashMap<Oid, RowHash> {
         let mut wrong: Vec<&str> = chunks
             .iter()
-            .filter_map(|(id, hash)| self.recorded.get(id).filter(|recorded| recorded.hash != *hash))
+            .filter_map(|(id, hash)| self.recorded.of.get(id).filter(|recorded| recorded.hash != *hash))
             .map(|recorded| recorded.place.as_str())
             .collect();
         wrong.sort_unstable();
         for place in wrong {
             let message = format!("{place}: its rows are not those that the source sent");
             self.compared.different(ComparedKind::Table, message);
+        }
+        for place in &self.recorded.unreadable {
+            self.compared.different(ComparedKind::Table, format!("{place}: what its record says is no hash of rows"));
         }
         by_relation(chunks)
     }
@@ -128,6 +135,13 @@ impl Context {
             format!("{name} was only counted: servers before 12 print floating-point values otherwise than newer ones")
         });
         let mut warnings: Vec<String> = counted.collect();
+        if self.recorded.missing > 0 {
+            warnings.push(format!(
+                "segments of the archive that hold no hash of what the source sent: {}; their rows were compared with the \
+                 target's alone",
+                self.recorded.missing
+            ));
+        }
         let tables: Vec<TableComparison> = sums.into_iter().map(compare).collect();
         if tables.iter().any(|t| t.kind == ComparedKind::MaterializedView && !t.is_equal()) {
             warnings.push(
@@ -143,7 +157,7 @@ impl Context {
                     .into(),
             );
         }
-        let Self { servers, archive, evidence, compared, definitions, moment, .. } = self;
+        let Self { servers, archive, evidence, compared, definitions, moment, left_out, .. } = self;
         let Compared { differences, sequences, large_objects } = compared;
         let is_equal = differences.is_empty() && tables.iter().all(TableComparison::is_equal);
         VerifyReport {
@@ -155,11 +169,13 @@ impl Context {
             moments: moment.into_iter().chain(moments).collect(),
             archive,
             evidence,
+            counted_only: tables.iter().filter(|t| t.is_only_counted()).count(),
             tables,
             sequences,
             large_objects,
             definitions,
             differences,
+            left_out,
             warnings,
         }
     }
@@ -200,6 +216,7 @@ impl VerifyJob<'_> {
     async fn against_server(&self, args: &ServerArgs) -> Result<VerifyReport> {
         let source = Server::connect(Side::Source, args, self.run).await?;
         self.announce(vec![source.info(), self.target.info()], None);
+        scope::check_patterns(&self.options.filters, &[&source, self.target], &[]).await?;
         let kinds = [RelationKind::Table, RelationKind::MaterializedView];
         let mut reference = list(&source, &self.options.filters, &kinds).await?;
         let mut target = list(self.target, &self.options.filters, &kinds).await?;
@@ -232,7 +249,8 @@ impl VerifyJob<'_> {
         reference.oid_patches = oid_patches;
         let target = self.server_side(self.target, formats.apply(pairs.iter().map(|(_, t)| t)), &how).await?;
         let servers = vec![source.info(), self.target.info()];
-        let context = Context { compared, servers, definitions, ..Context::default() };
+        let left_out = scope::of_this_comparison(&self.options.filters);
+        let context = Context { compared, servers, definitions, left_out, ..Context::default() };
         self.compare(Reference::Side(reference), target, context).await
     }
 

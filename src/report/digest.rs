@@ -1,11 +1,95 @@
 //! A digest over a whole document, so that an edit shows. It is no signature: whoever edits can make another digest.
 //! Keep it apart from the document, or sign the document, where that matters.
 
-use serde_json::Value;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
 use sha2::{Digest, Sha256};
 
 /// The member that holds the digest: `sha256:` and 64 hexadecimal digits.
 pub const DIGEST_MEMBER: &str = "digest";
+
+/// Reads JSON in which no object names a member twice: readers differ in which of the two counts, and the digest would be that of
+/// one alone.
+///
+/// # Errors
+/// It is no JSON, or an object names a member twice.
+pub fn read_document(text: &[u8]) -> Result<Value, serde_json::Error> {
+    serde_json::from_slice::<Unambiguous>(text).map(|document| document.0)
+}
+
+/// A value, and in all of it no name twice.
+struct Unambiguous(Value);
+
+impl<'de> Deserialize<'de> for Unambiguous {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Element.deserialize(deserializer).map(Self)
+    }
+}
+
+struct Element;
+
+impl<'de> DeserializeSeed<'de> for Element {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Element {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON that names no member twice")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value, A::Error> {
+        let mut array = Vec::new();
+        while let Some(element) = elements.next_element_seed(Self)? {
+            array.push(element);
+        }
+        Ok(Value::Array(array))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(name) = members.next_key::<String>()? {
+            if object.contains_key(&name) {
+                return Err(A::Error::custom("an object names a member twice"));
+            }
+            let value = members.next_value_seed(Self)?;
+            object.insert(name, value);
+        }
+        Ok(Value::Object(object))
+    }
+}
 
 /// Adds the digest of everything else in the document, an object.
 pub fn seal_document(document: &mut Value) {
@@ -70,6 +154,15 @@ fn write_canonical(value: &Value, is_root: bool, out: &mut String) {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_name_twice_is_no_document() {
+        let text = r#"{"a": [1, -2, 0.5, null, true, "ü\n"], "b": {"a": {}}}"#;
+        assert_eq!(read_document(text.as_bytes()).unwrap(), serde_json::from_str::<Value>(text).unwrap());
+        for text in [r#"{"a": 1, "a": 1}"#, r#"{"a": [{"b": 1, "c": 2, "\u0062": 1}]}"#, "{", "{} {}"] {
+            assert!(read_document(text.as_bytes()).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn every_edit_shows_and_reordering_does_not() {

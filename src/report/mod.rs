@@ -6,7 +6,7 @@ mod digest;
 
 pub use bench::{BenchReport, BenchTask, Floor, Measurement, RunCost, Spread, Versus};
 pub use demo::{Comparison, DemoReport, KeptDatabase, Race};
-pub use digest::{DIGEST_MEMBER, is_unchanged, seal_document};
+pub use digest::{DIGEST_MEMBER, is_unchanged, read_document, seal_document};
 
 use serde::{Deserialize, Serialize};
 
@@ -159,6 +159,8 @@ pub struct VerifyReport {
     pub evidence: Option<String>,
     /// Everything whose rows were compared, what differs first.
     pub tables: Vec<TableComparison>,
+    /// How many of the tables were only counted.
+    pub counted_only: usize,
     /// How many sequences were compared.
     pub sequences: usize,
     /// How many large objects the reference has.
@@ -167,6 +169,8 @@ pub struct VerifyReport {
     pub definitions: Option<ComparedDefinitions>,
     /// What differs otherwise than by its rows: objects that one side lacks, states of sequences, definitions.
     pub differences: Vec<ObjectDifference>,
+    /// What took no part: left out of the reference as it was made, or of this comparison.
+    pub left_out: Vec<String>,
     pub warnings: Vec<String>,
 }
 
@@ -231,7 +235,7 @@ pub struct TableComparison {
     pub name: QualifiedName,
     pub reference_rows: u64,
     pub target_rows: u64,
-    /// Order-independent hash of every row, hexadecimal.
+    /// Order-independent hash of every row, hexadecimal; empty on both sides where the rows were only counted.
     pub reference_hash: String,
     pub target_hash: String,
     pub format: CopyFormat,
@@ -241,6 +245,11 @@ impl TableComparison {
     #[must_use]
     pub fn is_equal(&self) -> bool {
         self.reference_rows == self.target_rows && self.reference_hash == self.target_hash
+    }
+
+    #[must_use]
+    pub fn is_only_counted(&self) -> bool {
+        self.reference_hash.is_empty() && self.target_hash.is_empty()
     }
 }
 

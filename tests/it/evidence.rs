@@ -61,6 +61,13 @@ async fn a_copy_is_proven_equal_when_the_source_is_gone() {
                 "public.names",
             ),
             ("DELETE FROM big WHERE i = 5", "INSERT INTO big VALUES (5, md5('5'))", "public.big: evidence 20,000 rows"),
+            (
+                "ALTER TABLE big ADD more int",
+                "ALTER TABLE big DROP more",
+                "public.big: column more is only at the target",
+            ),
+            ("ALTER TABLE big ALTER i TYPE int8", "ALTER TABLE big ALTER i TYPE int4", "column i was of type integer"),
+            ("ALTER TABLE big RENAME t TO u", "ALTER TABLE big RENAME u TO t", "column t is missing at the target"),
             ("CREATE TABLE extra ()", "DROP TABLE extra", "table public.extra is only at the target"),
             (
                 "ALTER TABLE big RENAME TO bigger",
@@ -98,6 +105,13 @@ async fn edited_evidence_and_reports_are_noticed() {
         let args = ["verify", "--source", &from, "--target", &to, "--report", report];
         let _ = pgconvoy(&args).await.expect_success();
     }
+    // A member that is there twice: readers differ in which of the two counts.
+    let written = std::fs::read_to_string(&evidence).unwrap();
+    std::fs::write(&evidence, written.replacen('{', "{\"encoding\": \"LATIN1\",", 1)).unwrap();
+    assert!(pgconvoy(&["check", file]).await.expect_code(1).stdout.contains("CHANGED"));
+    let ran = pgconvoy(&["verify", "--evidence", file, "--target", &to]).await.expect_code(2);
+    assert_says(&ran, &["names a member twice"]);
+    std::fs::write(&evidence, written).unwrap();
     let text = std::fs::read_to_string(&reports[1]).unwrap();
     for says in ["log position ", "system identifier ", "equal     public.a", "5,000 ", "equal: 2 tables"] {
         assert!(text.contains(says), "{says} is missing in {text}");
@@ -119,9 +133,45 @@ async fn edited_evidence_and_reports_are_noticed() {
     let ran = pgconvoy(&["verify", "--evidence", file, "--target", &to]).await.expect_code(2);
     assert_says(&ran, &["no evidence of pgconvoy"]);
     assert_says(&pgconvoy(&["check", file]).await.expect_code(2), &["no digest"]);
+    // What is there stays: it would be taken for that of a copy that fails.
+    let args = ["copy", "--source", &from, "--target", &to, "--evidence", file];
+    assert_says(&pgconvoy(&args).await.expect_code(2), &["cannot write the evidence", "exists", "never overwritten"]);
+    assert_eq!(std::fs::read_to_string(&evidence).unwrap(), "{}");
     let nowhere = directory.path().join("missing/evidence.json");
     let args = ["copy", "--source", &from, "--target", &to, "--evidence", nowhere.to_str().unwrap()];
     assert_says(&pgconvoy(&args).await.expect_code(2), &["cannot write the evidence"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_says_what_took_no_part() {
+    let (source, target) = (small().await, empty(&newest().await).await);
+    source.execute("CREATE TABLE c (i int); CREATE TABLE d (i int)").await;
+    let (directory, evidence) = scratch("evidence.json");
+    let (file, archive, report) = (
+        evidence.to_str().unwrap(),
+        directory.path().join("archive").to_str().unwrap().to_owned(),
+        directory.path().join("verified.json"),
+    );
+    let (from, to) = (source.uri(), target.uri());
+    let picked = ["-T", "c", "--exclude-table-data", "d", "--where", "b=id <= 100"];
+    let copy = ["copy", "--source", &from, "--target", &to, "--evidence", file];
+    let _ = pgconvoy(&[&copy[..], &picked].concat()).await.expect_success();
+    let _ = pgconvoy(&[&["dump", "--source", &from, &archive][..], &picked].concat()).await.expect_success();
+    for (option, path) in [("--evidence", file), ("--evidence", &*archive), ("--archive", &*archive)] {
+        let verify = ["verify", option, path, "--target", &to, "-N", "nothing", "--report", report.to_str().unwrap()];
+        let ran = pgconvoy(&verify).await.expect_success();
+        let left_out = json(&report)["left_out"].to_string();
+        for says in [
+            "rows of public.d: left out when",
+            "rows of public.b but those WHERE",
+            "id <= 100",
+            "by --exclude-table c",
+            "what this comparison leaves out by --exclude-schema nothing",
+        ] {
+            assert!(left_out.contains(says), "{says}: {left_out}");
+        }
+        assert!(ran.stdout.contains("not compared"), "{}", ran.stdout);
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -164,9 +214,13 @@ async fn an_archive_that_holds_other_rows_than_the_source_sent_is_noticed() {
     assert!(ran.stdout.contains("its rows are not those that the source sent"), "{}", ran.stdout);
     assert!(ran.stdout.contains("segment data/"), "{}", ran.stdout);
     let _ = pgconvoy(&["verify", "--evidence", path, "--target", &target.uri()]).await.expect_code(1);
+    forge_segment(&archive, |record| record["row_hash"] = "not a hash".into());
+    let ran = pgconvoy(&["verify", "--archive", path, "--target", &target.uri()]).await.expect_code(1);
+    assert!(ran.stdout.contains("is no hash of rows"), "{}", ran.stdout);
     // As an older pgconvoy wrote it.
     forge_segment(&archive, |record| record["row_hash"] = Value::Null);
-    let _ = pgconvoy(&["verify", "--archive", path, "--target", &target.uri()]).await.expect_success();
+    let ran = pgconvoy(&["verify", "--archive", path, "--target", &target.uri()]).await.expect_success();
+    assert!(ran.stdout.contains("hold no hash of what the source sent: 1;"), "{}", ran.stdout);
     let ran = pgconvoy(&["verify", "--evidence", path, "--target", &target.uri()]).await.expect_code(2);
     assert_says(&ran, &["it holds no hash of the rows", "verify --archive"]);
 }
@@ -215,6 +269,11 @@ async fn a_damaged_table_is_named_and_left_out_only_where_that_is_asked_for() {
         ("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgconvoy'", "0"),
     ] {
         assert_eq!(target.one(sql).await, expected, "{sql}");
+    }
+    // Rows alone: the keys of tables that are there would not hold without those left out.
+    for rows in [&["--data-only"][..], &["--section", "data"]] {
+        let args = ["restore", path, "--target", &target.uri(), "--skip-damaged"];
+        assert_says(&pgconvoy(&[&args[..], rows].concat()).await.expect_code(2), &["--skip-damaged"]);
     }
     // A segment that is not there, and an archive without damage.
     std::fs::remove_file(&file).unwrap();

@@ -2,6 +2,7 @@
 
 use pgconvoy::lab::Major;
 
+use crate::errors::assert_says;
 use crate::fixture::{copy, empty, newest, pgconvoy, scratch, small};
 use crate::support::{Ran, TestDb, cluster};
 
@@ -57,6 +58,36 @@ async fn every_kind_of_difference_is_found_and_its_table_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_of_nothing_is_no_success() {
+    let (source, target) = (small().await, empty(&newest().await).await);
+    let (from, to) = (source.uri(), target.uri());
+    let (_directory, archive) = scratch("archive");
+    let (rows, schema) = (archive.with_extension("rows"), archive.with_extension("schema"));
+    let (rows, schema) = (rows.to_str().unwrap(), schema.to_str().unwrap());
+    let _ = pgconvoy(&["dump", "--source", &from, schema, "--schema-only"]).await.expect_success();
+    let _ = pgconvoy(&["dump", "--source", &from, rows, "--exclude-table-data", "*"]).await.expect_success();
+    for stored in ["--archive", "--evidence"] {
+        let ran = pgconvoy(&["verify", stored, schema, "--target", &to]).await.expect_code(2);
+        assert_says(&ran, &["--schema-only"]);
+        let ran = pgconvoy(&["verify", stored, rows, "--target", &to]).await.expect_code(2);
+        assert_says(&ran, &["nothing was compared"]);
+        let ran = pgconvoy(&["verify", stored, rows, "--target", &to, "-t", "typo"]).await.expect_code(2);
+        assert_says(&ran, &["matches typo"]);
+    }
+    let servers = ["verify", "--source", &from, "--target", &from];
+    let ran = pgconvoy(&[&servers[..], &["-T", "*"]].concat()).await.expect_code(2);
+    assert_says(&ran, &["nothing was compared"]);
+    for typo in [&["-t", "typo"][..], &["-n", "typo"], &["-t", "a", "-t", "typo"]] {
+        assert_says(&pgconvoy(&[&servers[..], typo].concat()).await.expect_code(2), &["matches typo"]);
+    }
+    let ran = pgconvoy(&[&servers[..], &["-t", "a"]].concat()).await.expect_success();
+    assert!(ran.stdout.contains("by --include-table a"), "{}", ran.stdout);
+    // Two databases without anything are the same, and the headline says how much that is.
+    let ran = pgconvoy(&["verify", "--source", &to, "--target", &to]).await.expect_success();
+    assert!(ran.stdout.contains("equal: 0 tables; 0 rows compared"), "{}", ran.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn column_order_and_dropped_columns_make_no_difference() {
     let (source, target) = (small().await, empty(&newest().await).await);
     source.execute("DROP TABLE b").await;
@@ -93,6 +124,8 @@ async fn floating_point_values_are_compared_wherever_they_are() {
     let stored = ["verify", "--archive", archive, "--target", &target.uri()];
     let ran = pgconvoy(&stored).await.expect_success();
     assert!(ran.stdout.contains("public.rounded was only counted"), "{}", ran.stdout);
+    let headline = ["equal: 1 table; 200 rows compared in", "; only counted: 1 table with 200 rows"];
+    assert!(headline.iter().all(|part| ran.stdout.contains(part)), "{}", ran.stdout);
     // The last bit of a value, in every column that is read in binary.
     for (column, change) in [
         ("a", "a = 0.33333333333333337"),

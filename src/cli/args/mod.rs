@@ -106,6 +106,8 @@ pub struct CopyArgs {
     pub filters: FilterArgs,
     /// Hash every row on its way, and write counts, hashes and snapshot to this file: `verify --evidence` proves the target
     /// equal with it later, without the source
+    ///
+    /// The file must not exist.
     #[arg(
         long,
         value_name = "FILE",
@@ -215,7 +217,9 @@ pub struct RestoreArgs {
     #[arg(long, conflicts_with = "drop_target_objects", help_heading = "When it fails")]
     pub resume: bool,
     /// Read the whole archive first, and restore everything but the rows of damaged tables; exits with 1 where there are any
-    #[arg(long, conflicts_with = "resume", help_heading = "When it fails")]
+    ///
+    /// Not with rows alone (--data-only, --section data): keys of the tables that are there could not hold.
+    #[arg(long, conflicts_with_all = ["resume", "data_only"], help_heading = "When it fails")]
     pub skip_damaged: bool,
     #[command(flatten)]
     pub contents: ContentsArgs,

@@ -40,6 +40,7 @@ pub fn verify(report: &VerifyReport, detail: Detail, canvas: &Canvas) -> String 
     if let Some(evidence) = &report.evidence {
         page.item(&format!("evidence {}", clean(evidence)));
     }
+    page.list("not compared", &report.left_out);
     page.list("warnings", &report.warnings);
     page.finish()
 }
@@ -85,6 +86,8 @@ pub fn verify_in_full(report: &VerifyReport) -> String {
 fn verify_headline(report: &VerifyReport, equal: &[&TableComparison], different: &[&TableComparison]) -> String {
     let time = format_duration_ms(report.elapsed_ms);
     let of = |tables: &[&TableComparison], kind| tables.iter().filter(|t| t.kind == kind).count();
+    let (only_counted, equal): (Vec<_>, Vec<_>) = equal.iter().copied().partition(|t| t.is_only_counted());
+    let equal = equal.as_slice();
     if report.is_equal() {
         let mut parts = vec![counted(of(equal, ComparedKind::Table), "table")];
         for (kind, number) in [
@@ -98,7 +101,12 @@ fn verify_headline(report: &VerifyReport, equal: &[&TableComparison], different:
             }
         }
         let compared = equal.iter().filter(|t| t.kind != ComparedKind::LargeObject).map(|t| t.target_rows).sum();
-        return format!("equal: {}; {} compared in {time}", parts.join(", "), rows(compared));
+        let mut headline = format!("equal: {}; {} compared in {time}", parts.join(", "), rows(compared));
+        if !only_counted.is_empty() {
+            let number = only_counted.iter().map(|t| t.target_rows).sum();
+            let _ = write!(headline, "; only counted: {} with {}", counted(only_counted.len(), "table"), rows(number));
+        }
+        return headline;
     }
     let mut parts = Vec::new();
     for kind in ComparedKind::ALL {
@@ -116,6 +124,9 @@ fn verify_headline(report: &VerifyReport, equal: &[&TableComparison], different:
         }
     }
     parts.push(format!("{} equal", counted(of(equal, ComparedKind::Table), "table")));
+    if !only_counted.is_empty() {
+        parts.push(format!("{} only counted", counted(only_counted.len(), "table")));
+    }
     format!("NOT equal: {}; compared in {time}", parts.join(", "))
 }
 

@@ -155,6 +155,7 @@ fn verify_report() -> VerifyReport {
             comparison("extra", 1, 3, "bb"),
             comparison("equal", 12, 12, "aa"),
         ],
+        counted_only: 0,
         sequences: 3,
         large_objects: 1,
         definitions: None,
@@ -167,6 +168,7 @@ fn verify_report() -> VerifyReport {
             ),
             object(ComparedKind::Sequence, true, "sequence public.t is only at the source"),
         ],
+        left_out: Vec::new(),
         warnings: Vec::new(),
     }
 }

@@ -73,6 +73,24 @@ pub(super) fn as_stored(stored: &Relation, there: &CatalogRelation) -> Relation 
     Relation { columns: stored.columns.clone(), format: stored.format, ..plain(there) }
 }
 
+/// How a target's columns are not those that were stored, in words. Their order may differ.
+pub(super) fn other_columns(stored: &[Column], there: &[(Column, Oid)]) -> Option<String> {
+    let types: HashMap<&str, &str> = there.iter().map(|(c, _)| (c.name.as_str(), c.type_name.as_str())).collect();
+    let mut found = Vec::new();
+    for column in stored {
+        match types.get(column.name.as_str()) {
+            None => found.push(format!("column {} is missing at the target", column.name)),
+            Some(there) if *there != column.type_name => {
+                found.push(format!("column {} was of type {}, and is of type {there}", column.name, column.type_name));
+            }
+            Some(_) => {}
+        }
+    }
+    let extra = there.iter().filter(|(c, _)| stored.iter().all(|s| s.name != c.name));
+    found.extend(extra.map(|(c, _)| format!("column {} is only at the target", c.name)));
+    (!found.is_empty()).then(|| found.join("; "))
+}
+
 pub(super) fn with_size(relation: &Relation, sizes: &HashMap<Oid, (u64, u64)>) -> Relation {
     let (heap_bytes, toast_bytes) = sizes.get(&relation.oid).copied().unwrap_or_default();
     Relation { heap_bytes, toast_bytes, ..relation.clone() }

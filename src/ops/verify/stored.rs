@@ -5,16 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::super::error::{Cause, Error, Result};
-use super::super::evidence::{self, Evidence, TableEvidence};
+use super::super::evidence::{Evidence, RecordedHashes, TableEvidence};
 use super::super::inventory::Inventory;
 use super::super::lanes::ArchivePort;
 use super::super::own_types::OidPatches;
 use super::super::preflight::table_filter;
-use super::formats::{as_stored, holds_floats_as_text, prints_floats_otherwise};
+use super::formats::{as_stored, holds_floats_as_text, other_columns, prints_floats_otherwise};
 use super::objects::Compared;
+use super::scope;
 use super::{Context, HashedSide, ReaderKind, Reference, SideRules, VerifyJob, list};
 use crate::archive::{Archive, Identities};
-use crate::model::{Chunk, Oid, QualifiedName, Relation, RelationKind, quote_literal};
+use crate::model::{Chunk, Oid, QualifiedName, Relation, RelationKind};
 use crate::pg::catalog::{CatalogRelation, SequenceState};
 use crate::report::{ComparedKind, VerifyReport};
 
@@ -78,7 +79,14 @@ impl VerifyJob<'_> {
             return Err(Error::new(Cause::Usage(message)));
         }
         let Stored { evidence, archive, what, path } = stored;
+        if evidence.sequences.is_none() {
+            return Err(Error::new(Cause::Usage(format!(
+                "{path} was made with --schema-only: it holds no rows to compare with"
+            ))));
+        }
         self.announce(vec![self.target.info()], Some(path.clone()));
+        let stored: Vec<&QualifiedName> = evidence.names().collect();
+        scope::check_patterns(&self.options.filters, &[self.target], &stored).await?;
         let there: HashMap<QualifiedName, CatalogRelation> =
             list(self.target, &self.options.filters, &[RelationKind::Table])
                 .await?
@@ -104,12 +112,13 @@ impl VerifyJob<'_> {
             servers: vec![self.target.info()],
             moment: Some(evidence.source.clone()),
             counted_only,
+            left_out: scope::of_stored(&evidence, what, &self.options.filters),
             ..Context::default()
         };
         *(if archive.is_some() { &mut context.archive } else { &mut context.evidence }) = Some(path);
         let reference = match archive {
             Some(archive) => {
-                context.recorded = evidence::recorded_hashes(&archive);
+                context.recorded = RecordedHashes::of_archive(&archive);
                 Reference::Side(archive_side(archive, &reference))
             }
             None => known(&reference)?,
@@ -128,7 +137,7 @@ impl VerifyJob<'_> {
     ) -> Result<Pairs> {
         let tables: Vec<_> = evidence.tables.iter().filter(|t| t.kind != RelationKind::LargeObjects).collect();
         let names: Vec<&QualifiedName> = tables.iter().map(|t| &t.name).collect();
-        let wanted = self.matching(&names).await?;
+        let wanted = scope::matching(self.target, &self.options.filters, &names).await?;
         let stored: HashSet<&QualifiedName> = names.into_iter().chain(&evidence.excluded).collect();
         let mut extra: Vec<_> = there.keys().filter(|name| !stored.contains(name)).collect();
         extra.sort();
@@ -140,6 +149,13 @@ impl VerifyJob<'_> {
             match there.get(&table.name) {
                 None => compared.one_side_only(ComparedKind::Table, &table.name, &format!("in the {what}")),
                 Some(other) => {
+                    if let Some(why) = other_columns(&table.columns, &other.columns) {
+                        compared.different(
+                            ComparedKind::Table,
+                            format!("{}: {why}; its rows were not compared", table.name),
+                        );
+                        continue;
+                    }
                     pairs.target.push(Arc::new(as_stored(&table.relation(), other)));
                     pairs.reference.push(table.clone());
                 }
@@ -151,7 +167,7 @@ impl VerifyJob<'_> {
     async fn compare_sequences(&self, evidence: &Evidence, (what, compared): (&str, &mut Compared)) -> Result<()> {
         let Some(sequences) = &evidence.sequences else { return Ok(()) };
         let names: Vec<&QualifiedName> = sequences.iter().map(|s| &s.name).collect();
-        let wanted = self.matching(&names).await?;
+        let wanted = scope::matching(self.target, &self.options.filters, &names).await?;
         let sequences = sequences.iter().zip(wanted).filter(|(_, wanted)| *wanted);
         let sequences: Vec<SequenceState> = sequences.map(|(s, _)| s.clone()).collect();
         let filter = table_filter(&self.options.filters)?;
@@ -178,32 +194,6 @@ impl VerifyJob<'_> {
             there.get(&r.name).is_some_and(|there| holds_floats_as_text(r.format, &there.columns, &types))
         };
         Ok(relations.iter().filter(as_text).map(|r| r.load_via_root.as_ref().unwrap_or(&r.name).clone()).collect())
-    }
-
-    /// Which of the names the user's patterns let through. The target's server matches them: patterns are its regular
-    /// expressions.
-    async fn matching(&self, names: &[&QualifiedName]) -> Result<Vec<bool>> {
-        let mut matching = vec![self.options.filters.is_empty(); names.len()];
-        if self.options.filters.is_empty() || names.is_empty() {
-            return Ok(matching);
-        }
-        let rows = names.iter().enumerate().map(|(at, name)| {
-            format!("({at}, {}::text, {}::text)", quote_literal(&name.schema), quote_literal(&name.name))
-        });
-        let sql = format!(
-            "SELECT v.at FROM (VALUES {}) v(at, schema, name), LATERAL (SELECT v.schema AS nspname) n,
-             LATERAL (SELECT v.name AS relname) c WHERE {}",
-            rows.collect::<Vec<_>>().join(", "),
-            table_filter(&self.options.filters)?
-        );
-        let catalog = self.target.catalog();
-        for row in &catalog.rows(&sql).await? {
-            let at = usize::try_from(catalog.get::<i32>(row, 0)?).unwrap_or(usize::MAX);
-            if let Some(matches) = matching.get_mut(at) {
-                *matches = true;
-            }
-        }
-        Ok(matching)
     }
 }
 
