@@ -64,13 +64,12 @@ pub async fn dump(options: &DumpOptions, outer: &Run) -> Result<TransferReport> 
     let (archive, first) = stopped.map(|stopped| (stopped.archive, stopped.footing)).unzip();
     let pieces = plan.pieces(&source, cutting, first).await?;
     let job = DumpJob { source: &source, options, lanes, is_resumed: archive.is_some(), run: &run };
-    let ground = match archive {
-        Some(archive) => Ground::Stopped(Box::new(archive)),
-        None => {
-            let mut header = header(&source, options, &plan);
-            header.source.system_identifier = source.catalog().system_identifier().await;
-            Ground::New(Box::new(header))
-        }
+    let ground = if let Some(archive) = archive {
+        Ground::Stopped(Box::new(archive))
+    } else {
+        let mut header = header(&source, options, &plan);
+        header.source.system_identifier = source.catalog().system_identifier().await;
+        Ground::New(Box::new(header))
     };
     let (writer, known) = job.begin(&plan, (&pieces, settings), ground)?;
     phase.finish();
