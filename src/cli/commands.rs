@@ -84,7 +84,7 @@ pub fn run(task: &Task, run: &Run, page: Page) -> ops::Result<Outcome> {
             let text = report::preflight(&report, &canvas);
             outcome("preflight_finished", text, &report, preflight_exit_code(&report))
         }
-        Task::Inspect { archive, identities, json } => inspect((archive, identities), *json, page),
+        Task::Inspect { archive, identities, json } => inspect((archive, identities), *json, (run, page)),
         Task::Snapshot(options) => {
             let (report, held) = block_on(ops::hold_snapshot(options, run))?;
             let text = report::snapshot(&report, &canvas);
@@ -127,8 +127,11 @@ fn block_on<T>(operation: impl Future<Output = ops::Result<T>>) -> ops::Result<T
     result
 }
 
-fn inspect((archive, identities): (&Path, &Identities), json: bool, page: Page) -> ops::Result<Outcome> {
+fn inspect((archive, identities): (&Path, &Identities), json: bool, (run, page): (&Run, Page)) -> ops::Result<Outcome> {
     let inspection = pgconvoy::archive::inspect_with(archive, identities)?;
+    if !identities.is_empty() && !inspection.encrypted {
+        run.events.warn("the archive is NOT encrypted: whoever can read its files needs no key (--identity)");
+    }
     let text = if json {
         serde_json::to_string_pretty(&inspection)
             .map_err(|e| Cause::Internal(format!("the archive's description as JSON: {e}")))?

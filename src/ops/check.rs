@@ -10,7 +10,7 @@ use super::error::{Cause, Error, Result};
 use super::inventory::LARGE_OBJECTS_NAME;
 use super::options::{CheckOptions, Run};
 use super::recorder::ms;
-use crate::archive::{self, Archive, CheckProgress, CheckStep};
+use crate::archive::{self, Archive, CheckProgress, CheckStep, Identities};
 use crate::event::{Event, EventSink, Operation, PlannedRelation, ProgressBoard};
 use crate::model::{ChunkId, Oid, QualifiedName};
 use crate::report::CheckReport;
@@ -21,8 +21,10 @@ use crate::report::CheckReport;
 /// An archive that cannot be opened: not one, not sealed, a damaged manifest.
 pub fn check(options: &CheckOptions, run: &Run) -> Result<CheckReport> {
     // Where it does not open, the check itself says why.
-    let watch = Archive::open_unsealed_with(&options.archive, &options.identities)
-        .map(|archive| Watch::start(&archive, options, run));
+    let watch = Archive::open_unsealed_with(&options.archive, &options.identities).map(|archive| {
+        warn_of_unused_keys(&archive, &options.identities, run);
+        Watch::start(&archive, options, run)
+    });
     let progress = |progress: CheckProgress<'_>| {
         if let Ok(watch) = &watch {
             watch.note(progress);
@@ -31,6 +33,15 @@ pub fn check(options: &CheckOptions, run: &Run) -> Result<CheckReport> {
     match archive::check_with((&options.archive, &options.identities), options.jobs, &progress, &run.cancel) {
         Err(_) if run.cancel.is_cancelled() => Err(Error::new(Cause::Cancelled)),
         checked => Ok(checked?),
+    }
+}
+
+/// Whoever names a key believes that the archive is encrypted.
+pub(super) fn warn_of_unused_keys(archive: &Archive, identities: &Identities, run: &Run) {
+    if !identities.is_empty() && !archive.is_encrypted() {
+        let path = archive.path().display();
+        run.events
+            .warn(format!("the archive {path} is NOT encrypted: whoever can read its files needs no key (--identity)"));
     }
 }
 

@@ -88,7 +88,10 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
     let toast = toast::setting(target, options.target.toast_compression).await?;
     load_settings.extend(toast.statement);
     let lsn = plan.holder.as_ref().and_then(|holder| holder.snapshot.lsn);
-    let moment = evidence::moment(&source, lsn).await;
+    let moment = match evidence_file {
+        Some(_) => Some(evidence::moment(&source, lsn).await),
+        None => None,
+    };
     let hashes = options.evidence.is_some().then(Hashes::default);
     let job = CopyJob {
         source: &source,
@@ -103,7 +106,7 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
     let done = job.fill_target(&mut plan, (pieces, settings), &recorder).await?;
     left_out.extend(made.left_out());
     let mut checked = vec!["rows counted at the source equal rows loaded, chunk by chunk".into()];
-    if let Some((file, hashes)) = evidence_file.zip(hashes) {
+    if let Some(((file, moment), hashes)) = evidence_file.zip(moment).zip(hashes) {
         file.write(&Evidence::of_rows(moment, &plan.inventory, (&done.relations, &done.chunks), &hashes)?)?;
         checked
             .push("every row was hashed as the source sent it; `pgconvoy verify` compares a target with that".into());

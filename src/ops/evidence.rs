@@ -24,7 +24,7 @@ use crate::report::{Moment, is_unchanged, read_document, seal_document};
 /// Evidence of this version is written, and no newer one read.
 const EVIDENCE_VERSION: u32 = 1;
 
-/// A hundred thousand tables take some 40 MB.
+/// Neither written nor read beyond it. A hundred thousand tables take some 40 MB.
 const FILE_MAX_BYTES: u64 = 256 << 20;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -285,6 +285,9 @@ impl<'p> EvidenceFile<'p> {
         let mut document = serde_json::to_value(evidence).map_err(|e| cannot(e.into()))?;
         seal_document(&mut document);
         let text = serde_json::to_string_pretty(&document).map_err(|e| cannot(e.into()))? + "\n";
+        if text.len() as u64 > FILE_MAX_BYTES {
+            return Err(cannot(std::io::Error::other("it is longer than what is read again")));
+        }
         let mut file = self.temporary().map_err(cannot)?;
         file.write_all(text.as_bytes()).map_err(cannot)?;
         file.as_file().sync_all().map_err(cannot)?;

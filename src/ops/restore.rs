@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::check::warn_of_unused_keys;
 use super::copy::Filled;
 use super::create::{self, Made};
 use super::data_only;
@@ -43,6 +44,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
     let phase = PhaseTimer::start(Phase::Preflight, &run);
     let damage = if options.skip_damaged { salvage::find_damage(options, &run).await? } else { Damage::default() };
     let archive = open(options, &damage).await.map_err(|e| salvage::way_out(e, &options.archive))?;
+    warn_of_unused_keys(&archive, &options.identities, &run);
     let mut inventory = Inventory::of_archive(&archive).await?;
     let mut target = create::connect_target(&options.target, &run).await?;
     let lanes = lanes_that_fit(options.jobs, budget::SEGMENT_BLOCK_BYTES, &[&target], &run);

@@ -207,7 +207,7 @@ enum ReaderKind {
 /// What a target is compared with.
 enum Reference<'s> {
     /// It is read.
-    Side(HashedSide<'s>),
+    Side(Box<HashedSide<'s>>),
     /// It was read before.
     Known(Vec<Arc<Relation>>, HashMap<Oid, RowHash>),
 }
@@ -251,7 +251,7 @@ impl VerifyJob<'_> {
         let servers = vec![source.info(), self.target.info()];
         let left_out = scope::of_this_comparison(&self.options.filters);
         let context = Context { compared, servers, definitions, left_out, ..Context::default() };
-        self.compare(Reference::Side(reference), target, context).await
+        self.compare(Reference::Side(Box::new(reference)), target, context).await
     }
 
     /// What makes the source's rows in binary the target's, where both differ in their own types' OIDs. Where they differ
@@ -368,7 +368,7 @@ impl VerifyJob<'_> {
         let is_read = matches!(reference, Reference::Side(_));
         let reference = async {
             match reference {
-                Reference::Side(side) => Ok(context.sums(&self.hash(side, &stop, true).await?)),
+                Reference::Side(side) => Ok(context.sums(&self.hash(*side, &stop, true).await?)),
                 Reference::Known(_, sums) => Ok(sums),
             }
         };

@@ -161,6 +161,12 @@ async fn damage_and_exchange_of_encrypted_files_are_noticed() {
     // In the same chunks.
     let dump = ["dump", "--source", &from, "--chunk-size", "1MB", plain.to_str().unwrap()];
     let _ = pgconvoy(&dump).await.expect_success();
+    // A key where none is needed: somebody believes that the rows are safe.
+    for args in [&["check", plain.to_str().unwrap()][..], &["inspect", plain.to_str().unwrap()]] {
+        let ran = pgconvoy(&[args, &["--identity", &key.file]].concat()).await.expect_success();
+        assert_says(&ran, &["NOT encrypted"]);
+        assert!(!pgconvoy(args).await.expect_success().stderr.contains("NOT encrypted"));
+    }
     let stranger = Key::new(directory.path(), "stranger");
     let to = ["--encrypt", &*stranger.recipient];
     let dump = [&["dump", "--source", &from, "--chunk-size", "1MB", other.to_str().unwrap()][..], &to].concat();

@@ -8,7 +8,7 @@ use pgconvoy::lab::Major;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::errors::assert_says;
+use crate::errors::{as_role, assert_says, make_login};
 use crate::fixture::{empty, newest, pgconvoy, scratch, small};
 use crate::support::{TestDb, cluster};
 
@@ -172,6 +172,26 @@ async fn a_report_says_what_took_no_part() {
         }
         assert!(ran.stdout.contains("not compared"), "{}", ran.stdout);
     }
+}
+
+/// Where the role may not ask for it, the cluster's number is unknown: asking all the same would end the open transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_may_not_ask_for_the_system_identifier_goes_without() {
+    let (source, target) = (small().await, empty(&newest().await).await);
+    make_login(&source.cluster, "evidence_reader", "").await;
+    source
+        .execute(
+            "REVOKE EXECUTE ON FUNCTION pg_catalog.pg_control_system() FROM PUBLIC;
+             GRANT SELECT ON ALL TABLES IN SCHEMA public TO evidence_reader",
+        )
+        .await;
+    let (directory, evidence) = scratch("evidence.json");
+    let (file, archive) = (evidence.to_str().unwrap(), directory.path().join("archive"));
+    let (from, to) = (as_role(&source, "evidence_reader"), target.uri());
+    let _ = pgconvoy(&["copy", "--source", &from, "--target", &to, "--evidence", file]).await.expect_success();
+    assert_eq!(json(&evidence)["source"]["system_identifier"], Value::Null);
+    let _ = pgconvoy(&["dump", "--source", &from, archive.to_str().unwrap()]).await.expect_success();
+    let _ = pgconvoy(&["verify", "--source", &from, "--target", &to]).await.expect_success();
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -255,9 +255,10 @@ pub struct VerifyArgs {
     /// Archive to compare with, instead of a server
     #[arg(long, value_name = "ARCHIVE", value_hint = ValueHint::DirPath, help_heading = "Connections", display_order = 2)]
     pub archive: Option<PathBuf>,
-    /// Hashes to compare with: a file that `copy --evidence` wrote, or an archive, of which then only the manifest is read
+    /// Hashes to compare with: a file that `copy --evidence` wrote, or an archive, of which then no rows are read
     ///
-    /// Neither the source nor its rows are needed: the hashes were taken while the source sent them.
+    /// Neither the source nor its rows are needed: the hashes were taken while the source sent them. Of an archive, the manifest
+    /// and `schema.dump` are read.
     #[arg(
         long,
         value_name = "PATH",

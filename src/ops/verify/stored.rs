@@ -4,10 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::super::check::warn_of_unused_keys;
 use super::super::error::{Cause, Error, Result};
 use super::super::evidence::{Evidence, RecordedHashes, TableEvidence};
 use super::super::inventory::Inventory;
 use super::super::lanes::ArchivePort;
+use super::super::options::Run;
 use super::super::own_types::OidPatches;
 use super::super::preflight::table_filter;
 use super::formats::{as_stored, holds_floats_as_text, other_columns, prints_floats_otherwise};
@@ -45,10 +47,11 @@ impl Pairs {
     }
 }
 
-async fn open(path: &Path, identities: &Identities) -> Result<(Archive, Evidence)> {
-    let (owned, identities) = (path.to_owned(), identities.clone());
-    let archive = tokio::task::spawn_blocking(move || Archive::open_with(&owned, &identities)).await;
+async fn open(path: &Path, identities: &Identities, run: &Run) -> Result<(Archive, Evidence)> {
+    let (owned, keys) = (path.to_owned(), identities.clone());
+    let archive = tokio::task::spawn_blocking(move || Archive::open_with(&owned, &keys)).await;
     let archive = archive.map_err(|e| Error::new(Cause::Internal(e.to_string())))??;
+    warn_of_unused_keys(&archive, identities, run);
     let inventory = Inventory::of_archive(&archive).await?;
     let evidence = Evidence::of_archive(&archive, &inventory);
     Ok((archive, evidence))
@@ -57,7 +60,7 @@ async fn open(path: &Path, identities: &Identities) -> Result<(Archive, Evidence
 impl VerifyJob<'_> {
     /// Every row of an archive is read.
     pub(super) async fn against_archive(&self, path: &Path) -> Result<VerifyReport> {
-        let (archive, evidence) = open(path, &self.options.identities).await?;
+        let (archive, evidence) = open(path, &self.options.identities, self.run).await?;
         let path = path.display().to_string();
         self.against_stored(Stored { evidence, archive: Some(archive), what: "archive", path }).await
     }
@@ -65,7 +68,7 @@ impl VerifyJob<'_> {
     /// Only the target is read. `path`: a file of evidence, or an archive for the hashes in its manifest.
     pub(super) async fn against_evidence(&self, path: &Path) -> Result<VerifyReport> {
         let evidence =
-            if path.is_dir() { open(path, &self.options.identities).await?.1 } else { Evidence::read(path)? };
+            if path.is_dir() { open(path, &self.options.identities, self.run).await?.1 } else { Evidence::read(path)? };
         let path = path.display().to_string();
         self.against_stored(Stored { evidence, archive: None, what: "evidence", path }).await
     }
@@ -119,7 +122,7 @@ impl VerifyJob<'_> {
         let reference = match archive {
             Some(archive) => {
                 context.recorded = RecordedHashes::of_archive(&archive);
-                Reference::Side(archive_side(archive, &reference))
+                Reference::Side(Box::new(archive_side(archive, &reference)))
             }
             None => known(&reference)?,
         };

@@ -108,6 +108,11 @@ impl Catalog<'_> {
         if self.version < ServerVersion::V9_6 {
             return None;
         }
+        // Asked first: a refusal would end a transaction that is open on this connection.
+        let may_ask = "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')";
+        if !self.scalar::<bool>(may_ask).await.ok()? {
+            return None;
+        }
         self.scalar("SELECT system_identifier::text FROM pg_catalog.pg_control_system()").await.ok()
     }
 
