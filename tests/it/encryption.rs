@@ -48,7 +48,10 @@ async fn source() -> TestDb {
     let source = small().await;
     source
         .execute(
-            "CREATE TABLE needle_table AS SELECT i, 'needle_value ' || md5(i::text) AS t FROM generate_series(1, 20000) i;
+            // Sizes, and so chunks, come from statistics: nobody shall gather them between two dumps.
+            "CREATE TABLE needle_table WITH (autovacuum_enabled = off) AS
+                 SELECT i, 'needle_value ' || md5(i::text) AS t FROM generate_series(1, 20000) i;
+             ANALYZE needle_table;
              SELECT lo_from_bytea(31, 'needle_object')",
         )
         .await;
