@@ -3,6 +3,7 @@
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+use pgconvoy::lab::Cluster;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::compare::assert_same_contents;
@@ -201,16 +202,19 @@ async fn a_restore_of_rows_alone_goes_on_too() {
     assert_same_contents("resumed rows", &source, &target).await;
 }
 
+/// A restore into a database that it makes.
+fn creating(archive: &str, server: &Cluster, more: &[&str]) -> Pgconvoy {
+    let args = ["restore", archive, "--create", "--target", &server.uri("postgres")].map(String::from);
+    Pgconvoy::new(args.into_iter().chain(more.iter().map(ToString::to_string)))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_that_makes_its_database_goes_on_too() {
     let source = source(&[SLOWLY]).await;
     let own = own_server(&source).await;
     let (_directory, archive) = archive_of(&source).await;
     make_roles(&own).await;
-    let into = |more: &[&str]| {
-        let args = ["restore", &archive, "--create", "--target", &own.uri("postgres")].map(String::from);
-        Pgconvoy::new(args.into_iter().chain(more.iter().map(ToString::to_string)))
-    };
+    let into = |more: &[&str]| creating(&archive, &own, more);
     let ran = run(into(&["--resume"])).await.expect_code(4);
     assert_says(&ran, &["nothing to resume", "does not exist"]);
     let child = into(&["-j", "1"]).spawn();
@@ -238,10 +242,7 @@ async fn a_restore_that_was_killed_at_its_end_has_settled_its_database() {
     let own = own_server(&source).await;
     let (_directory, archive) = archive_of(&source).await;
     make_roles(&own).await;
-    let into = |more: &[&str]| {
-        let args = ["restore", &archive, "--create", "--target", &own.uri("postgres")].map(String::from);
-        Pgconvoy::new(args.into_iter().chain(more.iter().map(ToString::to_string)))
-    };
+    let into = |more: &[&str]| creating(&archive, &own, more);
     let child = into(&["-j", "1"]).spawn();
     let deadline = Instant::now() + Duration::from_secs(30);
     while own.connect(name).await.is_err() {
