@@ -176,6 +176,8 @@ pub enum JobKind {
     ForeignKey,
     /// `VALIDATE CONSTRAINT`.
     ValidateForeignKey,
+    /// `VACUUM`, before the indexes of a table whose rows were there already.
+    Vacuum,
     RefreshMatview,
     Sequence,
     Statistics,
@@ -191,6 +193,7 @@ impl std::fmt::Display for JobKind {
             Self::Constraint => "constraint",
             Self::ForeignKey => "foreign key",
             Self::ValidateForeignKey => "validate foreign key",
+            Self::Vacuum => "vacuum",
             Self::RefreshMatview => "refresh matview",
             Self::Sequence => "sequences",
             Self::Statistics => "statistics",
@@ -209,6 +212,7 @@ impl JobKind {
             Self::Constraint => format!("adding constraint {object}"),
             Self::ForeignKey => format!("adding foreign key {object}"),
             Self::ValidateForeignKey => format!("validating foreign key {object}"),
+            Self::Vacuum => format!("vacuuming {object}"),
             Self::RefreshMatview => format!("refreshing materialized view {object}"),
             Self::Sequence => format!("setting sequence {object}"),
             Self::Statistics => format!("gathering statistics of {object}"),

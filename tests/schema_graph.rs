@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 
+use pgconvoy::event::JobKind;
 use pgconvoy::model::{
     CatalogFacts, ConstraintFact, ConstraintKind, IndexFact, MatviewFact, Oid, QualifiedName, RelationKind,
     ServerVersion, TableFact,
@@ -300,6 +301,7 @@ fn graph(schema: &Schema, version: u32, rows_of: &HashSet<Oid>) -> Result<Restor
         facts: &schema.facts,
         options: &options,
         rows_of,
+        rows_are_in: rows_of.is_empty(),
         refresh_matviews: true,
         statistics: Some(StatisticsInput { carry: version >= 180_000, analyze: true, tables: rows_of }),
     })
@@ -517,4 +519,44 @@ fn the_jobs_of_a_small_table_are_one_and_those_of_a_large_one_are_not() {
     assert!(one[0].object.ends_with(" and 1 more on public.t0_16385"), "{}", one[0].object);
     let at = |text: &str| one[0].statements.iter().position(|s| s.contains(text)).unwrap();
     assert!(at("CREATE INDEX") < at("ADD CONSTRAINT") && at("ADD CONSTRAINT") < at("MAKE trigger"));
+}
+
+#[test]
+fn tables_that_many_keys_refer_to_are_vacuumed_before_their_indexes_where_rows_are_there() {
+    let mut schema = Schema::default();
+    let large = Table { partitions: 0, indexes: 1, unique: 0, primary: true, size_bytes: 2 * SMALL_TABLE_BYTES };
+    let small = Table { size_bytes: SMALL_TABLE_BYTES, ..large.clone() };
+    let tables = [(0, &large), (1, &large), (2, &small)].map(|(number, table)| {
+        let made = make_table(&mut schema, table, number, None);
+        let _ = make_index(&mut schema, &made, None);
+        let key = make_key(&mut schema, &made, ConstraintKind::Primary, None);
+        (made, key)
+    });
+    // Two keys refer to the first and to the last, one to the second.
+    for (from, to) in [(1, 0), (2, 0), (0, 2), (1, 2), (0, 1)] {
+        let oid = schema.oid();
+        let tag = format!("t{from}_t{to}_fkey");
+        let fact = constraint(oid, ConstraintKind::Foreign, tables[from].0.oid, &tag);
+        let fact =
+            ConstraintFact { referenced_table_oid: Some(tables[to].0.oid), index_oid: Some(tables[to].1.0), ..fact };
+        schema.facts.constraints.push(fact);
+        let on = [tables[from].0.entry, tables[to].0.entry, tables[to].1.1];
+        let _ = schema.entry("FK CONSTRAINT", &tag, (2606, oid), &on);
+    }
+    let vacuums = |graph: &RestoreGraph| -> Vec<Job> {
+        graph.jobs.iter().filter(|job| job.kind == JobKind::Vacuum).cloned().collect()
+    };
+    assert!(vacuums(&graph(&schema, 180_000, &rows_of(&schema)).unwrap()).is_empty(), "rows of this run are frozen");
+    let graph = graph(&schema, 180_000, &HashSet::new()).unwrap();
+    let [vacuum] = &vacuums(&graph)[..] else { panic!("{:?}", vacuums(&graph)) };
+    let table = tables[0].0.oid;
+    assert_eq!(vacuum.locks[0].0, table);
+    assert!(vacuum.statements[0].starts_with("VACUUM ") && vacuum.optional);
+    let reads_it = |job: &&Job| {
+        matches!(job.kind, JobKind::Index | JobKind::ValidateForeignKey)
+            && job.locks.iter().any(|(oid, _)| *oid == table)
+    };
+    let after: Vec<&Job> = graph.jobs.iter().filter(reads_it).collect();
+    assert!(after.len() >= 4, "two indexes and two validations at least: {after:?}");
+    assert!(after.iter().all(|job| job.depends_on.contains(&vacuum.id)), "{after:?}");
 }

@@ -63,6 +63,14 @@ struct StatisticsCount {
     analyzed: u32,
 }
 
+/// Jobs that run at the same time. They are the target's CPU time for the most part: 16 on two cores take from each other's
+/// caches what makes them fast (an eighth more CPU time than three, for 120 foreign keys and their indexes). Half a job
+/// more than there are cores for those that wait for the disk.
+fn at_once(jobs: u32, local_cpus: Option<u32>) -> usize {
+    let cap = local_cpus.map_or(u32::MAX, |cpus| cpus.saturating_add(cpus.div_ceil(2)));
+    jobs.min(cap).max(1) as usize
+}
+
 impl JobRunner {
     pub(super) async fn new(
         target: &Server,
@@ -95,7 +103,7 @@ impl JobRunner {
             connector: Arc::new(Connector { conninfo, prologue, budget, ledger }),
             patience: Patience::new(run, &stop).until_forgotten(&done.ledger),
             done,
-            limit: jobs.max(1) as usize,
+            limit: at_once(jobs, target.local_cpus()),
             builds,
             run: run.clone(),
             stop,

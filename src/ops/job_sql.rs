@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ledger::Ledger;
 use super::retry::passes;
+use crate::event::JobKind;
 use crate::pg;
 use crate::pg::catalog::Catalog;
 use crate::pg::control::{Control, ServerWarning};
@@ -123,10 +124,11 @@ impl JobSession<'_> {
         }
         for (index, statement) in job.statements.iter().enumerate() {
             let is_setting = statement.starts_with("SET ");
+            let is_recorded = !is_setting && job.kind != JobKind::Vacuum;
             let executed = match index < done_before {
                 true if !is_setting => continue,
-                _ if is_setting => self.execute(statement).await,
-                _ => self.execute_recorded(job.id, statement, index + 1).await,
+                _ if is_recorded => self.execute_recorded(job.id, statement, index + 1).await,
+                _ => self.execute(statement).await,
             };
             if let Err(error) = executed {
                 let error = pg::Error { statement: Some(statement.clone()), ..error };

@@ -188,6 +188,7 @@ impl Preparation<'_> {
             facts,
             options: entry_options,
             rows_of,
+            rows_are_in: self.contents == Contents::PostData,
             refresh_matviews: matches!(self.contents, Contents::Everything | Contents::PostData),
             statistics,
         };

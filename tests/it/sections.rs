@@ -49,3 +49,41 @@ async fn a_section_that_cannot_be_is_refused() {
     source.remove().await;
     target.remove().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_keys_refer_to_is_vacuumed_before_they_are_validated() {
+    let (source, target) = (empty(&newest().await).await, empty(&newest().await).await);
+    let table = |name: &str, of: &str| {
+        format!(
+            "CREATE TABLE {name} (id int PRIMARY KEY, item int {of}, pad text) WITH (autovacuum_enabled = off); \
+             CREATE INDEX ON {name} (item)"
+        )
+    };
+    let rows = |name: &str, count: u32| {
+        format!("INSERT INTO {name} SELECT i, i, repeat('x', 200) FROM generate_series(1, {count}) i")
+    };
+    source.execute(&table("item", "")).await;
+    source.execute(&rows("item", 20_000)).await;
+    for name in ["orders", "offers"] {
+        source.execute(&table(name, "REFERENCES item")).await;
+        source.execute(&rows(name, 500)).await;
+    }
+    source.execute("ANALYZE").await;
+    let (_directory, archive) = scratch("archive");
+    let (archive, to) = (archive.to_str().unwrap(), target.uri());
+    let _ = pgconvoy(&["dump", "--source", &source.uri(), archive]).await.expect_success();
+    let restore = ["restore", archive, "--target", &to, "--section"];
+    let _ = pgconvoy(&[&restore[..], &["pre-data"]].concat()).await.expect_success();
+    // As any other tool would bring them.
+    for (name, count) in [("item", 20_000), ("orders", 500), ("offers", 500)] {
+        target.execute(&rows(name, count)).await;
+    }
+    let _ = pgconvoy(&[&restore[..], &["post-data"]].concat()).await.expect_success();
+    let visible = "SELECT string_agg(relname || ' ' || (relallvisible = relpages AND relpages > 0), ', ' ORDER BY relname) \
+                   FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
+    assert_eq!(target.one(visible).await, "item true, offers false, orders false");
+    let validated = "SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND convalidated";
+    assert_eq!(target.one(validated).await, "2");
+    source.remove().await;
+    target.remove().await;
+}

@@ -31,6 +31,9 @@ fn build_with(input: &GraphInput<'_>, keys: Keys) -> Result<RestoreGraph> {
     }
     builder.refreshes();
     builder.statistics();
+    if builder.input.rows_are_in {
+        builder.vacuums();
+    }
     builder.resolve();
     order::settle(&mut builder)?;
     let Builder { graph, .. } = builder;
