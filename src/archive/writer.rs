@@ -18,7 +18,7 @@ use super::ledger::Ledger;
 use super::log::ManifestLog;
 use super::manifest::{Manifest, check_header, hex};
 use super::record::{FORMAT_VERSION, ManifestHeader, Record, SchemaRecord, SegmentRecord, Totals};
-use super::segment::{Destination, SegmentHeader, SegmentWriter, is_valid_level};
+use super::segment::{Destination, Encoders, SegmentHeader, SegmentWriter, is_valid_level};
 use crate::model::{Chunk, ChunkId, CopyFormat, Relation};
 use crate::report::ArchiveSummary;
 
@@ -45,6 +45,7 @@ struct Shared {
     made_root: bool,
     archive_id: [u8; 16],
     recipients: Recipients,
+    encoders: Arc<Encoders>,
     log: ManifestLog,
     state: Mutex<State>,
     stored_bytes: AtomicU64,
@@ -132,6 +133,7 @@ impl ArchiveWriter {
             archive_id,
             log: ManifestLog::new(manifest),
             recipients,
+            encoders: Arc::default(),
             state: Mutex::new(state),
             stored_bytes: AtomicU64::new(0),
             raw_bytes: AtomicU64::new(0),
@@ -216,7 +218,8 @@ impl ArchiveWriter {
             checksum: String::new(),
             row_hash: None,
         };
-        SegmentWriter::start((file, &self.shared.recipients), &header, record, zstd_level, Box::new(slot))
+        let of_archive = (file, &self.shared.recipients, &self.shared.encoders);
+        SegmentWriter::start(of_archive, &header, record, zstd_level, Box::new(slot))
     }
 
     /// Writes on in an archive that was stopped. `manifest_file`: behind its last whole record, with the hash and the
@@ -242,6 +245,7 @@ impl ArchiveWriter {
             archive_id: manifest.archive_id,
             log: ManifestLog::behind(manifest_file, sha256, length),
             recipients: Recipients::default(),
+            encoders: Arc::default(),
             stored_bytes: AtomicU64::new(totals.stored_bytes),
             raw_bytes: AtomicU64::new(totals.raw_bytes),
             expected_bytes: AtomicU64::new(state.ledger.expected_bytes()),

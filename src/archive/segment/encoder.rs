@@ -1,6 +1,7 @@
 //! One block's bytes: which codec, and zstd.
 
 use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use zstd::zstd_safe::zstd_sys::ZSTD_EndDirective;
 use zstd::zstd_safe::{self, CCtx, CParameter, InBuffer, OutBuffer, ResetDirective};
@@ -27,6 +28,38 @@ pub(in crate::archive) fn is_valid_level(level: i32) -> bool {
     zstd::compression_level_range().contains(&level)
 }
 
+/// Encoders of segments that are through, for those to come: the memory of a new one costs page faults, a tenth of what a
+/// dump of small tables takes beside compression and hashing.
+#[derive(Default)]
+pub(in crate::archive) struct Encoders(Mutex<Vec<Encoder>>);
+
+impl Encoders {
+    pub(super) fn take(&self, zstd_level: i32, format: CopyFormat) -> io::Result<Encoder> {
+        let mut spare = self.spare();
+        let fits = spare.iter().rposition(|encoder| encoder.zstd.level == zstd_level);
+        let encoder = fits.map(|at| spare.swap_remove(at));
+        drop(spare);
+        match encoder {
+            Some(encoder) => Ok(encoder.begin(format)),
+            None => Encoder::new(zstd_level, format),
+        }
+    }
+
+    pub(super) fn give_back(&self, encoder: Encoder) {
+        self.spare().push(encoder);
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<Encoder>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Encoders {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Encoders")
+    }
+}
+
 /// Makes the blocks of one segment, in buffers that are used again for each.
 pub(super) struct Encoder {
     zstd: Zstd,
@@ -41,20 +74,21 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
-    pub(super) fn new(zstd_level: i32, format: CopyFormat) -> io::Result<Self> {
-        let tracker = match format {
-            CopyFormat::Binary => RowTracker::new(),
-            CopyFormat::Text => RowTracker::blind(),
-        };
+    fn new(zstd_level: i32, format: CopyFormat) -> io::Result<Self> {
         Ok(Self {
             zstd: Zstd::new(zstd_level)?,
-            tracker,
+            tracker: RowTracker::of(format),
             columns: Columns::default(),
             next_trial: 0,
             columns_win: true,
             block: Vec::new(),
             other: Vec::new(),
         })
+    }
+
+    /// For another segment: what was learned of the last one's rows is forgotten.
+    fn begin(self, format: CopyFormat) -> Self {
+        Self { tracker: RowTracker::of(format), next_trial: 0, columns_win: true, ..self }
     }
 
     /// The block with its header, and its checksum. `raw` are the segment's next bytes.
@@ -122,6 +156,7 @@ struct Stored {
 /// One compression context.
 struct Zstd {
     context: CCtx<'static>,
+    level: i32,
     /// Whether [`MatchBytes`] is ours to set.
     tuned: bool,
 }
@@ -144,7 +179,7 @@ impl Zstd {
         if tuned {
             context.set_parameter(CParameter::HashLog(12)).map_err(error)?;
         }
-        Ok(Self { context, tuned })
+        Ok(Self { context, level, tuned })
     }
 
     fn begin(&mut self, matches: MatchBytes) -> io::Result<()> {

@@ -8,7 +8,7 @@ mod reader;
 mod rows;
 mod writer;
 
-pub(super) use encoder::is_valid_level;
+pub(super) use encoder::{Encoders, is_valid_level};
 pub(super) use forge::forge_blocks;
 pub(super) use format::SegmentHeader;
 pub(super) use reader::Expected;

@@ -1,5 +1,7 @@
 //! Where rows begin in a COPY BINARY stream that arrives in pieces.
 
+use crate::model::CopyFormat;
+
 /// `PGCOPY\n\377\r\n\0`, flags and the length of the header's extension (PostgreSQL's documentation of COPY, "Binary
 /// Format").
 const HEADER_BYTES: usize = 19;
@@ -28,6 +30,13 @@ pub(super) struct RowTracker {
 }
 
 impl RowTracker {
+    pub(super) fn of(format: CopyFormat) -> Self {
+        match format {
+            CopyFormat::Binary => Self::new(),
+            CopyFormat::Text => Self::blind(),
+        }
+    }
+
     pub(super) fn new() -> Self {
         Self { next: Next::Header, word: [0; HEADER_BYTES], word_bytes: 0, fields: 0, skip: 0 }
     }

@@ -1,8 +1,9 @@
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::encoder::Encoder;
+use super::encoder::{Encoder, Encoders};
 use super::format::{Footer, SegmentHeader};
 use crate::archive::crypt::{Output, Recipients};
 use crate::archive::disk::StoredFile;
@@ -34,6 +35,8 @@ pub struct SegmentWriter {
     /// Declared before `destination`: the file is closed, then its temporary name is removed.
     file: Output,
     encoder: Encoder,
+    /// Where the encoder goes afterwards.
+    encoders: Arc<Encoders>,
     pending: Vec<u8>,
     chain: Xxh3,
     seed: u64,
@@ -46,7 +49,7 @@ pub struct SegmentWriter {
 
 impl SegmentWriter {
     pub(in crate::archive) fn start(
-        (file, recipients): (StoredFile, &Recipients),
+        (file, recipients, encoders): (StoredFile, &Recipients, &Arc<Encoders>),
         header: &SegmentHeader,
         record: SegmentRecord,
         zstd_level: i32,
@@ -54,11 +57,12 @@ impl SegmentWriter {
     ) -> Result<Self> {
         let (bytes, seed) = header.encode();
         let mut file = Output::new(file, recipients).map_err(|e| destination.failed(e))?;
-        let started = Encoder::new(zstd_level, header.format).and_then(|e| file.write_all(&bytes).map(|()| e));
+        let started = encoders.take(zstd_level, header.format).and_then(|e| file.write_all(&bytes).map(|()| e));
         let encoder = started.map_err(|e| destination.failed(e))?;
         let mut writer = Self {
             file,
             encoder,
+            encoders: Arc::clone(encoders),
             pending: Vec::new(),
             chain: Xxh3::with_seed(seed),
             seed,
@@ -104,7 +108,8 @@ impl SegmentWriter {
         self.record.row_hash = row_hash;
         self.record.checksum = format!("{content:016x}");
         self.destination.publish(&self.file.file, &self.record)?;
-        Ok(self.record.clone())
+        self.encoders.give_back(self.encoder);
+        Ok(self.record)
     }
 
     /// COPY stream bytes taken so far.
