@@ -120,6 +120,8 @@ pub enum Misuse {
     FailedSegment,
     #[error("a record of {0} bytes is too long for the manifest")]
     LongRecord(usize),
+    #[error("it does not serialise: {0}")]
+    Unserialisable(String),
     #[error("the header says {0}")]
     Header(String),
     #[error("the dump counts {theirs}; the archive holds {ours}")]

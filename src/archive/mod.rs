@@ -20,6 +20,7 @@ mod layout;
 mod ledger;
 mod log;
 mod manifest;
+mod pieces;
 mod reader;
 mod record;
 mod segment;
@@ -34,7 +35,7 @@ pub use inspect::{ArchiveState, Inspection, TableInspection, inspect, inspect_wi
 pub use ledger::Contradiction;
 pub use reader::Archive;
 pub use record::{
-    ArchiveContents, ArchiveSource, FORMAT_VERSION, LARGE_OBJECTS, ManifestHeader, Record, SchemaRecord, Sealed,
+    ArchiveContents, ArchiveSource, FORMAT_VERSION, LARGE_OBJECTS, ManifestHeader, Piece, Record, SchemaRecord, Sealed,
     SegmentRecord, Totals,
 };
 pub use segment::{SegmentReader, SegmentWriter};

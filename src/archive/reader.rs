@@ -2,12 +2,14 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::crypt::{Identities, Input, UpToDamage};
 use super::error::{Error, Result, SegmentDamage};
 use super::layout::{Directory, MANIFEST, SCHEMA};
 use super::manifest::{Manifest, hex};
+use super::pieces;
 use super::record::{LARGE_OBJECTS, ManifestHeader, Record, SchemaRecord, SegmentRecord, Totals};
 use super::segment::{Expected, SegmentReader};
 use super::writer::is_locked;
@@ -166,12 +168,12 @@ impl Archive {
         })
     }
 
-    /// The opaque records of the rooms above.
-    pub fn catalog(&self) -> impl Iterator<Item = &serde_json::Value> {
-        self.records().iter().filter_map(|record| match record {
-            Record::Catalog { json } => Some(json),
+    /// What the rooms above have recorded; `None` if there is nothing that can be read as such.
+    pub fn catalog<T: DeserializeOwned>(&self) -> Option<T> {
+        pieces::assemble(self.records().iter().filter_map(|record| match record {
+            Record::Catalog { json, piece } => Some((json, *piece)),
             _ => None,
-        })
+        }))
     }
 
     /// Size and hash of `schema.dump`; `None` where the archive has none.

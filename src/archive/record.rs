@@ -148,6 +148,15 @@ pub struct Sealed {
     pub manifest_sha256: String,
 }
 
+/// What is too long for one record is in several, one behind the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// From 0 on.
+    pub index: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
 /// One line of the manifest. In JSON the member `record` says which it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "snake_case")]
@@ -174,13 +183,19 @@ pub enum Record {
     },
     /// What the rooms above need again at restore; opaque here.
     Catalog {
+        /// With `piece`, a string: that piece of what it is written as.
         json: serde_json::Value,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        piece: Option<Piece>,
     },
     /// What who goes on with a dump that was stopped must find again; opaque here. For nobody else: `optional` is true,
     /// so that readers that do not know it go on.
     Footing {
         optional: bool,
+        /// As of `Catalog`.
         json: serde_json::Value,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        piece: Option<Piece>,
     },
     /// A remark for people.
     Note {

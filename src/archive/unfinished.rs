@@ -15,6 +15,7 @@ use super::disk::{Disk, StoredFile};
 use super::error::{Error, Result};
 use super::layout::{self, DATA, Directory, Fan, MANIFEST, SCHEMA};
 use super::ledger::Ledger;
+use super::pieces;
 use super::reader::Archive;
 use super::record::{FORMAT_VERSION, Record, SegmentRecord};
 use super::writer::ArchiveWriter;
@@ -65,11 +66,11 @@ impl UnfinishedArchive {
 
     /// What the dump has left for who goes on with it. `None`: it was stopped before all was recorded that comes before
     /// the segments, or it was not to be gone on with.
-    pub fn footing(&self) -> Option<&serde_json::Value> {
-        self.archive.records().iter().rev().find_map(|record| match record {
-            Record::Footing { json, .. } => Some(json),
+    pub fn footing(&self) -> Option<serde_json::Value> {
+        pieces::assemble(self.archive.records().iter().filter_map(|record| match record {
+            Record::Footing { json, piece, .. } => Some((json, *piece)),
             _ => None,
-        })
+        }))
     }
 
     /// Those that count, in the order they were finished.

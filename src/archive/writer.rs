@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::crypt::{Output, Recipients};
@@ -17,6 +18,7 @@ use super::layout::{self, DATA, Directory, Fan, MANIFEST, SCHEMA};
 use super::ledger::Ledger;
 use super::log::ManifestLog;
 use super::manifest::{Manifest, check_header, hex};
+use super::pieces;
 use super::record::{FORMAT_VERSION, ManifestHeader, Record, SchemaRecord, SegmentRecord, Totals};
 use super::segment::{Destination, Encoders, SegmentHeader, SegmentWriter, is_valid_level};
 use crate::model::{Chunk, ChunkId, CopyFormat, Relation};
@@ -36,6 +38,7 @@ pub struct SegmentSpec {
 #[derive(Clone, Debug)]
 pub struct ArchiveWriter {
     shared: Arc<Shared>,
+    piece_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -139,7 +142,7 @@ impl ArchiveWriter {
             raw_bytes: AtomicU64::new(0),
             expected_bytes: AtomicU64::new(0),
         };
-        let writer = Self { shared: Arc::new(shared) };
+        let writer = Self { shared: Arc::new(shared), piece_bytes: pieces::PIECE_BYTES };
         match writer.shared.begin(header) {
             Ok(()) => Ok(writer),
             Err(e) => {
@@ -251,19 +254,40 @@ impl ArchiveWriter {
             expected_bytes: AtomicU64::new(state.ledger.expected_bytes()),
             state: Mutex::new(state),
         };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(shared), piece_bytes: pieces::PIECE_BYTES }
+    }
+
+    /// Cuts what is cut into several records into pieces of so many bytes.
+    #[must_use]
+    pub fn in_pieces_of(self, piece_bytes: usize) -> Self {
+        Self { piece_bytes, ..self }
+    }
+
+    /// Records what a restore needs besides, once.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::Io`]; [`Misuse::Unserialisable`].
+    pub fn record_catalog(&self, facts: &impl Serialize) -> Result<()> {
+        self.pieces(facts, pieces::CATALOG)?.iter().try_for_each(|record| self.record(record))
     }
 
     /// Records what who goes on with this dump must find again, and makes all records so far durable: what comes before
     /// the segments is complete.
     ///
     /// # Errors
-    /// [`Error::NoSpace`], [`Error::Io`].
-    pub fn record_footing(&self, json: serde_json::Value) -> Result<()> {
-        // Whoever finds it relies on all before it.
-        self.shared.log.sync().map_err(|e| self.shared.failed_in(MANIFEST, e))?;
-        self.record(&Record::Footing { optional: true, json })?;
-        self.shared.log.sync().map_err(|e| self.shared.failed_in(MANIFEST, e))
+    /// [`Error::NoSpace`], [`Error::Io`]; [`Misuse::Unserialisable`].
+    pub fn record_footing(&self, footing: &impl Serialize) -> Result<()> {
+        let sync = || self.shared.log.sync().map_err(|e| self.shared.failed_in(MANIFEST, e));
+        for record in self.pieces(footing, pieces::FOOTING)? {
+            // Whoever finds it relies on all before it.
+            sync()?;
+            self.record(&record)?;
+        }
+        sync()
+    }
+
+    fn pieces(&self, value: &impl Serialize, kind: pieces::Kind) -> Result<Vec<Record>> {
+        Ok(pieces::records(value, kind, self.piece_bytes).map_err(|e| Misuse::Unserialisable(e.to_string()))?)
     }
 
     /// Completes the archive: from here on it can be read. `totals` are what the dump counted itself.

@@ -71,7 +71,7 @@ pub async fn dump(options: &DumpOptions, outer: &Run) -> Result<TransferReport> 
         header.source.system_identifier = source.catalog().system_identifier().await;
         Ground::New(Box::new(header))
     };
-    let (writer, known) = job.begin(&plan, (&pieces, settings), ground)?;
+    let (writer, known) = job.begin(&plan, (&pieces, settings), ground).await?;
     phase.finish();
 
     let (relations, meter) =
@@ -95,10 +95,17 @@ pub async fn dump(options: &DumpOptions, outer: &Run) -> Result<TransferReport> 
 }
 
 /// What a dump leaves for the process that goes on with it: the `json` of the archive's `footing`.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Left {
     settings: Settings,
     footing: Footing,
+}
+
+/// The same, to be written.
+#[derive(Serialize)]
+struct LeftToBe<'a> {
+    settings: &'a Settings,
+    footing: &'a Footing,
 }
 
 /// A dump that was stopped.
@@ -123,7 +130,7 @@ impl Stopped {
             let why = "it was stopped before its first segment, or made without --snapshot and --frozen-source".into();
             return Err(crate::archive::Error::NotResumable { path: options.archive.clone(), why }.into());
         };
-        let left: Left = serde_json::from_value(json.clone())
+        let left: Left = serde_json::from_value(json)
             .map_err(|e| Error::new(Cause::Internal(format!("the archive's footing: {e}"))))?;
         resume::compare("dump", (settings, &left.settings), Side::Source)?;
         Ok(Self { archive, footing: left.footing })
@@ -175,7 +182,7 @@ struct DumpJob<'a> {
 
 impl DumpJob<'_> {
     /// Everything that comes before the segments: written, or found.
-    fn begin(
+    async fn begin(
         &self,
         plan: &SourcePlan,
         (pieces, settings): (&Pieces, Settings),
@@ -199,7 +206,9 @@ impl DumpJob<'_> {
         let known: Known = archive.segments().iter().map(|s| (s.chunk.id, outcome(s))).collect();
         let (kept, all) = (known.len(), counted(pieces.chunks.len() as u64, "chunk"));
         self.run.events.send(Event::Note { message: format!("{kept} of {all} of rows are there already") });
-        Ok((archive.go_on()?, known))
+        // It reads both ends of every segment, and the whole schema.
+        let went_on = tokio::task::spawn_blocking(move || archive.go_on()).await;
+        Ok((went_on.map_err(|e| Error::new(Cause::Internal(e.to_string())))??, known))
     }
 
     fn record_head(
@@ -221,7 +230,7 @@ impl DumpJob<'_> {
         }
         // Nobody writes on behind what is encrypted.
         if let Some(footing) = pieces.footing.as_ref().filter(|_| self.options.recipients.is_empty()) {
-            writer.record_footing(serde_json::json!({ "settings": settings, "footing": footing }))?;
+            writer.record_footing(&LeftToBe { settings: &settings, footing })?;
         }
         Ok(())
     }
@@ -297,9 +306,7 @@ impl DumpJob<'_> {
 
 /// What a restore needs besides rows and schema.
 fn record_inventory(inventory: &Inventory, writer: &ArchiveWriter) -> Result<()> {
-    let json = serde_json::to_value(inventory.stored())
-        .map_err(|e| Error::new(Cause::Internal(format!("the catalog facts do not serialise: {e}"))))?;
-    writer.record(&Record::Catalog { json })?;
+    writer.record_catalog(&inventory.stored())?;
     for sequence in &inventory.sequences {
         writer.record(&Record::Sequence {
             name: sequence.name.clone(),

@@ -93,9 +93,8 @@ impl Inventory {
 
     /// What an archive holds.
     pub(super) async fn of_archive(archive: &Archive) -> Result<Self> {
-        let json = archive.catalog().next().cloned();
-        let stored: StoredInventory = json
-            .and_then(|json| serde_json::from_value(json).ok())
+        let stored: StoredInventory = archive
+            .catalog()
             .ok_or_else(|| Error::new(Cause::Usage("the archive lacks the facts that a restore needs".into())))?;
         let (input, path) = (archive.schema_reader()?, archive.path().join("schema.dump"));
         let toc = tokio::task::spawn_blocking(move || Toc::read_from(BufReader::new(input), &path)).await;

@@ -125,7 +125,7 @@ pub fn small_unsealed(path: &Path) -> ArchiveWriter {
     let records = [
         Record::Sequence { name: QualifiedName::new("public", "orders_id_seq"), last_value: -3, is_called: true },
         Record::LargeObject { oid: 5, owner: Some("ann".into()), bytes: 5 },
-        Record::Catalog { json: serde_json::json!({"constraints": [1, "two", null]}) },
+        Record::Catalog { json: serde_json::json!({"constraints": [1, "two", null]}), piece: None },
         Record::Note { message: "a remark".into() },
     ];
     for record in &records {

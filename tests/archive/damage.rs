@@ -145,7 +145,7 @@ fn damage_before_what_was_made_durable_is_no_torn_end() {
         Archive::open_unsealed(&place.archive).map(|archive| (archive.schema().is_some(), archive.relations().len()))
     };
     for finish in [
-        |writer: pgconvoy::archive::ArchiveWriter| writer.record_footing(serde_json::json!(1)).unwrap(),
+        |writer: pgconvoy::archive::ArchiveWriter| writer.record_footing(&1).unwrap(),
         |writer: pgconvoy::archive::ArchiveWriter| drop(writer.clone().seal(writer.totals()).unwrap()),
     ] {
         let error = damaged(finish).unwrap_err();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use pgconvoy::archive::{
-    self, Archive, ArchiveWriter, CheckProgress, Disk, Error, Record, Request, SegmentSpec, Tap, UnfinishedArchive,
+    self, Archive, ArchiveWriter, CheckProgress, Disk, Error, Request, SegmentSpec, Tap, UnfinishedArchive,
 };
 use pgconvoy::model::{ChunkId, CopyFormat, CtidRange};
 use rustix::io::Errno;
@@ -330,17 +330,23 @@ fn write_segment(writer: &ArchiveWriter, spec: SegmentSpec) -> archive::Result<(
     segment.finish(1, None).map(drop)
 }
 
+fn footing() -> serde_json::Value {
+    json!({ "what": "it stands on" })
+}
+
 /// A dump, from its first request to its last.
 fn dump(path: &Path, recorder: &Arc<Recorder>) -> archive::Result<()> {
     let schema = path.with_extension("pg_dump");
     fs::write(&schema, b"PGDMP what pg_dump wrote").unwrap();
-    let writer = ArchiveWriter::create_on(path, header(), Disk::watched_by(Arc::<Recorder>::clone(recorder)))?;
+    let disk = Disk::watched_by(Arc::<Recorder>::clone(recorder));
+    // As if these were too long for one record.
+    let writer = ArchiveWriter::create_on(path, header(), disk)?.in_pieces_of(12);
     recorder.promise(Promise::Created);
     writer.adopt_schema(&schema)?;
-    writer.record(&Record::Catalog { json: json!({}) })?;
+    writer.record_catalog(&json!({ "what": "a restore needs" }))?;
     writer.record_relation(&relation(ORDERS, "orders", FORMAT))?;
     writer.record_relation(&relation(NOTES, "notes", FORMAT))?;
-    writer.record_footing(json!({ "what": "it stands on" }))?;
+    writer.record_footing(&footing())?;
     recorder.promise(Promise::Resumable);
     for spec in specs() {
         write_segment(&writer, spec)?;
@@ -354,7 +360,7 @@ fn dump(path: &Path, recorder: &Arc<Recorder>) -> archive::Result<()> {
 /// Writes what is missing.
 fn resume(path: &Path, disk: Disk) -> archive::Result<()> {
     let unfinished = UnfinishedArchive::open_on(path, disk)?;
-    assert!(unfinished.footing().is_some());
+    assert_eq!(unfinished.footing(), Some(footing()));
     let known: Vec<ChunkId> = unfinished.segments().iter().map(|s| s.chunk.id).collect();
     let writer = unfinished.go_on()?;
     for spec in specs().into_iter().filter(|spec| !known.contains(&spec.chunk.id)) {

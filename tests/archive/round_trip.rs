@@ -35,7 +35,7 @@ fn what_was_written_is_read() {
     assert_eq!(archive.large_objects().collect::<Vec<_>>(), [(5, Some("ann"), 5)]);
     let sequences: Vec<_> = archive.sequences().map(|(name, last, called)| (name.to_string(), last, called)).collect();
     assert_eq!(sequences, [("public.orders_id_seq".into(), -3, true)]);
-    assert_eq!(archive.catalog().collect::<Vec<_>>(), [&serde_json::json!({"constraints": [1, "two", null]})]);
+    assert_eq!(archive.catalog(), Some(serde_json::json!({"constraints": [1, "two", null]})));
     assert_eq!(archive.records().len(), 4);
     assert_eq!(archive.totals().rows, 4);
     assert_eq!(fs::read(archive.schema_path().unwrap()).unwrap(), b"PGDMP what pg_dump wrote");
@@ -145,10 +145,30 @@ fn a_record_the_size_of_a_hundred_thousand_statements_passes() {
     let place = place();
     let writer = small_unsealed(&place.archive);
     let json = serde_json::json!(vec!["CREATE INDEX i ON t USING btree (a)"; 100_000]);
-    writer.record(&Record::Catalog { json: json.clone() }).unwrap();
+    let record = Record::Catalog { json, piece: None };
+    writer.record(&record).unwrap();
     let totals = writer.totals();
     writer.seal(totals).unwrap();
-    assert_eq!(Archive::open(&place.archive).unwrap().catalog().nth(1), Some(&json));
+    assert_eq!(Archive::open(&place.archive).unwrap().records().last(), Some(&record));
+}
+
+/// Facts of fifty thousand tables are longer than a record may be.
+#[test]
+fn facts_that_are_too_long_for_a_record_are_in_several() {
+    let place = place();
+    let header = header();
+    let writer = ArchiveWriter::create(&place.archive, header).unwrap();
+    let facts: Vec<String> = (0..1_400_000).map(|i| format!("\"the definition\" of table {i} in \\bytes\\")).collect();
+    assert!(serde_json::to_string(&facts).unwrap().len() > 64 << 20);
+    writer.record_catalog(&facts).unwrap();
+    let schema = place.archive.with_extension("pg_dump");
+    fs::write(&schema, b"PGDMP what pg_dump wrote").unwrap();
+    writer.adopt_schema(&schema).unwrap();
+    let totals = writer.totals();
+    writer.seal(totals).unwrap();
+    let archive = Archive::open(&place.archive).unwrap();
+    assert!(archive.records().len() > 1);
+    assert!(archive.catalog::<Vec<String>>() == Some(facts), "other facts");
 }
 
 /// Bytes that zstd can and cannot make smaller.
