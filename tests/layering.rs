@@ -131,3 +131,30 @@ fn files_are_short_and_know_no_machine() {
         }
     }
 }
+
+/// Where the wall's clock is read, and what for. It jumps: nothing that is decided may depend on it.
+const MAY_READ_THE_CLOCK: &[(&str, &str)] = &[
+    ("archive/record.rs", "when an archive was begun, for people"),
+    ("cli/render/mod.rs", "when an event happened, for people"),
+    ("ops/bench/mod.rs", "when a measurement was begun, for people"),
+    ("ops/evidence.rs", "when rows were read, for people"),
+    ("ops/recorder.rs", "when a run was begun, for people"),
+    ("ops/verify.rs", "when a comparison was begun, for people"),
+];
+
+#[test]
+fn nothing_but_what_people_read_is_of_the_walls_clock() {
+    // Times of files come from that clock too.
+    const OF_THE_WALL: [&str; 7] =
+        ["SystemTime", "UtcDateTime", "UNIX_EPOCH", "now_utc", "now_local", ".modified()", "Realtime"];
+    let reads = |text: &str| OF_THE_WALL.iter().any(|word| text.contains(word));
+    let found: BTreeSet<String> =
+        files().iter().filter(|(_, text)| reads(text)).map(|(path, _)| path.display().to_string()).collect();
+    let allowed: BTreeSet<String> = MAY_READ_THE_CLOCK.iter().map(|(path, _)| (*path).to_owned()).collect();
+    assert_eq!(found, allowed);
+    // Once each: a second time would be for something else.
+    for (path, text) in files().iter().filter(|(path, _)| allowed.contains(&path.display().to_string())) {
+        let times: usize = OF_THE_WALL.iter().map(|word| text.matches(word).count()).sum();
+        assert_eq!(times, 1, "{}", path.display());
+    }
+}

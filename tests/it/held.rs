@@ -126,7 +126,7 @@ async fn a_copy_that_was_killed_among_the_indexes_goes_on() {
 }
 
 /// A server of its own on which nobody writes, not even autovacuum.
-async fn frozen(major: Major, more: &[&str]) -> TestDb {
+pub async fn frozen(major: Major, more: &[&str]) -> TestDb {
     let own = Arc::new(Cluster::start(ClusterSpec::new(major).set("autovacuum", "off"), &progress()).await.unwrap());
     let db = TestDb::new(&own, "frozen").await;
     for sql in [ROWS].iter().chain(more) {
@@ -182,12 +182,12 @@ async fn go_on_with_a_frozen_source(major: Major, others: Arc<Cluster>) {
     assert_eq!((ledger_of(&target).await, files_of(&archive)), (ledger, files), "a refusal has changed something");
 }
 
-async fn ledger_of(target: &TestDb) -> Vec<Vec<String>> {
+pub async fn ledger_of(target: &TestDb) -> Vec<Vec<String>> {
     target.query("SELECT * FROM pgconvoy.run, pgconvoy.chunk ORDER BY relation, chunk").await
 }
 
 /// Every file of an archive, with its inode and length.
-fn files_of(archive: &Path) -> HashMap<PathBuf, (u64, u64)> {
+pub fn files_of(archive: &Path) -> HashMap<PathBuf, (u64, u64)> {
     let mut found = HashMap::new();
     for entry in fs::read_dir(archive).unwrap().map(Result::unwrap) {
         if entry.file_type().unwrap().is_dir() {
@@ -200,14 +200,14 @@ fn files_of(archive: &Path) -> HashMap<PathBuf, (u64, u64)> {
     found
 }
 
-fn segments_of(archive: &Path) -> HashMap<PathBuf, (u64, u64)> {
+pub fn segments_of(archive: &Path) -> HashMap<PathBuf, (u64, u64)> {
     let mut files = files_of(archive);
     files.retain(|path, _| path.extension().is_some_and(|e| e == "seg"));
     files
 }
 
 /// A table that is read last, and to its end only while nobody holds the lock.
-const GATED: &str = "
+pub const GATED: &str = "
     CREATE TABLE gated AS SELECT i AS id FROM generate_series(1, 10) i;
     CREATE FUNCTION gate(int) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN IF $1 = 10 THEN
     PERFORM pg_advisory_lock_shared(77); PERFORM pg_advisory_unlock_shared(77); END IF; RETURN true; END $$";
@@ -215,21 +215,31 @@ const GATED: &str = "
 const GATE: [&str; 2] = ["--where", "gated=public.gate(id)"];
 
 /// A dump that is killed when it has some segments and not all.
-async fn stop_dump(source: &TestDb, archive: &Path, options: &[&str]) {
+pub async fn stop_dump(source: &TestDb, archive: &Path, options: &[&str]) {
+    stop_dump_by(source, archive, options, |pgconvoy| pgconvoy).await;
+}
+
+/// The same; `prepare` puts more into its environment.
+pub async fn stop_dump_by(
+    source: &TestDb,
+    archive: &Path,
+    options: &[&str],
+    prepare: impl FnOnce(Pgconvoy) -> Pgconvoy,
+) {
     let gate = source.connect().await;
     gate.batch_execute("SELECT pg_advisory_lock(77)").await.unwrap();
-    let child = dump(source, archive, &[options, &GATE, &["-j", "1"]].concat()).spawn();
+    let child = prepare(dump(source, archive, &[options, &GATE, &["-j", "1"]].concat())).spawn();
     wait_for(source, "wait_event = 'advisory'").await;
     kill(child).await;
     gate.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
     assert_eq!(segments_of(archive).len(), 4);
 }
 
-fn resume_dump(source: &TestDb, archive: &Path, options: &[&str]) -> Pgconvoy {
+pub fn resume_dump(source: &TestDb, archive: &Path, options: &[&str]) -> Pgconvoy {
     dump(source, archive, &[options, &GATE, &["--resume"]].concat())
 }
 
-async fn assert_restores(reference: &TestDb, archive: &Path) {
+pub async fn assert_restores(reference: &TestDb, archive: &Path) {
     let archive = archive.to_str().unwrap();
     let _ = run(Pgconvoy::new(["check", archive])).await.expect_success();
     let target = empty(&crate::fixture::newest().await).await;

@@ -5,6 +5,7 @@
 mod applications;
 mod builds;
 mod chunks;
+mod clocks;
 mod compare;
 mod encryption;
 mod errors;
@@ -22,6 +23,7 @@ mod loading;
 mod memory;
 mod needs;
 mod odd;
+mod put_back;
 mod resume;
 mod rights;
 mod round_trip;
