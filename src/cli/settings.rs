@@ -1,6 +1,6 @@
 //! Arguments and environment, resolved once into what the engine and the printer need.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::CommandFactory;
@@ -174,11 +174,17 @@ fn task(command: Command, environment: &Environment) -> Result<(Task, Option<Sho
                 pg_dump: args.definitions.pg_dump,
             });
             let jobs = args.jobs.jobs;
+            if let Some(why) = needs_no_key(&reference).filter(|_| !args.identity.identity.is_empty()) {
+                return Err(usage(why));
+            }
             let identities = identities(&args.identity)?;
             let options = VerifyOptions { reference, identities, target, jobs, filters, definitions };
             (Task::Verify(options), Some(args.progress.into()))
         }
         Command::Check(args) => {
+            if !args.identity.identity.is_empty() && is_file(&args.archive) {
+                return Err(usage("--identity cannot be used with a file that has a digest: it is never encrypted"));
+            }
             let identities = identities(&args.identity)?;
             let options = CheckOptions { archive: args.archive, identities, jobs: args.jobs.jobs };
             (Task::Check(options), Some(args.progress.into()))
@@ -216,6 +222,23 @@ fn usage(why: &str) -> clap::Error {
 
 fn identities(args: &IdentityArgs) -> Result<Identities, clap::Error> {
     Identities::read(&args.identity).map_err(|why| usage(&why))
+}
+
+/// What is read without a key.
+fn needs_no_key(reference: &VerifyAgainst) -> Option<&'static str> {
+    match reference {
+        // The evidence of an archive is read from it.
+        VerifyAgainst::Archive(_) => None,
+        VerifyAgainst::Evidence(path) => {
+            is_file(path).then_some("--identity cannot be used with an evidence file: it is never encrypted")
+        }
+        VerifyAgainst::Server(_) => Some("--identity cannot be used without --archive: a server is read without a key"),
+    }
+}
+
+/// Not an archive, which is a directory. What is missing is said by who opens it.
+fn is_file(path: &Path) -> bool {
+    path.exists() && !path.is_dir()
 }
 
 fn bench(args: BenchArgs) -> (Task, Option<Shown>) {

@@ -137,6 +137,17 @@ async fn what_is_no_key_is_refused_before_the_start_and_never_shown() {
     refused(&["check", path, "--identity", not_a_key], "no secret key of age").await;
     refused(&["check", path, "--identity", empty], "holds no secret key").await;
     refused(&["check", path, "--identity", "/nonexistent"], "No such file").await;
+    // A key where nothing is read that could be encrypted is a mistake of somebody.
+    let evidence = directory.path().join("evidence.json");
+    std::fs::write(&evidence, "{}").unwrap();
+    let evidence = evidence.to_str().unwrap();
+    let with = ["--identity", key.file.as_str()];
+    let verify = ["verify", "--target", "dbname=x"];
+    refused(&[&verify[..], &["--evidence", evidence], &with].concat(), "--identity cannot be used with an evidence")
+        .await;
+    refused(&[&verify[..], &["--source", "dbname=y"], &with].concat(), "--identity cannot be used without --arch")
+        .await;
+    refused(&[&["check", evidence], &with[..]].concat(), "--identity cannot be used with a file").await;
     let dump = ["dump", path, "--source", "dbname=x", "--encrypt"];
     refused(&[&dump[..], &["age1nonsense"]].concat(), "recipient age1nonsense").await;
     refused(&[&dump[..], &[empty]].concat(), "holds no public key").await;
