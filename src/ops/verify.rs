@@ -465,7 +465,8 @@ fn pairs_of(reference: &[Arc<Relation>], target: &[Arc<Relation>]) -> Vec<(Arc<R
     let by_name: HashMap<&QualifiedName, Oid> = target.iter().map(|r| (&r.name, r.oid)).collect();
     let of = |r: &Arc<Relation>| (Arc::clone(r), by_name.get(&r.name).copied().unwrap_or(r.oid));
     let mut pairs: Vec<_> = reference.iter().map(of).collect();
-    let extra = target.iter().filter(|t| !reference.iter().any(|r| r.name == t.name));
+    let known: HashSet<&QualifiedName> = reference.iter().map(|r| &r.name).collect();
+    let extra = target.iter().filter(|t| !known.contains(&t.name));
     pairs.extend(extra.map(|t| (Arc::clone(t), t.oid)));
     pairs
 }
