@@ -90,6 +90,22 @@ impl Request {
         self.header("content-type", "application/x-www-form-urlencoded; charset=utf-8")
     }
 
+    #[must_use]
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// May hold secrets.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
     pub(super) fn path_and_query(&self) -> String {
         if self.query.is_empty() {
             return self.path.clone();
