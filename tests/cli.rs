@@ -4,7 +4,8 @@
 
 use std::process::{Command, Output, Stdio};
 
-const COMMANDS: [&str; 9] = ["copy", "dump", "restore", "verify", "check", "inspect", "preflight", "bench", "demo"];
+const COMMANDS: [&str; 10] =
+    ["copy", "dump", "restore", "verify", "check", "inspect", "preflight", "bench", "demo", "ec2"];
 
 /// The program with nothing of the caller's environment that could change what it says.
 fn pgconvoy(arguments: &[&str]) -> Command {

@@ -70,6 +70,8 @@ pub fn run(task: &Task, run: &Run, page: Page) -> ops::Result<Outcome> {
         Task::Inspect { archive, json } => inspect(archive, *json, page),
         Task::Bench(options) => bench(options, run, page),
         Task::Demo(options) => demo(options, run, page),
+        // It moves no database itself, and so comes by another way.
+        Task::Ec2(_) => Err(Cause::Internal("machines are no operation of the engine".into()).into()),
     }
 }
 

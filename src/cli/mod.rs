@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod ec2;
 mod environment;
 mod failure;
 mod files;
@@ -108,11 +109,15 @@ fn stopping(task: &Task) -> &'static str {
         Task::Copy(_) => "stopping: cancelling statements on both servers",
         Task::Dump(_) | Task::Restore(_) | Task::Verify(_) | Task::Preflight(_) => "stopping: cancelling statements",
         Task::Check(_) | Task::Inspect { .. } | Task::Bench(_) | Task::Demo(_) => "stopping",
+        Task::Ec2(_) => "stopping here: the machine and its jobs go on",
     }
 }
 
 impl Session {
     fn run(mut self) -> u8 {
+        if let Task::Ec2(args) = &self.task {
+            return ec2::run(args, &self.printer, &self.interrupt.cancel);
+        }
         let (events, cancel) = (self.progress.sink(), self.interrupt.cancel.clone());
         let run = Run { events, cancel, retry_for: self.retry_for };
         let page = Page { detail: self.display.detail, canvas: self.printer.out_canvas() };

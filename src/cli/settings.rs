@@ -33,6 +33,7 @@ pub enum Task {
     Preflight(PreflightOptions),
     Bench(BenchOptions),
     Demo(DemoOptions),
+    Ec2(super::args::ec2::Ec2Args),
 }
 
 /// How the run is shown. The mode is not yet resolved against the terminal.
@@ -179,6 +180,7 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<Shown>) {
             (Task::Preflight(options), Some(args.progress.into()))
         }
         Command::Bench(args) => bench(args),
+        Command::Ec2(args) => (Task::Ec2(args), None),
         Command::Demo(args) => {
             let DemoArgs { scale, keep, from, to, jobs, progress } = args;
             (Task::Demo(DemoOptions { scale: scale.0, from, to, jobs, keep }), Some(progress.into()))
@@ -365,7 +367,7 @@ fn password_warnings(command: &Command) -> Vec<String> {
         Command::Verify(args) => (args.source.as_ref(), args.target.as_ref()),
         Command::Preflight(args) => (args.source.source.as_ref(), args.target.target.as_ref()),
         Command::Bench(args) => (args.source.as_ref(), args.target.as_ref()),
-        Command::Check(_) | Command::Inspect(_) | Command::Demo(_) => (None, None),
+        Command::Check(_) | Command::Inspect(_) | Command::Demo(_) | Command::Ec2(_) => (None, None),
     };
     let flags: Vec<&str> = [("--source", source), ("--target", target)]
         .into_iter()

@@ -1,5 +1,6 @@
 //! The arguments, as clap sees them. What they mean together is resolved once, in [`super::settings`].
 
+pub mod ec2;
 mod filter_file;
 mod groups;
 mod values;
@@ -76,6 +77,7 @@ pub enum Command {
     Preflight(PreflightArgs),
     Bench(BenchArgs),
     Demo(DemoArgs),
+    Ec2(ec2::Ec2Args),
 }
 
 /// Move a database from server to server, without touching the disk.

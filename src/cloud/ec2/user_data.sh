@@ -115,7 +115,7 @@ say 'starting: the time to live'
 limit_life
 say 'starting: disks'
 if ! command -v mdadm >/dev/null; then
-    apt-get update -q && apt-get install -y -q --no-install-recommends mdadm || true
+    { apt-get update -q && apt-get install -y -q --no-install-recommends mdadm; } || say 'starting: no mdadm'
 fi
 make_space
 say 'starting: pg_dump'

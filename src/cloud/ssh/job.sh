@@ -27,7 +27,7 @@ is_alive() {
 keep_secrets() {
     [ "$(stat -f -c %T /dev/shm)" = tmpfs ] || die '/dev/shm is no memory file system'
     mkdir -p "$secrets"
-    [ -O "$secrets" ] && [ ! -L "$secrets" ] || die "$secrets is somebody else's"
+    if [ ! -O "$secrets" ] || [ -L "$secrets" ]; then die "$secrets is somebody else's"; fi
     chmod 700 "$secrets"
     cat >"$secrets/$id.new"
     if [ "$(tail -n 1 "$secrets/$id.new")" != '#whole' ]; then
