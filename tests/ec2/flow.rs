@@ -33,7 +33,7 @@ pub fn pace() -> Pace {
 }
 
 pub fn machine(standin: &Standin, run: &str, state: &Path, change: impl Fn(&mut Wanted)) -> Machine {
-    let mut wanted = Wanted { ssh_from: Some("192.0.2.7/32".into()), ..Wanted::usual("/bin/sh".into()) };
+    let mut wanted = Wanted { ssh_from: Some("192.0.2.7/32".into()), ..Wanted::usual("/dev/null".into()) };
     change(&mut wanted);
     Machine::new(api(&standin.url), run, wanted, Keys::below(state, run).unwrap()).unwrap().paced(pace())
 }
@@ -167,8 +167,8 @@ fn a_machine_that_dies_at_its_start_says_why() {
     assert_eq!(error.to_string(), "the machine i-0001 is terminated (Server.SpotInstanceTermination)");
     standin.world().dies = None;
     // Its token still stands for it: the dead machine is not taken for one.
-    let error = machine(&standin, "r", state.path(), |_| ()).launch(&mut quiet).unwrap_err();
-    assert!(matches!(error, Error::Usage(_) | Error::TooSlow { .. }), "{error}");
+    let error = machine(&standin, "r", state.path(), |wanted| wanted.minutes = 33).launch(&mut quiet).unwrap_err();
+    assert!(error.to_string().contains("has had its machine (i-0001, terminated)"), "{error}");
 }
 
 #[test]
@@ -238,4 +238,19 @@ fn names_that_could_be_more_than_names_are_refused() {
     for name in ["", "A", "a b", "../x", "-x", "a;b", &"x".repeat(41)] {
         assert!(Keys::below(state.path(), name).is_err(), "{name}");
     }
+}
+
+#[test]
+fn a_program_for_another_processor_is_refused_before_anything_costs_money() {
+    let (standin, state) = (Standin::start(), tempfile::tempdir().unwrap());
+    let program = state.path().join("pgconvoy");
+    let mut head = *b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0\xb7\0";
+    std::fs::write(&program, head).unwrap();
+    let here = |wanted: &mut Wanted| wanted.program.clone_from(&program);
+    let error = machine(&standin, "r", state.path(), here).launch(&mut quiet).unwrap_err();
+    assert!(error.to_string().ends_with("is not a program for Linux on x86-64: name one with --program"), "{error}");
+    assert_eq!(standin.world().calls.len(), 0);
+    head[18] = 0x3e;
+    std::fs::write(&program, head).unwrap();
+    machine(&standin, "r", state.path(), here).launch(&mut quiet).unwrap();
 }

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant as Clock};
 
 use time::OffsetDateTime;
@@ -133,8 +133,11 @@ impl Machine {
     /// # Errors
     /// The call failed; there are several.
     pub fn find(&self) -> Result<Option<Instance>> {
-        let mut alive: Vec<Instance> =
-            self.api.of_run(&self.run)?.into_iter().filter(|instance| instance.state.is_alive()).collect();
+        self.only_one(self.api.of_run(&self.run)?)
+    }
+
+    fn only_one(&self, known: Vec<Instance>) -> Result<Option<Instance>> {
+        let mut alive: Vec<Instance> = known.into_iter().filter(|instance| instance.state.is_alive()).collect();
         match alive.len() {
             0 | 1 => Ok(alive.pop()),
             _ => Err(Error::Several {
@@ -150,6 +153,9 @@ impl Machine {
     /// # Errors
     /// EC2 refuses, has none left, or takes too long.
     pub fn launch(&self, tell: Tell<'_>) -> Result<Instance> {
+        for kind in &self.wanted.kinds {
+            check_program(&self.wanted.program, is_arm(kind))?;
+        }
         let found = match self.find()? {
             Some(found) => {
                 tell(&format!("found {} ({}, {})", found.id, found.kind, found.state.as_str()));
@@ -192,14 +198,7 @@ impl Machine {
                 }
                 Err(error) if error.code() == Some("IdempotentParameterMismatch") => return self.asked_before(),
                 Err(error) => return Err(error),
-                Ok(made) if !made.state.is_alive() => {
-                    return Err(Error::Usage(format!(
-                        "the run {} has had its machine ({}, {}): name another run",
-                        self.run,
-                        made.id,
-                        made.state.as_str()
-                    )));
-                }
+                Ok(made) if !made.state.is_alive() => return Err(self.used_up(&made)),
                 Ok(made) => return Ok(made),
             }
         }
@@ -214,11 +213,22 @@ impl Machine {
     fn asked_before(&self) -> Result<Instance> {
         let begun = Clock::now();
         loop {
-            if let Some(found) = self.find()? {
-                return Ok(found);
+            // One look for both: it may come to be listed between two.
+            let known = self.api.of_run(&self.run)?;
+            let dead = known.first().cloned();
+            match (self.only_one(known)?, dead) {
+                (Some(found), _) => return Ok(found),
+                (None, Some(dead)) => return Err(self.used_up(&dead)),
+                (None, None) => {}
             }
             self.wait(begun, self.pace.look_every * 12, "the machine that was asked for before")?;
         }
+    }
+
+    /// EC2 keeps a token for longer than its machine.
+    fn used_up(&self, dead: &Instance) -> Error {
+        let Instance { id, state, .. } = dead;
+        Error::Usage(format!("the run {} has had its machine ({id}, {}): name another run", self.run, state.as_str()))
     }
 
     fn group(&self) -> Result<String> {
@@ -436,12 +446,14 @@ impl Machine {
         if begun.elapsed() > longest {
             return Err(Error::TooSlow { what: what.to_owned(), waited_s: longest.as_secs() });
         }
-        let until = Clock::now() + self.pace.look_every;
+        // The first looks come sooner: some things take a second.
+        let pause = self.pace.look_every.min(Duration::from_millis(300) + begun.elapsed() / 4);
+        let until = Clock::now() + pause;
         while Clock::now() < until {
             if self.cancel.is_cancelled() {
                 return Err(Error::Cancelled);
             }
-            std::thread::sleep(Duration::from_millis(20).min(self.pace.look_every));
+            std::thread::sleep(Duration::from_millis(20).min(pause));
         }
         Ok(())
     }
@@ -519,6 +531,26 @@ impl Place for Machine {
     fn down(&self, tell: Tell<'_>) -> Result<()> {
         self.end(tell).map(drop)
     }
+}
+
+/// Refuses a program for another processor or system before anything costs money. What is no program at all shows
+/// when it is run there.
+fn check_program(program: &Path, arm: bool) -> Result<()> {
+    use std::io::Read as _;
+    let mut head = [0_u8; 20];
+    std::fs::File::open(program)
+        .and_then(|mut file| file.read(&mut head))
+        .map_err(|source| Error::Io { path: program.display().to_string(), source })?;
+    // The ELF header's e_machine: EM_X86_64 and EM_AARCH64 of <elf.h>.
+    let (machine, name) = if arm { (0xb7, "arm64") } else { (0x3e, "x86-64") };
+    let mach_o = [[0xcf, 0xfa, 0xed, 0xfe], [0xca, 0xfe, 0xba, 0xbe]].iter().any(|magic| head.starts_with(magic));
+    if mach_o || (head.starts_with(b"\x7fELF") && u16::from_le_bytes([head[18], head[19]]) != machine) {
+        return Err(Error::Usage(format!(
+            "{} is not a program for Linux on {name}: name one with --program",
+            program.display()
+        )));
+    }
+    Ok(())
 }
 
 fn gone(machine: &Instance) -> Error {

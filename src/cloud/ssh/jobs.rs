@@ -33,6 +33,9 @@ pub enum JobState {
     Lost,
 }
 
+/// Between two tries to reach the machine.
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
+
 /// How a job is watched.
 #[derive(Clone)]
 pub struct Watch {
@@ -40,14 +43,14 @@ pub struct Watch {
     pub cancel: CancellationToken,
     /// So long the machine may be out of reach before the watching ends.
     pub lost_for: Duration,
-    /// The wait before another connection.
+    /// The first wait before another connection; each further one is twice as long, up to [`LONGEST_WAIT`].
     pub again_after: Duration,
 }
 
 impl Watch {
     #[must_use]
     pub fn new(cancel: CancellationToken) -> Self {
-        Self { cancel, lost_for: Duration::from_secs(1800), again_after: Duration::from_secs(3) }
+        Self { cancel, lost_for: Duration::from_secs(1800), again_after: Duration::from_millis(500) }
     }
 }
 
@@ -212,7 +215,7 @@ impl Login {
 
     /// Tries again while there is no connection, as long as `watch` allows.
     pub(crate) fn persist<T>(&self, watch: &Watch, id: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-        let begun = Instant::now();
+        let (begun, mut wait) = (Instant::now(), watch.again_after);
         loop {
             let error = match attempt() {
                 Err(error) if error.passes() => error,
@@ -221,7 +224,8 @@ impl Login {
             if begun.elapsed() > watch.lost_for {
                 return Err(error);
             }
-            let wait_until = Instant::now() + watch.again_after;
+            let wait_until = Instant::now() + wait;
+            wait = (wait * 2).min(LONGEST_WAIT);
             while Instant::now() < wait_until {
                 if watch.cancel.is_cancelled() {
                     return Err(Error::Detached(id.to_owned()));
