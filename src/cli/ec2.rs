@@ -200,13 +200,12 @@ impl Desk<'_> {
 
     fn logs(&self, args: &LogsArgs) -> Result<u8> {
         let (_, login) = self.machine(&args.which, &args.login)?.reach()?;
-        let id = match &args.job {
-            Some(id) => id.clone(),
-            None => {
-                let jobs = login.jobs()?;
-                let chosen = jobs.iter().find(|(_, state)| *state == JobState::Running).or(jobs.last());
-                chosen.map(|(id, _)| id.clone()).ok_or_else(|| Error::Usage("no job was started there".into()))?
-            }
+        let id = if let Some(id) = &args.job {
+            id.clone()
+        } else {
+            let jobs = login.jobs()?;
+            let chosen = jobs.iter().find(|(_, state)| *state == JobState::Running).or(jobs.last());
+            chosen.map(|(id, _)| id.clone()).ok_or_else(|| Error::Usage("no job was started there".into()))?
         };
         self.follow(&login, &id, &Watch::new(self.cancel.clone()))
     }

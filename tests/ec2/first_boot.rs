@@ -42,7 +42,7 @@ impl Boot {
             let text = format!(
                 "#!/bin/sh\necho \"{program} $*\" >>\"$ROOT/calls\"\n[ \"${{FAIL-}}\" != {program} ] || exit 1\n{answer}\n"
             );
-            let place = if program.ends_with(".sh") { "usr/share/postgresql-common/pgdg" } else { "bin" };
+            let place = if program.starts_with("apt.") { "usr/share/postgresql-common/pgdg" } else { "bin" };
             fs::create_dir_all(boot.at(place)).unwrap();
             let path = boot.at(place).join(program);
             fs::write(&path, text).unwrap();

@@ -11,7 +11,8 @@ use time::OffsetDateTime;
 
 use crate::flow::{api, pace};
 
-const MOTO: &str = "moto[ec2,server]==5.2.5";
+/// Of its server, what EC2 needs: all of `moto[server]` is four times as much.
+const PACKAGES: [&str; 3] = ["moto==5.2.5", "flask==3.1.2", "flask-cors==6.0.1"];
 
 struct Moto {
     child: Child,
@@ -34,7 +35,7 @@ fn cache_dir() -> PathBuf {
 
 /// A directory with moto and all that it needs.
 fn install() -> Result<PathBuf, String> {
-    let entry = cache_dir().join("moto-5.2.5");
+    let entry = cache_dir().join("moto-5.2.5-flask");
     if entry.is_dir() {
         return Ok(entry);
     }
@@ -45,7 +46,7 @@ fn install() -> Result<PathBuf, String> {
         .args(["240", "python3", "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-input"])
         .arg("--target")
         .arg(&content)
-        .arg(MOTO)
+        .args(PACKAGES)
         .output()
         .map_err(|error| error.to_string())?;
     if !output.status.success() {

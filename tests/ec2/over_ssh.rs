@@ -264,9 +264,7 @@ fn a_machine_is_made_used_and_ended_through_lost_connections() {
     assert_eq!(stage.standin.world().instances.len(), 1);
 
     let mut run = stage.command("run", &["--job", "j1", "--env", "PGCONVOY_SOURCE", "--env", "LINES_WANTED"]);
-    run.args(["--", "copy", "--jobs", "2 or 3", "-T", "it's"])
-        .env("PGCONVOY_SOURCE", SECRET)
-        .env("LINES_WANTED", "80");
+    run.args(["--", "copy", "--jobs", "2 or 3", "-T", "it's"]).env("PGCONVOY_SOURCE", SECRET).env("LINES_WANTED", "80");
     let mut child = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut seen: Vec<String> = (0..5).map(|_| lines.next().unwrap().unwrap()).collect();

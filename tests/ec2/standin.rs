@@ -337,12 +337,12 @@ pub fn decoded(text: &str) -> Vec<u8> {
 
 fn encoded(text: &str) -> String {
     let mut bits = text.bytes().fold(String::new(), |bits, byte| bits + &format!("{byte:08b}"));
-    while bits.len() % 6 != 0 {
+    while !bits.len().is_multiple_of(6) {
         bits.push('0');
     }
     let values = bits.as_bytes().chunks(6).map(|six| u8::from_str_radix(std::str::from_utf8(six).unwrap(), 2).unwrap());
     let mut out: String = values.map(|value| char::from(ALPHABET[usize::from(value)])).collect();
-    while out.len() % 4 != 0 {
+    while !out.len().is_multiple_of(4) {
         out.push('=');
     }
     out

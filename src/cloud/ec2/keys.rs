@@ -87,7 +87,8 @@ impl Keys {
     /// Writes down the public keys of a machine, under a name of its own.
     pub(super) fn know(&self, alias: &str, keys: &[String]) -> Result<()> {
         let path = self.known_hosts();
-        let text: String = keys.iter().map(|key| format!("{alias} {key}\n")).collect();
+        let lines: Vec<String> = keys.iter().map(|key| format!("{alias} {key}")).collect();
+        let text = lines.join("\n") + "\n";
         let aside = path.with_extension("new");
         fs::write(&aside, text)
             .and_then(|()| fs::rename(&aside, &path))

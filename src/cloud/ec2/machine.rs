@@ -246,12 +246,11 @@ impl Machine {
     /// One request, which makes one machine however often it is sent: the token is the run's name and the type.
     fn request(&self, kind: &str, key_name: &str, group: &str) -> Result<Instance> {
         let wanted = &self.wanted;
-        let (image, user) = match &wanted.image {
-            Some(image) => (image.clone(), "ubuntu"),
-            None => {
-                let (image, user) = self.api.usual_image(is_arm(kind))?;
-                (image.id, user)
-            }
+        let (image, user) = if let Some(image) = &wanted.image {
+            (image.clone(), "ubuntu")
+        } else {
+            let (image, user) = self.api.usual_image(is_arm(kind))?;
+            (image.id, user)
         };
         let user = wanted.ssh_user.as_deref().unwrap_or(user);
         let user_data =
@@ -559,7 +558,7 @@ fn gone(machine: &Instance) -> Error {
 }
 
 fn hours(minutes: u32) -> String {
-    if minutes % 60 == 0 { (minutes / 60).to_string() } else { format!("{:.1}", f64::from(minutes) / 60.0) }
+    if minutes.is_multiple_of(60) { (minutes / 60).to_string() } else { format!("{:.1}", f64::from(minutes) / 60.0) }
 }
 
 /// To the second.

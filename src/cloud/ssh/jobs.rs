@@ -104,7 +104,7 @@ impl Login {
     pub fn start(&self, job: &Job, watch: &Watch) -> Result<()> {
         job.check()?;
         let remote = super::job("start", &[&job.id]);
-        self.persist(watch, &job.id, || self.feed("starting the job", &remote, &job.handed_over()).map(drop))
+        persist(watch, &job.id, || self.feed("starting the job", &remote, &job.handed_over()).map(drop))
     }
 
     /// What has become of a job.
@@ -154,7 +154,7 @@ impl Login {
         let mut offset = 0_u64;
         loop {
             // First the state: output that came before the end is then all in the log.
-            let state = self.persist(watch, id, || self.job_state(id))?;
+            let state = persist(watch, id, || self.job_state(id))?;
             if state == JobState::Unknown {
                 return Err(Error::NoJob(id.to_owned()));
             }
@@ -212,26 +212,26 @@ impl Login {
             Err(source) => Err(Error::NoProgram { program: "ssh", source }),
         }
     }
+}
 
-    /// Tries again while there is no connection, as long as `watch` allows.
-    pub(crate) fn persist<T>(&self, watch: &Watch, id: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-        let (begun, mut wait) = (Instant::now(), watch.again_after);
-        loop {
-            let error = match attempt() {
-                Err(error) if error.passes() => error,
-                done => return done,
-            };
-            if begun.elapsed() > watch.lost_for {
-                return Err(error);
+/// Tries again while there is no connection, as long as `watch` allows.
+fn persist<T>(watch: &Watch, id: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let (begun, mut wait) = (Instant::now(), watch.again_after);
+    loop {
+        let error = match attempt() {
+            Err(error) if error.passes() => error,
+            done => return done,
+        };
+        if begun.elapsed() > watch.lost_for {
+            return Err(error);
+        }
+        let wait_until = Instant::now() + wait;
+        wait = (wait * 2).min(LONGEST_WAIT);
+        while Instant::now() < wait_until {
+            if watch.cancel.is_cancelled() {
+                return Err(Error::Detached(id.to_owned()));
             }
-            let wait_until = Instant::now() + wait;
-            wait = (wait * 2).min(LONGEST_WAIT);
-            while Instant::now() < wait_until {
-                if watch.cancel.is_cancelled() {
-                    return Err(Error::Detached(id.to_owned()));
-                }
-                std::thread::sleep(Duration::from_millis(50));
-            }
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 }
