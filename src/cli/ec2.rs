@@ -140,7 +140,7 @@ impl Desk<'_> {
 
     fn status(&self, args: &StatusArgs) -> Result<u8> {
         let machine = self.machine(&args.which, &args.login)?;
-        let (instance, login) = match machine.find()? {
+        let login = match machine.find()? {
             None => {
                 return Err(Error::NotThere { run: machine.run_name().to_owned(), region: machine.api.region.clone() });
             }
@@ -149,11 +149,12 @@ impl Desk<'_> {
                 return Ok(0);
             }
             Some(instance) => {
-                let login = machine.login(&instance, &mut |text| self.say(text))?;
-                (instance, login)
+                // What EC2 says is worth something also where the run's key is elsewhere.
+                self.printer.out(&described(&machine, &instance));
+                machine.login(&instance, &mut |text| self.say(text))?
             }
         };
-        let mut lines = vec![described(&machine, &instance)];
+        let mut lines = Vec::new();
         match login.install_script().and_then(|()| login.machine_state()) {
             Ok(state) => lines.push(format!("it is  {state}")),
             Err(error) => lines.push(format!("ssh    {error}")),

@@ -50,13 +50,19 @@ impl Keys {
         self.private_key().is_file()
     }
 
+    pub(super) fn make_directory(&self) -> Result<()> {
+        let path = || self.directory.display().to_string();
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory);
+        made.map_err(|source| Error::Io { path: path(), source })
+    }
+
     /// The public key, made with its private one if there is none. Two processes at once get the same.
     pub(super) fn public_key(&self) -> Result<String> {
         let io = |path: &Path| {
             let path = path.display().to_string();
             move |source| Error::Io { path, source }
         };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory).map_err(io(&self.directory))?;
+        self.make_directory()?;
         let lock_path = self.directory.join("lock");
         let lock = fs::File::create(&lock_path).map_err(io(&lock_path))?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)

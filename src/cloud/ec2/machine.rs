@@ -324,6 +324,7 @@ impl Machine {
             trust_first_key: self.wanted.trust_first_key,
             options: self.wanted.ssh_options.clone(),
         };
+        self.keys.make_directory()?;
         if !self.wanted.trust_first_key && !self.keys.knows(&machine.id) {
             self.learn_host_key(machine, tell)?;
         }
@@ -463,9 +464,10 @@ impl Machine {
     /// EC2 refuses or takes too long.
     pub fn end(&self, tell: Tell<'_>) -> Result<Vec<String>> {
         let begun = Clock::now();
-        let (mut asked, mut looks_at_nothing) = (Vec::new(), 0);
+        let (mut asked, mut looks_at_nothing, mut was_here) = (Vec::new(), 0, false);
         loop {
             let known = self.api.of_run(&self.run)?;
+            was_here |= !known.is_empty();
             let alive: Vec<String> =
                 known.iter().filter(|one| one.state.is_alive()).map(|one| one.id.clone()).collect();
             if !alive.is_empty() {
@@ -482,6 +484,10 @@ impl Machine {
             self.wait(begun, self.pace.end_for, "the machine's end")?;
         }
         self.clear(tell)?;
+        // A machine in another region would be out of reach without its key.
+        if was_here {
+            self.keys.forget()?;
+        }
         Ok(asked)
     }
 
@@ -496,7 +502,6 @@ impl Machine {
                 self.wait(begun, self.pace.end_for, "the firewall's end")?;
             }
         }
-        self.keys.forget()?;
         tell("the key pair and the firewall of the run are gone too");
         Ok(())
     }
