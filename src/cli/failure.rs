@@ -7,7 +7,7 @@ use pgconvoy::ops::{Cause, Error};
 use serde::Serialize;
 
 use super::printer::indent_rest;
-use super::redact::redact;
+use pgconvoy::model::redact;
 use super::signals::INTERRUPTED;
 use super::text::{Canvas, clean, one_line};
 

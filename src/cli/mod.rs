@@ -7,7 +7,6 @@ mod failure;
 mod files;
 mod panics;
 mod printer;
-mod redact;
 mod render;
 mod report;
 mod settings;
@@ -62,7 +61,7 @@ fn answer_usage(error: &clap::Error, environment: &Environment) -> u8 {
     let printer = Printer::new(environment, !environment.no_colour);
     let canvas = if error.use_stderr() { printer.err_canvas() } else { printer.out_canvas() };
     let message = error.render();
-    let text = redact::redact(&if canvas.paint.on { message.ansi().to_string() } else { message.to_string() });
+    let text = pgconvoy::model::redact(&if canvas.paint.on { message.ansi().to_string() } else { message.to_string() });
     if error.use_stderr() {
         printer.err(&text);
     } else {

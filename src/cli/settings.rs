@@ -19,7 +19,7 @@ use super::args::{
     StatisticsMode, TargetArgs, ToastMethod, VerifyArgs,
 };
 use super::environment::Environment;
-use super::redact::has_password;
+use pgconvoy::model::has_password;
 
 /// What is to be done.
 #[derive(Debug)]

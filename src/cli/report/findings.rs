@@ -9,7 +9,7 @@ use pgconvoy::report::{
 
 use super::Page;
 use super::transfer::server_line;
-use crate::cli::redact::redact;
+use pgconvoy::model::redact;
 use crate::cli::settings::Detail;
 use crate::cli::text::{Canvas, clean, counted, grouped};
 

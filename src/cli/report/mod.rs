@@ -9,7 +9,7 @@ mod table;
 mod transfer;
 
 use super::printer::indent_rest;
-use super::redact::redact;
+use pgconvoy::model::redact;
 use super::text::{Canvas, clean, pad_right, width};
 
 pub use bench::render as bench;

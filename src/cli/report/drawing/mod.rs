@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use pgconvoy::report::{BenchReport, BenchTask};
 
-use super::super::redact::redact;
+use pgconvoy::model::redact;
 use super::bench::headline;
 use chart::{Chart, WIDTH};
 pub use page::{failed as failed_page, render as page};
