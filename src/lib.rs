@@ -13,6 +13,7 @@
 //! | [`plan`] | pure functions: chunking, restore graph, job queue, budgets | [`schema`], [`event`], [`model`] |
 //! | [`lab`] | throw-away servers and sample data, for the demo, the bench and the tests | [`model`] |
 //! | [`pg`] | servers: connections, snapshot, catalog, COPY frames | [`model`] |
+//! | [`cloud`] | the providers' HTTP interfaces: requests, what is safe to repeat, machines | [`model`] |
 //! | [`archive`] | the directory on disk; knows no PostgreSQL | [`report`], [`model`] |
 //! | [`schema`] | pg_dump: the call, its table of contents, what each entry runs | [`model`] |
 //! | [`event`], [`report`] | what happens and what came of it, for those who listen; each names the other's types | [`model`] |
@@ -21,6 +22,7 @@
 //! [`pg`] and [`archive`] never meet.
 
 pub mod archive;
+pub mod cloud;
 pub mod event;
 pub mod flow;
 pub mod lab;

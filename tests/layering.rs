@@ -16,6 +16,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("archive", &["model", "report"]),
     ("flow", &["model", "event", "pg", "archive"]),
     ("lab", &["model"]),
+    ("cloud", &["model"]),
     ("ops", &["model", "event", "report", "schema", "plan", "pg", "archive", "flow", "lab"]),
 ];
 

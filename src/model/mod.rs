@@ -7,6 +7,7 @@ mod facts;
 mod name;
 mod native;
 mod relation;
+mod secret;
 mod size;
 mod version;
 
@@ -15,6 +16,7 @@ pub use facts::{CatalogFacts, ConstraintFact, ConstraintKind, IndexFact, Matview
 pub use name::{QualifiedName, quote_ident, quote_literal};
 pub use native::{NativeFunction, NativeLanguage};
 pub use relation::{Column, CopyFormat, Oid, Relation, RelationKind, TextReason};
+pub use secret::Secret;
 pub use size::{Bytes, counted, format_bytes, format_duration_ms, format_rate, parse_bytes};
 pub use version::{Lsn, ServerVersion};
 
