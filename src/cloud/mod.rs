@@ -2,4 +2,5 @@
 //!
 //! Invariant: nothing in here knows PostgreSQL, and no key or password leaves this room except in a request.
 
+pub mod heroku;
 pub mod http;

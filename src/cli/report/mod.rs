@@ -9,8 +9,8 @@ mod table;
 mod transfer;
 
 use super::printer::indent_rest;
-use pgconvoy::model::redact;
 use super::text::{Canvas, clean, pad_right, width};
+use pgconvoy::model::redact;
 
 pub use bench::render as bench;
 pub use demo::render as demo;

@@ -160,9 +160,7 @@ impl World {
                     let body = Some(json!({ "id": "injected", "message": "done, but" }));
                     Answer { status, body, retry_after_s: None }
                 }
-                Some(FaultKind::TooMany(seconds)) => {
-                    Answer { status, body: Some(body), retry_after_s: Some(seconds) }
-                }
+                Some(FaultKind::TooMany(seconds)) => Answer { status, body: Some(body), retry_after_s: Some(seconds) },
                 _ => Answer { status, body: Some(body), retry_after_s: None },
             };
             state.log.push(Logged { method: method.into(), path: path.into(), status: answer.status });

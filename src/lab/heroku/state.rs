@@ -144,7 +144,9 @@ impl State {
         if !exact.is_empty() {
             return exact;
         }
-        own().filter(|a| a.name == long || self.addon(&a.addon_id).is_some_and(|d| d.name == wanted || d.url == wanted)).collect()
+        own()
+            .filter(|a| a.name == long || self.addon(&a.addon_id).is_some_and(|d| d.name == wanted || d.url == wanted))
+            .collect()
     }
 
     pub(super) fn attach(&mut self, addon_id: &str, name: &str, namespace: Option<&str>) -> Value {
@@ -222,7 +224,8 @@ impl State {
             follows = Some(leader.id.clone());
         }
         let known = self.setup.urls.iter().find(|(part, _)| name.contains(part.as_str()));
-        let url = known.map_or_else(|| format!("postgres://u{number}:p{number}@127.0.0.1:1/d{number}"), |(_, u)| u.clone());
+        let url =
+            known.map_or_else(|| format!("postgres://u{number}:p{number}@127.0.0.1:1/d{number}"), |(_, u)| u.clone());
         let addon = AddOnState {
             id: self.new_id(),
             name,
@@ -319,9 +322,10 @@ impl State {
                     "created_at": NOW, "updated_at": NOW, "release": { "version": self.releases.len() },
                     "app": { "name": self.setup.app } })
         };
-        let scaled = self.formation.iter().flat_map(|p| {
-            (1..=p.quantity).map(move |number| dyno(&p.kind, &format!("{}.{number}", p.kind), &p.size))
-        });
+        let scaled = self
+            .formation
+            .iter()
+            .flat_map(|p| (1..=p.quantity).map(move |number| dyno(&p.kind, &format!("{}.{number}", p.kind), &p.size)));
         scaled.chain(self.one_off_dynos.iter().map(|name| dyno("run", name, "Standard-1X"))).collect()
     }
 }
