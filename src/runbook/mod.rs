@@ -10,6 +10,7 @@
 pub mod anywhere;
 pub mod database;
 mod error;
+pub mod example;
 pub mod heroku;
 pub mod journal;
 mod past;

@@ -13,7 +13,6 @@ use super::past::Past;
 use super::step::{Answer, Confirm, Phase, Provider, Seen, Step};
 use super::{Error, Result};
 use crate::event::Event;
-use crate::model::format_duration_ms;
 use crate::ops::Run;
 
 /// How long an abort is tried: the app is down meanwhile.
@@ -394,9 +393,4 @@ impl Ended {
             Self::Aborted { why, .. } => format!("everything is as it was before: {why}"),
         }
     }
-}
-
-/// `1 h 4 m` and the like, of two moments in ms.
-pub(super) fn between(from_ms: u64, to_ms: u64) -> String {
-    format_duration_ms(to_ms.saturating_sub(from_ms))
 }

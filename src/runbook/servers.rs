@@ -1,6 +1,5 @@
 //! Real servers, by our own connections and operations.
 
-use serde_json::Value;
 use tokio_postgres::SimpleQueryMessage;
 
 use super::database::{At, Copied, DatabaseFacts, Databases, Fence, Filled, HowToCopy, Mark, Replay, Verified};
@@ -312,8 +311,4 @@ pub(super) fn gap_in(fence: &Fence) -> Option<String> {
         Fence { own_sessions, .. } if *own_sessions > 0 => Some(format!("{own_sessions} older sessions are left")),
         _ => None,
     }
-}
-
-pub(super) fn as_value(verified: &Verified) -> Result<Value> {
-    super::step::facts(verified)
 }

@@ -104,7 +104,7 @@ pub async fn execute(
     run: &Run,
 ) -> Result<Ended> {
     let (plan, sha256) = Plan::load(execution.plan)?;
-    let path = plan.journal_path(execution.plan);
+    let path = Plan::journal_path(execution.plan);
     if execution.order != Order::Run && !path.exists() {
         return Err(Error::Usage(format!(
             "{} has not been begun: there is no {}",
@@ -148,7 +148,7 @@ pub async fn execute(
 /// The plan or its journal cannot be read, or they do not belong together.
 pub fn look(plan: &Path) -> Result<(Plan, Past, bool)> {
     let (loaded, sha256) = Plan::load(plan)?;
-    let path = loaded.journal_path(plan);
+    let path = Plan::journal_path(plan);
     if !path.exists() {
         return Ok((loaded, Past::default(), false));
     }
@@ -171,7 +171,7 @@ pub async fn clean_up(
     confirm: &dyn Confirm,
 ) -> Result<Vec<String>> {
     let (plan, sha256) = Plan::load(plan_path)?;
-    let path = plan.journal_path(plan_path);
+    let path = Plan::journal_path(plan_path);
     if !path.exists() {
         return Ok(Vec::new());
     }

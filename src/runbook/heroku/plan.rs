@@ -96,11 +96,8 @@ impl Plan {
     }
 
     /// The journal stands beside the plan.
-    pub fn journal_path(&self, plan: &Path) -> PathBuf {
-        plan.with_extension(match self.kind {
-            Kind::Migration => "journal",
-            Kind::Rehearsal => "rehearsal.journal",
-        })
+    pub fn journal_path(plan: &Path) -> PathBuf {
+        plan.with_extension("journal")
     }
 }
 
