@@ -1,5 +1,7 @@
 //! Real servers, by our own connections and operations.
 
+use std::path::PathBuf;
+
 use tokio_postgres::SimpleQueryMessage;
 
 use super::database::{At, Copied, DatabaseFacts, Databases, Fence, Filled, HowToCopy, Mark, Replay, Verified};
@@ -12,9 +14,14 @@ use crate::ops::{
 use crate::pg::conninfo::ProcessEnv;
 use crate::pg::{self, ConnInfo, Control, control};
 use crate::report::{FindingLevel, TransferReport, VerifyReport};
+use crate::schema::{self, PgDumpSearch};
 
 /// PostgreSQL servers.
-pub struct Servers;
+#[derive(Clone, Debug, Default)]
+pub struct Servers {
+    /// A pg_dump to use instead of the one that fits best.
+    pub pg_dump: Option<PathBuf>,
+}
 
 /// Differences that are named.
 const DIFFERENCES_MAX: usize = 20;
@@ -219,7 +226,8 @@ impl Databases for Servers {
     }
 
     async fn preflight(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> Result<()> {
-        let CopyOptions { source, target, jobs, contents } = options(from, to, how);
+        self.check_pg_dump(from, to).await?;
+        let CopyOptions { source, target, jobs, contents } = self.options(from, to, how);
         let report =
             ops::preflight(&PreflightOptions { source: Some(source), target: Some(target), jobs, contents }, run)
                 .await?;
@@ -229,13 +237,13 @@ impl Databases for Servers {
     }
 
     async fn copy(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> Result<Copied> {
-        let report: TransferReport = ops::copy(&options(from, to, how), run).await?;
+        let report: TransferReport = ops::copy(&self.options(from, to, how), run).await?;
         let (rows, bytes) = report.totals();
         Ok(Copied { rows, bytes, elapsed_ms: report.elapsed_ms, left_out: report.skipped })
     }
 
     async fn verify(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> Result<Verified> {
-        let CopyOptions { target, .. } = options(from, to, how);
+        let CopyOptions { target, .. } = self.options(from, to, how);
         let options = VerifyOptions {
             reference: VerifyAgainst::Server(server(from)),
             target: server(to),
@@ -247,7 +255,7 @@ impl Databases for Servers {
                 no_tablespaces: target.no_tablespaces,
                 // Those on extensions cannot be carried over; the others are compared by name only where versions differ.
                 no_comments: target.no_comments || how.heroku,
-                pg_dump: None,
+                pg_dump: self.pg_dump.clone(),
             }),
         };
         let report: VerifyReport = ops::verify(&options, run).await?;
@@ -266,39 +274,58 @@ impl Databases for Servers {
     }
 }
 
+impl Servers {
+    fn options(&self, from: At<'_>, to: At<'_>, how: HowToCopy) -> CopyOptions {
+        let source = SourceOptions {
+            server: server(from),
+            frozen_source: false,
+            chunk_bytes: None,
+            filters: Filters::default(),
+            statistics: true,
+            pg_dump: self.pg_dump.clone(),
+            pg_dump_directories: Vec::new(),
+        };
+        let target = TargetOptions {
+            server: server(to),
+            drop_target_objects: how.again,
+            no_owner: false,
+            no_privileges: false,
+            no_tablespaces: false,
+            no_comments: false,
+            provider: how.heroku.then_some(Provider::Heroku),
+            statistics: Statistics::Auto,
+            toast_compression: ToastCompression::Auto,
+            create: false,
+            roles: false,
+            resume: false,
+        };
+        CopyOptions { source, target: target.with_provider(), jobs: how.jobs, contents: Contents::Everything }
+    }
+
+    /// The comparison of definitions needs one that reads both servers; a copy would do with less. Better to know before the
+    /// app is down.
+    async fn check_pg_dump(&self, from: At<'_>, to: At<'_>) -> Result<()> {
+        let (from, to) = (Session::open(from).await?.version(), Session::open(to).await?.version());
+        let search = PgDumpSearch {
+            source_version: from.max(to),
+            target_version: None,
+            explicit: self.pg_dump.clone(),
+            extra_directories: Vec::new(),
+        };
+        let found = schema::find_pg_dump(&search).await.map_err(ops::Error::from)?;
+        if found.can_read(from.min(to)) {
+            return Ok(());
+        }
+        Err(Error::Refused(format!("pg_dump {} does not read PostgreSQL {}", found.version, from.min(to))))
+    }
+}
+
 fn lsn(text: &str) -> Result<Lsn> {
     text.parse().map_err(|_| Error::Internal(format!("`{text}` is no position in a write-ahead log")))
 }
 
 fn server(at: At<'_>) -> ServerArgs {
     ServerArgs { conninfo: Some(at.url.expose().to_owned()), encoding: None }
-}
-
-fn options(from: At<'_>, to: At<'_>, how: HowToCopy) -> CopyOptions {
-    let source = SourceOptions {
-        server: server(from),
-        frozen_source: false,
-        chunk_bytes: None,
-        filters: Filters::default(),
-        statistics: true,
-        pg_dump: None,
-        pg_dump_directories: Vec::new(),
-    };
-    let target = TargetOptions {
-        server: server(to),
-        drop_target_objects: how.again,
-        no_owner: false,
-        no_privileges: false,
-        no_tablespaces: false,
-        no_comments: false,
-        provider: how.heroku.then_some(Provider::Heroku),
-        statistics: Statistics::Auto,
-        toast_compression: ToastCompression::Auto,
-        create: false,
-        roles: false,
-        resume: false,
-    };
-    CopyOptions { source, target: target.with_provider(), jobs: how.jobs, contents: Contents::Everything }
 }
 
 /// What an observation of a fence comes to: `None` where it stands.
