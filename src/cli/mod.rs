@@ -5,6 +5,7 @@ mod commands;
 mod environment;
 mod failure;
 mod files;
+mod migrations;
 mod panics;
 mod printer;
 mod render;
@@ -106,6 +107,7 @@ fn stopping(task: &Task) -> &'static str {
     match task {
         Task::Copy(_) => "stopping: cancelling statements on both servers",
         Task::Dump(_) | Task::Restore(_) | Task::Verify(_) | Task::Preflight(_) => "stopping: cancelling statements",
+        Task::Migrate(_) | Task::Heroku(_) => "stopping: what can be taken back is taken back",
         Task::Check(_) | Task::Inspect { .. } | Task::Bench(_) | Task::Demo(_) => "stopping",
     }
 }

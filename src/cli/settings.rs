@@ -15,8 +15,8 @@ use pgconvoy::report::BenchTask;
 
 use super::args::{
     BenchArgs, BenchProgressArgs, Cli, Command, Conninfo, ContentsArgs, CopyArgs, DemoArgs, DumpArgs, FilterArgs,
-    FilterRule, GeneralArgs, ProgressArgs, ProgressMode, ProviderName, RestoreArgs, Section, SourceArgs,
-    StatisticsMode, TargetArgs, ToastMethod, VerifyArgs,
+    FilterRule, GeneralArgs, HerokuArgs, HerokuCommand, MigrateArgs, ProgressArgs, ProgressMode, ProviderName,
+    RestoreArgs, Section, SourceArgs, StatisticsMode, TargetArgs, ToastMethod, VerifyArgs,
 };
 use super::environment::Environment;
 use pgconvoy::model::has_password;
@@ -33,6 +33,8 @@ pub enum Task {
     Preflight(PreflightOptions),
     Bench(BenchOptions),
     Demo(DemoOptions),
+    Migrate(Box<MigrateArgs>),
+    Heroku(Box<HerokuCommand>),
 }
 
 /// How the run is shown. The mode is not yet resolved against the terminal.
@@ -179,6 +181,14 @@ fn task(command: Command, environment: &Environment) -> (Task, Option<Shown>) {
             (Task::Preflight(options), Some(args.progress.into()))
         }
         Command::Bench(args) => bench(args),
+        Command::Migrate(mut args) => {
+            let shown = std::mem::take(&mut args.progress).into();
+            (Task::Migrate(Box::new(args)), Some(shown))
+        }
+        Command::Heroku(HerokuArgs { mut command }) => {
+            let shown = command.progress().map(|progress| std::mem::take(progress).into());
+            (Task::Heroku(Box::new(command)), shown)
+        }
         Command::Demo(args) => {
             let DemoArgs { scale, keep, from, to, jobs, progress } = args;
             (Task::Demo(DemoOptions { scale: scale.0, from, to, jobs, keep }), Some(progress.into()))
@@ -365,7 +375,8 @@ fn password_warnings(command: &Command) -> Vec<String> {
         Command::Verify(args) => (args.source.as_ref(), args.target.as_ref()),
         Command::Preflight(args) => (args.source.source.as_ref(), args.target.target.as_ref()),
         Command::Bench(args) => (args.source.as_ref(), args.target.as_ref()),
-        Command::Check(_) | Command::Inspect(_) | Command::Demo(_) => (None, None),
+        Command::Migrate(args) => (args.source.as_ref(), args.target.as_ref()),
+        Command::Check(_) | Command::Inspect(_) | Command::Demo(_) | Command::Heroku(_) => (None, None),
     };
     let flags: Vec<&str> = [("--source", source), ("--target", target)]
         .into_iter()

@@ -22,7 +22,7 @@ mod step;
 pub use error::{Error, Result};
 pub use journal::Journal;
 pub use past::Past;
-pub use report::{MigrationReport, StepTime, Window};
+pub use report::{MigrationReport, State as StepState, StepTime, Window};
 pub use runner::{Ended, Policy, Runner};
 pub use servers::Servers;
 pub use step::{Answer, Confirm, Confirmed, Gate, Phase, Provider, Seen, Step};

@@ -2,6 +2,7 @@
 
 mod filter_file;
 mod groups;
+mod migrations;
 mod values;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub use groups::{
     BenchProgressArgs, ContentsArgs, DefinitionsArgs, FilterArgs, GeneralArgs, JobsArgs, ProgressArgs, ProgressMode,
     ProviderName, RetryArgs, Section, SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
 };
+pub use migrations::{HerokuArgs, HerokuCommand, HerokuLookArgs, HerokuPlanArgs, HerokuRunArgs, MigrateArgs};
 pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_scale, rival_parser, shape_parser};
 
 /// Segments are compressed at this zstd level unless `--zstd-level` says otherwise.
@@ -76,6 +78,8 @@ pub enum Command {
     Preflight(PreflightArgs),
     Bench(BenchArgs),
     Demo(DemoArgs),
+    Migrate(MigrateArgs),
+    Heroku(HerokuArgs),
 }
 
 /// Move a database from server to server, without touching the disk.

@@ -52,6 +52,9 @@ pub async fn make_plan(
     if wishes.final_plan.is_empty() {
         wishes.final_plan.clone_from(&facts.plan);
     }
+    if wishes.high_plan.is_empty() {
+        wishes.high_plan = advice::high_plan(&facts.plan);
+    }
     let offered = facts::blocking(|| Ok(heroku.plans()?))?;
     for plan in [&wishes.high_plan, &wishes.final_plan] {
         if !offered.iter().any(|offer| offer.short() == plan) {
