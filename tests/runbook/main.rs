@@ -5,6 +5,7 @@
 mod fixture;
 mod kills;
 mod pretended;
+mod program;
 mod real;
 #[path = "../support/mod.rs"]
 mod support;

@@ -16,7 +16,7 @@ use crate::support::{clients, cluster, progress};
 
 const DATABASE: &str = "shop";
 const ROLE: &str = "app";
-const PASSWORD: &str = "hunter2";
+pub const PASSWORD: &str = "hunter2";
 
 /// The servers behind the stand-in.
 pub struct Site {

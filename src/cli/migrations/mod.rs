@@ -119,10 +119,13 @@ async fn example(args: &HerokuPlanArgs, run: &Run, canvas: &Canvas) -> Result<Ou
     let (heroku, databases) = (Heroku::new(StandIn(Arc::clone(&world))), Pretended::new(world));
     let directory = tempfile::tempdir().map_err(|error| Error::Internal(error.to_string()))?;
     let path = directory.path().join("sphinx.plan");
-    let wishes = Wishes { version: args.version.or(Some(17)), poll_ms: 0, still_s: 0, hold_s: 0, ..wishes(args) };
-    let to_plan = ToPlan { app: "sphinx", wishes, kind: Kind::Migration, measured: None, run: "a1b2c3".into() };
-    let (plan, refusals) = make_plan(&heroku, &databases, to_plan).await?;
-    plan.save(&path)?;
+    let wishes = Wishes { version: args.version.or(Some(17)), ..wishes(args) };
+    let to_plan =
+        |wishes| ToPlan { app: "sphinx", wishes, kind: Kind::Migration, measured: None, run: "a1b2c3".into() };
+    let (plan, refusals) = make_plan(&heroku, &databases, to_plan(wishes.clone())).await?;
+    // What is pretended need not be waited for.
+    let hasty = Wishes { poll_ms: 0, still_s: 0, hold_s: 0, ..wishes };
+    make_plan(&heroku, &databases, to_plan(hasty)).await?.0.save(&path)?;
     let execution = Execution { plan: &path, order: Order::Run, confirm: &Confirmed, hold: false, records_left: None };
     let ended = execute(&heroku, &databases, &execution, run).await?;
     let (_, past, _) = look(&path)?;
