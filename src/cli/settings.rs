@@ -14,9 +14,9 @@ use pgconvoy::ops::{
 use pgconvoy::report::BenchTask;
 
 use super::args::{
-    BenchArgs, BenchProgressArgs, Cli, Command, Conninfo, ContentsArgs, CopyArgs, DemoArgs, DumpArgs, FilterArgs,
-    FilterRule, GeneralArgs, HerokuArgs, HerokuCommand, MigrateArgs, ProgressArgs, ProgressMode, ProviderName,
-    RestoreArgs, Section, SourceArgs, StatisticsMode, TargetArgs, ToastMethod, VerifyArgs,
+    BenchArgs, BenchProgressArgs, Cli, Command, Conninfo, ContentsArgs, CopyArgs, DEFAULT_RETRY_S, DemoArgs, DumpArgs,
+    FilterArgs, FilterRule, GeneralArgs, HerokuArgs, HerokuCommand, MigrateArgs, ProgressArgs, ProgressMode,
+    ProviderName, RestoreArgs, Section, SourceArgs, StatisticsMode, TargetArgs, ToastMethod, VerifyArgs,
 };
 use super::environment::Environment;
 use pgconvoy::model::has_password;
@@ -78,6 +78,10 @@ pub fn resolve(cli: Cli, environment: &Environment) -> Result<Settings, clap::Er
 }
 
 fn retry_for(command: &Command) -> Duration {
+    if let Command::Heroku(_) | Command::Migrate(_) = command {
+        // The budget of downtime ends it before, where that is shorter.
+        return Duration::from_secs(DEFAULT_RETRY_S);
+    }
     let (Command::Copy(CopyArgs { retry, .. })
     | Command::Dump(DumpArgs { retry, .. })
     | Command::Restore(RestoreArgs { retry, .. })

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::database::{At, Databases, Filled, HowToCopy, Mark, Verified};
+use super::hex;
 use super::past::Past;
 use super::servers::gap_in;
 use super::step::{Gate, Phase, Provider, Seen, Step, facts};
@@ -61,7 +62,7 @@ impl Move {
     pub fn sha256(&self) -> String {
         let Commands { freeze, thaw, switch, unswitch } = &self.commands;
         let text = format!("{}\n{freeze}\n{thaw}\n{switch}\n{unswitch:?}\n{}", self.name, self.fence);
-        Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&Sha256::digest(text.as_bytes()))
     }
 
     pub fn steps(&self) -> Vec<Step<Action>> {

@@ -52,8 +52,7 @@ impl Error {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Heroku(error) => error.is_passing(),
-            Self::Pg(error) => is_passing(error),
-            Self::Ops(ops::Error { cause: ops::Cause::Pg(error), .. }) => is_passing(error),
+            Self::Pg(error) | Self::Ops(ops::Error { cause: ops::Cause::Pg(error), .. }) => is_passing(error),
             _ => false,
         }
     }

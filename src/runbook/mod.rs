@@ -26,3 +26,12 @@ pub use report::{MigrationReport, State as StepState, StepTime, Window};
 pub use runner::{Ended, Policy, Runner};
 pub use servers::Servers;
 pub use step::{Answer, Confirm, Confirmed, Gate, Phase, Provider, Seen, Step};
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut hex, byte| {
+        // Writing into a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}

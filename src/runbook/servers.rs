@@ -281,7 +281,7 @@ impl Servers {
             frozen_source: false,
             chunk_bytes: None,
             filters: Filters::default(),
-            statistics: true,
+            statistics: Statistics::Auto,
             pg_dump: self.pg_dump.clone(),
             pg_dump_directories: Vec::new(),
         };

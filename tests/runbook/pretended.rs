@@ -147,7 +147,7 @@ async fn a_restore_that_fails_is_taken_back_and_cleaned_up() {
     assert!(matches!(ended, Ended::Aborted { window: 1, .. }), "{ended:?}");
     case.assert_as_it_was();
     assert_eq!(case.addons().len(), 3);
-    let gone = clean_up(&case.heroku, &case.databases, &case.plan, &Confirmed).await.unwrap();
+    let gone = clean_up(&case.heroku, &case.databases, &case.plan, &Confirmed).unwrap();
     assert_eq!(gone.len(), 2);
     assert_eq!(case.addons(), [ORIGINAL]);
     case.assert_as_it_was();
@@ -201,7 +201,7 @@ async fn old_databases_are_kept_for_as_long_as_was_said() {
     let held = case.execute(Order::Run).await.unwrap();
     assert!(matches!(held, Ended::Held { ref before, .. } if before == "hold"), "{held:?}");
     assert!(case.addons().contains(&ORIGINAL.to_owned()));
-    assert!(clean_up(&case.heroku, &case.databases, &case.plan, &Confirmed).await.is_err());
+    assert!(clean_up(&case.heroku, &case.databases, &case.plan, &Confirmed).is_err());
     assert!(case.execute(Order::Abort).await.unwrap_err().to_string().contains("point of no return"));
 }
 

@@ -25,7 +25,7 @@ pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_scale, rival_parse
 pub const DEFAULT_ZSTD_LEVEL: i32 = 1;
 
 /// Time for a server to come back unless `--retry-for` says otherwise, in seconds.
-const DEFAULT_RETRY_S: u64 = 300;
+pub const DEFAULT_RETRY_S: u64 = 300;
 
 /// Parallel sessions per server unless `--jobs` says otherwise.
 pub const DEFAULT_JOBS: u32 = 16;

@@ -47,7 +47,7 @@ pub fn heroku(command: &HerokuCommand, run: &Run, canvas: &Canvas) -> ops::Resul
         HerokuCommand::Abort(args) => ordered(args, Order::Abort, false, (run, canvas)),
         HerokuCommand::Status(args) | HerokuCommand::Report(args) => status(args, canvas).map_err(Error::into_ops),
         HerokuCommand::Attach(args) => attach(args, run, canvas).map_err(Error::into_ops),
-        HerokuCommand::Cleanup(args) => block_on(async { cleanup(args, run).await.map_err(Error::into_ops) }),
+        HerokuCommand::Cleanup(args) => cleanup(args, run).map_err(Error::into_ops),
     }
 }
 
@@ -164,7 +164,10 @@ async fn executed(
     let confirm = Typed::new(&plan.app.app, args.yes_i_mean.as_deref(), &run.events)?;
     let execution = Execution { plan: &path, order, confirm: &confirm, hold: args.hold, records_left: None };
     let ended = execute(&heroku, &Servers::default(), &execution, run).await;
-    let (plan, past, _) = look(&path)?;
+    let (plan, past) = match look(&path) {
+        Ok((plan, past, _)) => (plan, past),
+        Err(error) => return Err(ended.err().unwrap_or(error)),
+    };
     let report = MigrationReport::new(&plan.steps, &past, now_ms());
     if report.windows.iter().any(|window| !window.over) {
         let file = path.display();
@@ -174,13 +177,15 @@ async fn executed(
     }
     let ended = ended?;
     let mut text = report::migration(&plan.app.app, &report, false, canvas);
-    text.push_str(&format!("\n{}\n", ended.sentence()));
+    text += "\n";
+    text += &ended.sentence();
+    text += "\n";
     if let Ended::Held { before, .. } = &ended {
         let order = if before == "freeze" { "cutover" } else { "resume" };
-        text.push_str(&format!("next: pgconvoy heroku {order} {}\n", path.display()));
+        text = format!("{text}next: pgconvoy heroku {order} {}\n", path.display());
     }
     if let (true, Some(measured)) = (ended == Ended::Finished && rehearsal, measured(&path)) {
-        text.push_str(&rehearsed(&measured, &path));
+        text += &rehearsed(&measured, &path);
     }
     let exit_code = u8::from(matches!(ended, Ended::Aborted { .. }));
     outcome("heroku_finished", text, &report, exit_code).map_err(Error::Ops)
@@ -260,11 +265,11 @@ fn repeat(steps: &[Step<Action>], entry: &Entry, run: &Run) {
     run.events.send(Event::Doing { what });
 }
 
-async fn cleanup(args: &HerokuRunArgs, run: &Run) -> Result<Outcome> {
+fn cleanup(args: &HerokuRunArgs, run: &Run) -> Result<Outcome> {
     let heroku = connect()?;
     let (plan, _) = Plan::load(&args.plan)?;
     let confirm = Typed::new(&plan.app.app, args.yes_i_mean.as_deref(), &run.events)?;
-    let gone = clean_up(&heroku, &Servers::default(), &args.plan, &confirm).await?;
+    let gone = clean_up(&heroku, &Servers::default(), &args.plan, &confirm)?;
     let text = if gone.is_empty() {
         "nothing is left of this run".to_owned()
     } else {

@@ -46,6 +46,12 @@ fn facts(page: &mut Page<'_>, plan: &Plan) {
     page.item(&format!("processes: {}", processes.join(", ")));
     let attachments: Vec<String> = app.attachments.iter().map(|a| format!("{} ({})", a.name, a.addon)).collect();
     page.item(&format!("attachments: {}", attachments.join(", ")));
+    if app.followers > 0 {
+        page.item(&format!(
+            "{} of the present database stay what they are; destroy them before its last step, which destroys their leader",
+            counted(u64::from(app.followers), "follower"),
+        ));
+    }
     page.item(&format!(
         "followers: {}; connections: {}; extensions: {}",
         app.followers,

@@ -168,7 +168,9 @@ impl World {
         });
         let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(listener) = listener {
-            happened.iter().for_each(|happening| listener(happening));
+            for happening in &happened {
+                listener(happening);
+            }
         }
         answer
     }

@@ -10,9 +10,9 @@ pub(super) fn answer(state: &mut State, method: &str, path: &str, body: &Value) 
     let path = path.split('?').next().unwrap_or_default();
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     match (method, parts.as_slice()) {
-        ("GET", ["account"]) => ok(json!({ "id": state.app_id, "email": "a@example.com" })),
+        ("GET", ["account"]) => Ok((200, json!({ "id": state.app_id, "email": "a@example.com" }))),
         ("GET", ["addon-services", "heroku-postgresql", "plans"]) => {
-            ok(PLANS.iter().map(|(name, cents)| show_plan(name, *cents)).collect())
+            Ok((200, PLANS.iter().map(|(name, cents)| show_plan(name, *cents)).collect()))
         }
         (_, ["apps", app, rest @ ..]) => {
             if *app != state.setup.app && *app != state.app_id {
@@ -23,23 +23,25 @@ pub(super) fn answer(state: &mut State, method: &str, path: &str, body: &Value) 
         ("GET", ["addons", addon, "addon-attachments"]) => {
             let id = state.addon(addon).ok_or_else(|| not_found("add-on"))?.id.clone();
             let all = state.attachments.iter().filter(|a| a.addon_id == id);
-            ok(all.map(|a| state.show_attachment(a)).collect())
+            Ok((200, all.map(|a| state.show_attachment(a)).collect()))
         }
-        ("GET", ["addons", addon]) => ok(state.show_addon(state.addon(addon).ok_or_else(|| not_found("add-on"))?)),
+        ("GET", ["addons", addon]) => {
+            Ok((200, state.show_addon(state.addon(addon).ok_or_else(|| not_found("add-on"))?)))
+        }
         ("POST", ["addon-attachments"]) => attach(state, body),
         ("POST", ["actions", "addon-attachments", "resolve"]) => {
             let found = state.resolve(body["addon_attachment"].as_str().unwrap_or_default());
             if found.is_empty() {
                 return Err(not_found("add-on attachment"));
             }
-            ok(found.into_iter().map(|attachment| state.show_attachment(attachment)).collect())
+            Ok((200, found.into_iter().map(|attachment| state.show_attachment(attachment)).collect()))
         }
         ("POST", ["actions", "addons", "resolve"]) => {
             let wanted = body["addon"].as_str().unwrap_or_default();
             let named = state.addon(wanted).map(|addon| addon.id.clone());
             let id = named.or_else(|| state.resolve(wanted).first().map(|a| a.addon_id.clone()));
             let addon = id.and_then(|id| state.addon(&id)).ok_or_else(|| not_found("add-on"))?;
-            ok(json!([state.show_addon(addon)]))
+            Ok((200, json!([state.show_addon(addon)])))
         }
         (_, ["client", "v11", "databases", database, rest @ ..]) => of_database(state, method, (database, rest)),
         _ => Err((404, "The requested API endpoint was not found.".into())),
@@ -48,29 +50,29 @@ pub(super) fn answer(state: &mut State, method: &str, path: &str, body: &Value) 
 
 fn of_app(state: &mut State, method: &str, rest: &[&str], body: &Value) -> Routed {
     match (method, rest) {
-        ("GET", []) => ok(show_app(state)),
+        ("GET", []) => Ok((200, show_app(state))),
         ("PATCH", []) => {
             if let Some(maintenance) = body["maintenance"].as_bool() {
                 state.maintenance = maintenance;
                 state.happened.push(Happening::Maintenance(maintenance));
             }
-            ok(show_app(state))
+            Ok((200, show_app(state)))
         }
-        ("GET", ["formation"]) => ok(state.show_formation()),
-        ("PATCH", ["formation"]) => ok(state.scale(&body["updates"])?),
-        ("GET", ["dynos"]) => ok(state.show_dynos()),
-        ("GET", ["config-vars"]) => ok(json!(state.config)),
-        ("GET", ["releases"]) => ok(releases(state)),
-        ("GET", ["addons"]) => ok(state.addons.iter().map(|addon| state.show_addon(addon)).collect()),
+        ("GET", ["formation"]) => Ok((200, state.show_formation())),
+        ("PATCH", ["formation"]) => Ok((200, state.scale(&body["updates"])?)),
+        ("GET", ["dynos"]) => Ok((200, state.show_dynos())),
+        ("GET", ["config-vars"]) => Ok((200, json!(state.config))),
+        ("GET", ["releases"]) => Ok((200, releases(state))),
+        ("GET", ["addons"]) => Ok((200, state.addons.iter().map(|addon| state.show_addon(addon)).collect())),
         ("POST", ["addons"]) => Ok((201, state.create_addon(body)?)),
         ("GET", ["addons", addon]) => {
             state.tick(addon);
-            ok(state.show_addon(state.addon(addon).ok_or_else(|| not_found("add-on"))?))
+            Ok((200, state.show_addon(state.addon(addon).ok_or_else(|| not_found("add-on"))?)))
         }
-        ("DELETE", ["addons", addon]) => ok(state.destroy(addon)?),
+        ("DELETE", ["addons", addon]) => Ok((200, state.destroy(addon)?)),
         ("GET", ["addon-attachments"]) => {
             let own = state.attachments.iter().filter(|a| a.app == state.setup.app);
-            ok(own.map(|a| state.show_attachment(a)).collect())
+            Ok((200, own.map(|a| state.show_attachment(a)).collect()))
         }
         _ => Err((404, "The requested API endpoint was not found.".into())),
     }
@@ -82,15 +84,15 @@ fn of_database(state: &mut State, method: &str, (database, rest): (&str, &[&str]
         ("GET", []) => {
             state.tick(database);
             let addon = state.addon(database).ok_or_else(|| not_found("database"))?;
-            ok(show_database(state, addon))
+            Ok((200, show_database(state, addon)))
         }
         ("GET", ["wait_status" | "upgrade"] | ["upgrade", "wait_status"]) => {
             state.tick(database);
             let waiting = state.addon(database).is_some_and(|addon| addon.provision_polls > 0);
             let message = if waiting { "preparing" } else { "available" };
-            ok(json!({ "waiting?": waiting, "error?": false, "step": null, "message": message }))
+            Ok((200, json!({ "waiting?": waiting, "error?": false, "step": null, "message": message })))
         }
-        ("PUT", ["unfollow"]) => ok(state.unfollow(database)?),
+        ("PUT", ["unfollow"]) => Ok((200, state.unfollow(database)?)),
         _ => Err((404, "The requested API endpoint was not found.".into())),
     }
 }
@@ -164,8 +166,4 @@ fn show_database(state: &State, addon: &AddOnState) -> Value {
         "postgres_version": format!("{}.4", addon.version), "num_bytes": state.setup.bytes, "num_tables": 42,
         "plan": addon.plan, "created_at": NOW,
     })
-}
-
-fn ok(body: Value) -> Routed {
-    Ok((200, body))
 }

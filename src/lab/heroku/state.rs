@@ -252,9 +252,9 @@ impl State {
             return Err((422, "This database has followers, which must be destroyed or unfollowed first".into()));
         }
         let gone: Vec<_> = self.attachments.iter().filter(|a| a.addon_id == addon.id).cloned().collect();
-        gone.iter().for_each(|attachment| {
+        for attachment in gone {
             self.config.remove(&format!("{}_URL", attachment.name));
-        });
+        }
         self.attachments.retain(|attachment| attachment.addon_id != addon.id);
         let shown = self.show_addon(&addon);
         self.addons.retain(|other| other.id != addon.id);

@@ -131,8 +131,7 @@ impl Estimate {
         let downtime_s = move_s + AROUND_S + if two { AROUND_S } else { 0 };
         let whole_s = follow_s + downtime_s + if two { follow_s } else { 0 };
         let price = |plan: &str| prices.iter().find(|(name, _)| name == plan).map(|(_, cents)| *cents);
-        let billed_h = (whole_s + wishes.hold_s) as f64 / 3600.0;
-        let cents = price(&wishes.high_plan).map(|cents| (2.0 * cents * billed_h).ceil() as u64);
+        let cents = price(&wishes.high_plan).map(|cents_per_hour| bill(2.0 * cents_per_hour, whole_s + wishes.hold_s));
         let of = |plan: &str| price(plan).map(|cents| format!("{plan}: ${:.2} an hour", cents / 100.0));
         Self {
             bytes_per_s: rate,
@@ -148,4 +147,15 @@ impl Estimate {
     pub(super) fn move_s(&self, bytes: u64) -> u64 {
         bytes / self.bytes_per_s.max(1)
     }
+}
+
+/// What is billed for so many seconds, in whole cents.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "dollars and days"
+)]
+fn bill(cents_per_hour: f64, seconds: u64) -> u64 {
+    (cents_per_hour * seconds as f64 / 3600.0).ceil() as u64
 }

@@ -128,6 +128,13 @@ impl AppFacts {
         refusals.extend(pooled.map(|a| {
             format!("{} is a pooled attachment: its sessions cannot be fenced one by one; detach it first", a.name)
         }));
+        let own = self.attachments.iter().filter(|a| a.addon == self.addon);
+        refusals.extend(own.filter(|a| a.namespace.as_deref().is_some_and(|n| !n.starts_with(POOL))).map(|a| {
+            format!(
+                "{} is attached with a credential of its own: such roles are not moved, and cannot be fenced",
+                a.name
+            )
+        }));
         if !self.other_apps.is_empty() {
             refusals.push(format!(
                 "other apps use {} too and would go on writing: {}; detach it from them first",

@@ -167,7 +167,7 @@ pub fn look(plan: &Path) -> Result<(Plan, Past, bool)> {
 ///
 /// # Errors
 /// The app is down by this run, or the run is at work, or at its end has databases to keep.
-pub async fn clean_up(
+pub fn clean_up(
     heroku: &Heroku,
     databases: &impl Databases,
     plan_path: &Path,

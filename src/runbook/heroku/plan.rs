@@ -11,7 +11,7 @@ use super::facts::AppFacts;
 use super::steps::Action;
 use crate::model::redact;
 use crate::runbook::step::Step;
-use crate::runbook::{Error, Result};
+use crate::runbook::{Error, Result, hex};
 
 const FORMAT: u32 = 1;
 
@@ -77,7 +77,7 @@ impl Plan {
         if plan.format != FORMAT {
             return Err(Error::Usage(format!("{} has format {}, not {FORMAT}", path.display(), plan.format)));
         }
-        Ok((plan, hash(&text)))
+        Ok((plan, hex(&Sha256::digest(&text))))
     }
 
     /// Writes it where no file is: the plan of a run that has begun is never replaced.
@@ -99,12 +99,4 @@ impl Plan {
     pub fn journal_path(plan: &Path) -> PathBuf {
         plan.with_extension("journal")
     }
-}
-
-fn hash(text: &[u8]) -> String {
-    use std::fmt::Write as _;
-    Sha256::digest(text).iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }

@@ -73,7 +73,7 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
             Action::Promote { role, from } => self.see_promoted(past, *role, *from),
             Action::ProcessesBack { recorded } => {
                 let (now, then) = (self.formation()?, recorded_by(past, recorded)?.formation);
-                Ok(if same_formation(&now, &then) { Seen::Done(Value::Null) } else { Seen::ToDo })
+                Ok(if differing(&now, &then).is_empty() { Seen::Done(Value::Null) } else { Seen::ToDo })
             }
             Action::MaintenanceBack { recorded } => self.see_maintenance(recorded_by(past, recorded)?.maintenance),
             Action::Followable { role } => self.see_followable(past, *role),
@@ -123,8 +123,7 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
             }
             Action::Promote { role, from } => self.promote(past, *role, *from),
             Action::ProcessesBack { recorded } => {
-                let then = recorded_by(past, recorded)?.formation;
-                calls(|| self.heroku.scale(app, &then)).map(|_| Value::Null)
+                self.scale_back(&recorded_by(past, recorded)?.formation).map(|()| Value::Null)
             }
             Action::MaintenanceBack { recorded } => {
                 let then = recorded_by(past, recorded)?.maintenance;
@@ -158,10 +157,10 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
             }
             Action::ScaleDown { recorded } => {
                 let then = recorded_by(past, recorded)?.formation;
-                if same_formation(&self.formation()?, &then) {
+                if differing(&self.formation()?, &then).is_empty() {
                     return Ok(None);
                 }
-                calls(|| self.heroku.scale(app, &then))?;
+                self.scale_back(&then)?;
                 Ok(Some(format!("processes: {}", show_formation(&then))))
             }
             Action::MaintenanceOn { recorded } => {
@@ -525,8 +524,16 @@ impl<D: Databases> OnHeroku<'_, D> {
     fn scale_down(&self) -> Result<Value> {
         let mut formation = self.formation()?;
         formation.retain(|process| process.quantity > 0);
-        formation.iter_mut().for_each(|process| process.quantity = 0);
+        for process in &mut formation {
+            process.quantity = 0;
+        }
         calls(|| self.heroku.scale(self.app(), &formation)).map(|_| Value::Null)
+    }
+
+    /// Only what differs: a release process is in the formation, and cannot be scaled.
+    fn scale_back(&self, then: &[Process]) -> Result<()> {
+        let differing = differing(&self.formation()?, then);
+        calls(|| self.heroku.scale(self.app(), &differing)).map(drop)
     }
 
     fn see_followable(&self, past: &Past, role: Role) -> Result<Seen> {
@@ -698,6 +705,9 @@ fn stood_by(value: &Value) -> Result<Stood> {
     serde_json::from_value(value.clone()).map_err(|error| Error::Internal(error.to_string()))
 }
 
-fn same_formation(one: &[Process], other: &[Process]) -> bool {
-    show_formation(one) == show_formation(other)
+/// What is not as it was, of the process types that there still are: a deploy may have taken one away meanwhile, and that must
+/// not keep the app down.
+fn differing(now: &[Process], then: &[Process]) -> Vec<Process> {
+    let is_there = |process: &&Process| now.iter().any(|other| other.kind == process.kind);
+    then.iter().filter(is_there).filter(|process| !now.contains(process)).cloned().collect()
 }
