@@ -4,7 +4,9 @@ mod advice;
 mod facts;
 mod plan;
 mod provider;
+mod removal;
 mod steps;
+mod switch;
 
 use std::path::Path;
 use std::time::Duration;

@@ -189,7 +189,7 @@ impl Located {
 }
 
 impl<D: Databases> OnHeroku<'_, D> {
-    fn app(&self) -> &str {
+    pub(super) fn app(&self) -> &str {
         &self.plan.app.app
     }
 
@@ -197,14 +197,14 @@ impl<D: Databases> OnHeroku<'_, D> {
         HowToCopy { jobs: self.plan.wishes.jobs, again, heroku: true }
     }
 
-    fn name(&self, past: &Past, role: Role) -> String {
+    pub(super) fn name(&self, past: &Past, role: Role) -> String {
         match role {
             Role::Original => self.plan.app.addon.clone(),
             _ => addon_name(&self.plan.run, role, past.aborts(role.window())),
         }
     }
 
-    fn addon(&self, past: &Past, role: Role) -> Result<AddOn> {
+    pub(super) fn addon(&self, past: &Past, role: Role) -> Result<AddOn> {
         let name = self.name(past, role);
         let addon = calls(|| self.heroku.addon(self.app(), &name))?;
         addon.ok_or_else(|| Error::Refused(format!("{name} is gone")))
@@ -452,75 +452,6 @@ impl<D: Databases> OnHeroku<'_, D> {
         }
     }
 
-    fn see_promoted(&self, past: &Past, role: Role, from: Role) -> Result<Seen> {
-        let app = self.app();
-        let holder = self.holder_of_database()?;
-        if holder == self.name(past, role) {
-            if self.plan.app.formation.iter().any(|process| process.kind == "release") {
-                return self.see_release(past);
-            }
-            return Ok(Seen::Done(json!({ "database": holder })));
-        }
-        if holder != self.name(past, from) {
-            return Err(Error::Refused(format!("DATABASE of {app} leads to {holder}: somebody else was at work")));
-        }
-        let addon = self.addon(past, role)?;
-        match calls(|| self.heroku.wait_status(&addon.id))? {
-            Some(status) if !status.is_waiting => Ok(Seen::ToDo),
-            _ => Ok(Seen::Waiting(format!("{} is not ready to be promoted", addon.name))),
-        }
-    }
-
-    /// With a release process, a promotion counts when it has ended well.
-    fn see_release(&self, past: &Past) -> Result<Seen> {
-        let releases = calls(|| self.heroku.releases(self.app()))?;
-        let attach = releases.iter().find(|release| release.description.contains("Attach DATABASE"));
-        match attach.map(|release| release.status.as_str()) {
-            Some("succeeded") => Ok(Seen::Done(json!({ "database": self.holder_of_database()? }))),
-            Some("failed") => Err(Error::Refused("the release process has failed on the new database".into())),
-            Some(status) => Ok(Seen::Waiting(format!("the release is {status}"))),
-            None if past.records().is_empty() => Ok(Seen::ToDo),
-            None => Ok(Seen::Waiting("no release is seen".into())),
-        }
-    }
-
-    fn holder_of_database(&self) -> Result<String> {
-        let attachments = calls(|| self.heroku.attachments(self.app()))?;
-        let current = attachments.into_iter().find(|attachment| attachment.name == DATABASE);
-        current.map(|a| a.addon.name).ok_or_else(|| Error::Refused(format!("{} has no DATABASE", self.app())))
-    }
-
-    /// As `heroku pg:promote` does: what had the name keeps another.
-    fn promote(&self, past: &Past, role: Role, from: Role) -> Result<Value> {
-        self.move_name(&self.name(past, from), &self.name(past, role))
-    }
-
-    fn move_name(&self, from: &str, to: &str) -> Result<Value> {
-        let app = self.app();
-        let attachments = calls(|| self.heroku.attachments(app))?;
-        let has_another =
-            attachments.iter().any(|a| a.addon.name == from && a.name != DATABASE && a.namespace.is_none());
-        if !has_another {
-            let alias = format!("PGCONVOY_{}_OLD", self.plan.run.to_uppercase());
-            calls(|| self.heroku.attach(app, from, &alias))?;
-        }
-        calls(|| self.heroku.attach(app, to, DATABASE))?;
-        Ok(json!({ "database": to }))
-    }
-
-    fn promote_back(&self, past: &Past, role: Role, from: Role) -> Result<Option<String>> {
-        let (new, old) = (self.name(past, role), self.name(past, from));
-        let holder = self.holder_of_database()?;
-        if holder == old {
-            return Ok(None);
-        }
-        if holder != new {
-            return Err(Error::Refused(format!("DATABASE leads to {holder}: somebody else was at work")));
-        }
-        self.move_name(&new, &old)?;
-        Ok(Some(format!("DATABASE leads to {old}")))
-    }
-
     fn scale_down(&self) -> Result<Value> {
         let mut formation = self.formation()?;
         formation.retain(|process| process.quantity > 0);
@@ -561,104 +492,10 @@ impl<D: Databases> OnHeroku<'_, D> {
             "the old databases are kept until {until}; then `pgconvoy heroku resume` destroys them"
         )))
     }
-
-    /// What is there, was made by this run (or was the app's before), and is to be kept no longer. Fails closed: what the app
-    /// uses is never among it.
-    fn to_destroy(&self, past: &Past, original: bool, keep: &[Role]) -> Result<Vec<AddOn>> {
-        let kept: Vec<String> = keep.iter().map(|role| self.name(past, *role)).collect();
-        let holder = self.holder_of_database()?;
-        let mut announced: Vec<String> =
-            past.announced().filter_map(|(_, note)| note["addon"].as_str().map(ToOwned::to_owned)).collect();
-        if original {
-            announced.push(self.plan.app.addon.clone());
-        }
-        announced.sort_unstable();
-        announced.dedup();
-        let all = calls(|| self.heroku.addons(self.app()))?;
-        let doomed = all.into_iter().filter(|addon| announced.contains(&addon.name) && !kept.contains(&addon.name));
-        let doomed: Vec<AddOn> = doomed.collect();
-        match doomed.iter().find(|addon| addon.name == holder) {
-            Some(used) => Err(Error::Refused(format!("{} is what DATABASE leads to: it is not destroyed", used.name))),
-            None => Ok(doomed),
-        }
-    }
-
-    fn destroy(&self, past: &Past, original: bool, keep: &[Role]) -> Result<Value> {
-        let mut doomed = self.to_destroy(past, original, keep)?;
-        // Followers before leaders.
-        let mut gone = Vec::new();
-        while !doomed.is_empty() {
-            let before = doomed.len();
-            let mut left = Vec::new();
-            for addon in doomed {
-                let database = calls(|| self.heroku.database(&addon.id))?.unwrap_or_default();
-                let foreign = calls(|| self.heroku.attachments_of(&addon.id))?;
-                if let Some(other) = foreign.iter().find(|a| a.app.as_deref() != Some(self.app())) {
-                    let by = other.app.clone().unwrap_or_default();
-                    return Err(Error::Refused(format!("{} is attached to {by}: it is not destroyed", addon.name)));
-                }
-                if addon.name == self.plan.app.addon && addon.id != self.plan.app.addon_id {
-                    return Err(Error::Refused(format!(
-                        "{} is not the database that the plan knows by this name",
-                        addon.name
-                    )));
-                }
-                if database.count("Followers") > 0 {
-                    left.push(addon);
-                    continue;
-                }
-                calls(|| self.heroku.destroy_addon(&self.plan.app.app_id, &addon.id))?;
-                gone.push(addon.name);
-            }
-            if left.len() == before {
-                let names: Vec<&str> = left.iter().map(|addon| addon.name.as_str()).collect();
-                return Err(Error::Refused(format!(
-                    "{} has followers, which this run has not made: destroy them first",
-                    names.join(", ")
-                )));
-            }
-            doomed = left;
-        }
-        Ok(json!({ "destroyed": gone }))
-    }
-
-    /// Everything that an aborted or unfinished run has made.
-    ///
-    /// # Errors
-    /// Something of it is in use.
-    pub fn leftovers(&self, past: &Past) -> Result<Vec<AddOn>> {
-        let holder = self.holder_of_database()?;
-        Ok(self.announced_add_ons(past)?.into_iter().filter(|addon| addon.name != holder).collect())
-    }
-
-    fn announced_add_ons(&self, past: &Past) -> Result<Vec<AddOn>> {
-        let announced: Vec<&str> = past.announced().filter_map(|(_, note)| note["addon"].as_str()).collect();
-        let all = calls(|| self.heroku.addons(self.app()))?;
-        Ok(all.into_iter().filter(|addon| announced.contains(&addon.name.as_str())).collect())
-    }
-
-    /// Destroys what [`Self::leftovers`] has named.
-    ///
-    /// # Errors
-    /// Something of it is in use, or Heroku refuses.
-    pub fn clean_up(&self, past: &Past) -> Result<Vec<String>> {
-        let holder = self.holder_of_database()?;
-        let keep: Vec<Role> = [Role::Dump, Role::New, Role::Final, Role::Spare]
-            .into_iter()
-            .filter(|role| self.name(past, *role) == holder)
-            .collect();
-        let done = self.destroy(past, false, &keep)?;
-        Ok(done["destroyed"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|name| name.as_str().map(ToOwned::to_owned))
-            .collect())
-    }
 }
 
 /// Requests block: the runtime's other work goes on elsewhere meanwhile.
-fn calls<T>(call: impl FnOnce() -> heroku::Result<T>) -> Result<T> {
+pub(super) fn calls<T>(call: impl FnOnce() -> heroku::Result<T>) -> Result<T> {
     Ok(tokio::task::block_in_place(call)?)
 }
 
