@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod fixture;
+mod heroku_cli;
 mod kills;
 mod pretended;
 mod program;

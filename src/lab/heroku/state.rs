@@ -256,7 +256,9 @@ impl State {
             self.config.remove(&format!("{}_URL", attachment.name));
         }
         self.attachments.retain(|attachment| attachment.addon_id != addon.id);
-        let shown = self.show_addon(&addon);
+        let mut shown = self.show_addon(&addon);
+        // The heroku program takes any other word for a failure.
+        shown["state"] = "deprovisioned".into();
         self.addons.retain(|other| other.id != addon.id);
         self.happened.push(Happening::Destroyed { addon: addon.name });
         Ok(shown)
