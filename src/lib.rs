@@ -8,6 +8,7 @@
 //! | room | what it knows | imports |
 //! | --- | --- | --- |
 //! | `cli` | the command line; in the binary, so that nothing here can import it | this library |
+//! | [`runbook`] | whole migrations in steps: journal, guards, fence, Heroku, any two servers | all below |
 //! | [`ops`] | copy, dump, restore, verify, check, preflight | all below |
 //! | [`flow`] | source, sink, pump, lanes, chunk queue | [`pg`], [`archive`], [`event`], [`model`] |
 //! | [`plan`] | pure functions: chunking, restore graph, job queue, budgets | [`schema`], [`event`], [`model`] |
@@ -31,4 +32,5 @@ pub mod ops;
 pub mod pg;
 pub mod plan;
 pub mod report;
+pub mod runbook;
 pub mod schema;

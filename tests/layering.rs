@@ -18,6 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("lab", &["model"]),
     ("cloud", &["model"]),
     ("ops", &["model", "event", "report", "schema", "plan", "pg", "archive", "flow", "lab"]),
+    ("runbook", &["model", "event", "report", "schema", "plan", "pg", "archive", "flow", "lab", "ops", "cloud"]),
 ];
 
 const LINES_MAX: usize = 700;

@@ -16,11 +16,8 @@ fn generated() -> String {
     for name in names {
         if let Some(command) = root.find_subcommand_mut(&name) {
             page.push_str(&section(&format!("pgconvoy {name}"), command));
-            let verbs: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_string()).collect();
-            for verb in verbs {
-                if let Some(command) = command.find_subcommand_mut(&verb) {
-                    page.push_str(&section(&format!("pgconvoy {name} {verb}"), command));
-                }
+            for below in command.get_subcommands_mut() {
+                page.push_str(&section(&format!("pgconvoy {name} {}", below.get_name()), below));
             }
         }
     }

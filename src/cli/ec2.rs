@@ -6,7 +6,7 @@ use pgconvoy::cloud::ec2::{
     Api, Credentials, Error, Instance, Keys, Kind, Leftover, Machine, Result, State, Wanted, region_for, sweep,
 };
 use pgconvoy::cloud::ssh::{self, Job, JobState, Login, Watch};
-use pgconvoy::model::{Secret, format_duration_ms};
+use pgconvoy::model::{Secret, format_duration_ms, has_password};
 use time::OffsetDateTime;
 use time::macros::format_description;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,6 @@ use super::args::ec2::{
 };
 use super::failure::Failure;
 use super::printer::Printer;
-use super::redact::has_password;
 use super::signals::INTERRUPTED;
 
 const INTERNAL: u8 = 6;
