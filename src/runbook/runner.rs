@@ -1,0 +1,396 @@
+//! Takes the steps of a plan, one after the other, and takes them back.
+//!
+//! Invariants: nothing is done that the journal has not announced; what is done is observed, not believed; a window in which
+//! something fails before its thaw is taken back to what was before it.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::journal::{Entry, Journal};
+use super::past::Past;
+use super::step::{Answer, Confirm, Phase, Provider, Seen, Step};
+use super::{Error, Result};
+use crate::event::Event;
+use crate::ops::Run;
+
+/// How long an abort is tried: the app is down meanwhile.
+const ABORT_PATIENCE: Duration = Duration::from_secs(1800);
+/// Acts that were followed by nothing, until it is given up.
+const ATTEMPTS_MAX: u32 = 6;
+
+/// What does not depend on the plan.
+pub struct Policy<'a> {
+    /// Between two looks.
+    pub poll: Duration,
+    /// The longest that the app may be down in one window, before it is switched.
+    pub budget: Option<Duration>,
+    pub confirm: &'a dyn Confirm,
+    /// Stop before the next gate that holds.
+    pub hold: bool,
+}
+
+/// How a run ended that did not fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Finished,
+    /// It can be taken up again, at a gate or at a later time.
+    Held {
+        before: String,
+        why: String,
+    },
+    /// Everything of this window is as it was before.
+    Aborted {
+        window: u8,
+        why: String,
+    },
+}
+
+/// A plan that is being executed.
+pub struct Runner<'a, P: Provider> {
+    pub provider: &'a P,
+    pub steps: &'a [Step<P::Action>],
+    pub journal: Journal,
+    pub past: Past,
+    pub run: &'a Run,
+    pub policy: Policy<'a>,
+}
+
+impl<P: Provider> Runner<'_, P> {
+    /// Goes on from where the journal ends, to the end of the plan, to a gate, or back.
+    ///
+    /// # Errors
+    /// A step outside of a window has failed: it can be taken up again. Or a window could not be taken back: the app may be
+    /// down, and the next call goes on with taking back.
+    pub async fn go(&mut self) -> Result<Ended> {
+        if let Some((window, why)) = self.past.aborting().map(|(window, why)| (window, why.to_owned())) {
+            return self.take_back(window, &why).await;
+        }
+        if let Some(ended) = self.look_again().await? {
+            return Ok(ended);
+        }
+        let count = u32::try_from(self.steps.len()).unwrap_or(u32::MAX);
+        for (number, step) in (1..).zip(self.steps) {
+            if self.past.done(&step.id).is_some() {
+                continue;
+            }
+            match self.gate(step) {
+                Ok(None) => {}
+                Ok(Some(ended)) => return self.stop_at(step, ended).await,
+                Err(error) => return self.failed(step, error).await,
+            }
+            self.say(Event::StepStarted { number, of: count, title: step.title.clone() });
+            let started = Instant::now();
+            match self.take(step).await {
+                Ok(None) => {
+                    let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    self.say(Event::StepFinished { number, summary: "done".into(), elapsed_ms });
+                }
+                Ok(Some(ended)) => return Ok(ended),
+                Err(error) => return self.failed(step, error).await,
+            }
+        }
+        if !self.past.is_finished() {
+            self.record(Entry::Finished {})?;
+        }
+        Ok(Ended::Finished)
+    }
+
+    /// Takes back the window that is open.
+    ///
+    /// # Errors
+    /// There is none, or its thaw has begun: new writes may exist, and going back is another migration.
+    pub async fn abort(&mut self, why: &str) -> Result<Ended> {
+        if let Some((window, why)) = self.past.aborting().map(|(window, why)| (window, why.to_owned())) {
+            return self.take_back(window, &why).await;
+        }
+        let Some(window) = self.open_window() else {
+            return Err(Error::Refused(if self.thawed().is_some() {
+                "the point of no return is passed: the app may have written to the new database, and the way back is \
+                 another migration"
+                    .into()
+            } else {
+                "the app is not held still by this run: there is nothing to take back; `cleanup` removes what was made"
+                    .into()
+            }));
+        };
+        self.start_abort(window, why).await
+    }
+
+    /// The window whose first frozen step has begun and whose thaw has not.
+    pub fn open_window(&self) -> Option<u8> {
+        let begun = |step: &&Step<P::Action>| self.past.has_begun(&step.id);
+        let frozen = self.steps.iter().filter(begun).filter_map(|step| match step.phase {
+            Phase::Frozen(window) => Some(window),
+            _ => None,
+        });
+        frozen.max().filter(|window| self.thawed().is_none_or(|thawed| thawed < *window))
+    }
+
+    /// The last window whose thaw has begun.
+    fn thawed(&self) -> Option<u8> {
+        let begun = self.steps.iter().filter(|step| self.past.has_begun(&step.id));
+        begun.filter_map(|step| if let Phase::Thaw(window) = step.phase { Some(window) } else { None }).max()
+    }
+
+    /// After a kill, what was done in an open window must still hold: somebody may have ended the maintenance meanwhile.
+    async fn look_again(&mut self) -> Result<Option<Ended>> {
+        let Some(window) = self.open_window() else { return Ok(None) };
+        for step in self.steps {
+            if step.phase != Phase::Frozen(window) || self.past.done(&step.id).is_none() {
+                continue;
+            }
+            if let Err(error) = self.still_done(step).await {
+                return self.failed(step, error).await.map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    async fn still_done(&self, step: &Step<P::Action>) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(step.patience_s);
+        loop {
+            self.check_budget(step)?;
+            let last = match self.provider.observe(step, &self.past).await {
+                Ok(Seen::Done(_)) => return Ok(()),
+                Ok(Seen::ToDo) => {
+                    return Err(Error::Refused(format!(
+                        "`{}` was done, and is undone: somebody else was at work",
+                        step.title
+                    )));
+                }
+                Ok(Seen::Waiting(what) | Seen::Later(what)) => what,
+                Err(error) if error.is_passing() => error.to_string(),
+                Err(error) => return Err(error),
+            };
+            if Instant::now() > deadline {
+                return Err(waited(step, last));
+            }
+            self.pause(self.policy.poll).await?;
+        }
+    }
+
+    /// `None`: go on.
+    fn gate(&mut self, step: &Step<P::Action>) -> Result<Option<Ended>> {
+        let Some(gate) = &step.gate else { return Ok(None) };
+        if self.past.is_confirmed(&gate.name) {
+            return Ok(None);
+        }
+        let held = |why: &str| Some(Ended::Held { before: gate.name.clone(), why: why.into() });
+        if self.policy.hold && gate.holds {
+            self.record(Entry::Held { gate: gate.name.clone() })?;
+            return Ok(held("as was asked for"));
+        }
+        match self.policy.confirm.confirm(gate)? {
+            Answer::Yes => {
+                self.record(Entry::Confirmed { gate: gate.name.clone() })?;
+                Ok(None)
+            }
+            Answer::No => {
+                self.record(Entry::Held { gate: gate.name.clone() })?;
+                Ok(held("not confirmed"))
+            }
+            Answer::Hold => {
+                self.record(Entry::Held { gate: gate.name.clone() })?;
+                Ok(held("nobody is there to confirm it"))
+            }
+        }
+    }
+
+    /// Nobody waits at a gate while the app is down.
+    async fn stop_at(&mut self, step: &Step<P::Action>, ended: Ended) -> Result<Ended> {
+        match (step.phase, &ended, self.open_window()) {
+            (Phase::Frozen(_), Ended::Held { before, why }, Some(window)) => {
+                let why = format!("stopped before `{before}`: {why}");
+                self.start_abort(window, &why).await
+            }
+            _ => Ok(ended),
+        }
+    }
+
+    /// Acts and looks until the step is done. `Some`: the run ends here, and the step is for later.
+    async fn take(&mut self, step: &Step<P::Action>) -> Result<Option<Ended>> {
+        let deadline = Instant::now() + Duration::from_secs(step.patience_s);
+        let (mut attempts, mut said, mut last) = (0, String::new(), String::new());
+        loop {
+            self.check_cancelled(step)?;
+            self.check_budget(step)?;
+            match self.provider.observe(step, &self.past).await {
+                Ok(Seen::Done(facts)) => {
+                    self.record(Entry::Done { step: step.id.clone(), facts })?;
+                    return Ok(None);
+                }
+                Ok(Seen::Later(why)) => return Ok(Some(Ended::Held { before: step.id.clone(), why })),
+                Ok(Seen::ToDo) if attempts < ATTEMPTS_MAX => {
+                    attempts += 1;
+                    last = self.act(step).await?.unwrap_or_else(|| "it was asked for, and has not happened".into());
+                }
+                Ok(Seen::ToDo) => return Err(waited(step, last)),
+                Ok(Seen::Waiting(what)) => last = what,
+                Err(error) if error.is_passing() => last = error.to_string(),
+                Err(error) => return Err(error),
+            }
+            if Instant::now() > deadline {
+                return Err(waited(step, last));
+            }
+            if last != said {
+                self.say(Event::Doing { what: format!("{}: {last}", step.title) });
+                self.record(Entry::Observed { step: step.id.clone(), what: last.clone() })?;
+                said.clone_from(&last);
+            }
+            self.pause(self.policy.poll).await?;
+        }
+    }
+
+    /// `Some`: it failed for a reason that may pass.
+    async fn act(&mut self, step: &Step<P::Action>) -> Result<Option<String>> {
+        let attempt = self.past.attempts(&step.id) + 1;
+        let note = self.provider.intent(step, &self.past);
+        self.record(Entry::Intent { step: step.id.clone(), attempt, note })?;
+        let run = Run { cancel: self.run.cancel.child_token(), ..self.run.clone() };
+        let acted = match self.budget_left(step) {
+            None => self.provider.act(step, &self.past, &run).await,
+            Some((left, budget)) => within(left, budget, &run.cancel, self.provider.act(step, &self.past, &run)).await,
+        };
+        match acted {
+            Ok(note) => {
+                self.record(Entry::Called { step: step.id.clone(), note })?;
+                Ok(None)
+            }
+            Err(error) if error.is_passing() => {
+                self.run.events.warn(format!("{}: {error}", step.title));
+                Ok(Some(error.to_string()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn failed(&mut self, step: &Step<P::Action>, error: Error) -> Result<Ended> {
+        if matches!(error, Error::Killed) {
+            return Err(error);
+        }
+        self.record(Entry::Failed { step: step.id.clone(), why: error.to_string() })?;
+        match self.open_window() {
+            Some(window) => self.start_abort(window, &format!("{}: {error}", step.title)).await,
+            None => Err(error),
+        }
+    }
+
+    async fn start_abort(&mut self, window: u8, why: &str) -> Result<Ended> {
+        self.record(Entry::Aborting { window, why: why.to_owned() })?;
+        self.take_back(window, why).await
+    }
+
+    /// The steps of a window, the last first. Is not stopped by Ctrl-C: the app is down.
+    async fn take_back(&mut self, window: u8, why: &str) -> Result<Ended> {
+        self.run.events.warn(format!("going back to what was before: {why}"));
+        let steps = self.steps;
+        let of_window = |step: &&Step<P::Action>| step.phase == Phase::Frozen(window);
+        for step in steps.iter().rev().filter(of_window) {
+            if self.past.has_begun(&step.id) {
+                self.undo(step).await?;
+            }
+        }
+        let taken: Vec<String> =
+            steps.iter().filter(|step| step.phase.window() == Some(window)).map(|step| step.id.clone()).collect();
+        self.record(Entry::Aborted { window, steps: taken })?;
+        Ok(Ended::Aborted { window, why: why.to_owned() })
+    }
+
+    async fn undo(&mut self, step: &Step<P::Action>) -> Result<()> {
+        let deadline = Instant::now() + ABORT_PATIENCE;
+        loop {
+            match self.provider.undo(step, &self.past).await {
+                Ok(Some(what)) => {
+                    self.say(Event::Note { message: format!("taken back: {what}") });
+                    self.record(Entry::Undone { step: step.id.clone(), what })?;
+                    return Ok(());
+                }
+                Ok(None) => return Ok(()),
+                Err(error) if error.is_passing() && Instant::now() < deadline => {
+                    self.run.events.warn(format!("taking back `{}`: {error}; trying again", step.title));
+                    tokio::time::sleep(self.policy.poll).await;
+                }
+                Err(error) => {
+                    self.record(Entry::Failed { step: step.id.clone(), why: error.to_string() })?;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn check_cancelled(&self, step: &Step<P::Action>) -> Result<()> {
+        // Once the app is on its way up, the quickest end is the best.
+        let may_stop = !matches!(step.phase, Phase::Thaw(_));
+        if may_stop && self.run.cancel.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    fn check_budget(&self, step: &Step<P::Action>) -> Result<()> {
+        match self.budget_left(step) {
+            Some((left, budget)) if left.is_zero() => Err(Error::Budget { budget }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is left of the budget of downtime, while it counts.
+    fn budget_left(&self, step: &Step<P::Action>) -> Option<(Duration, Duration)> {
+        let (Phase::Frozen(window), Some(budget)) = (step.phase, self.policy.budget) else { return None };
+        let first = self.steps.iter().find(|step| step.phase == Phase::Frozen(window))?;
+        let since_ms = self.past.times(&first.id).0?;
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
+        let down = Duration::from_millis(u64::try_from(now_ms).unwrap_or(u64::MAX).saturating_sub(since_ms));
+        Some((budget.saturating_sub(down), budget))
+    }
+
+    async fn pause(&self, pause: Duration) -> Result<()> {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(()),
+            // What may not be stopped does not wait for that either: whoever calls looks first.
+            () = self.run.cancel.cancelled() => { tokio::time::sleep(pause.min(Duration::from_millis(200))).await; Ok(()) }
+        }
+    }
+
+    fn record(&mut self, entry: Entry) -> Result<()> {
+        let record = self.journal.append(entry)?;
+        self.past.push(record);
+        Ok(())
+    }
+
+    fn say(&self, event: Event) {
+        self.run.events.send(event);
+    }
+}
+
+/// Stops what takes longer than there is time, and waits until it has stopped.
+async fn within(
+    left: Duration,
+    budget: Duration,
+    cancel: &CancellationToken,
+    act: impl Future<Output = Result<Value>>,
+) -> Result<Value> {
+    tokio::pin!(act);
+    tokio::select! {
+        acted = &mut act => acted,
+        () = tokio::time::sleep(left) => {
+            cancel.cancel();
+            let _ = act.await;
+            Err(Error::Budget { budget })
+        }
+    }
+}
+
+fn waited<A>(step: &Step<A>, last: String) -> Error {
+    Error::Waited { what: step.title.clone(), after: Duration::from_secs(step.patience_s), last }
+}
+
+impl Ended {
+    /// In words, for a person.
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Finished => "everything is done".into(),
+            Self::Held { before, why } => format!("held before `{before}`: {why}"),
+            Self::Aborted { why, .. } => format!("everything is as it was before: {why}"),
+        }
+    }
+}
