@@ -1,7 +1,6 @@
 //! Any two servers as a provider: the same steps without an interface, with commands of the user's own where an app is to
 //! be stopped, switched and started.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,9 +10,10 @@ use super::database::{At, Databases, Filled, HowToCopy, Mark, Verified};
 use super::hex;
 use super::past::Past;
 use super::servers::gap_in;
+use super::shell::shell;
 use super::step::{Gate, Phase, Provider, Seen, Step, facts};
 use super::{Error, Result};
-use crate::model::{Secret, redact};
+use crate::model::Secret;
 use crate::ops::Run;
 
 /// What is to be moved, and how the app that uses it is held.
@@ -251,23 +251,7 @@ impl<D: Databases> Anywhere<'_, D> {
     }
 }
 
-/// Of what a command says, so much is kept.
-const OUTPUT_CHARS_MAX: usize = 500;
-
-/// Runs a command of the user's to its end; ends it where the run is stopped.
+/// Runs a command of the user's to its end.
 async fn command(text: &str, run: &Run) -> Result<Value> {
-    let mut command = tokio::process::Command::new("sh");
-    command.args(["-c", text]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let failed =
-        |status: String, output: &str| Error::Command { command: redact(text), status, output: redact(output) };
-    let output = tokio::select! {
-        output = command.output() => output.map_err(|error| failed("no start".into(), &error.to_string()))?,
-        () = run.cancel.cancelled() => return Err(Error::Cancelled),
-    };
-    if output.status.success() {
-        return Ok(Value::Null);
-    }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    let said: String = said.trim().chars().take(OUTPUT_CHARS_MAX).collect();
-    Err(failed(output.status.to_string(), &said))
+    shell(text, &[], run).await?.success(text).map(|()| Value::Null)
 }

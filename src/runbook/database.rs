@@ -75,7 +75,7 @@ pub enum Filled {
     Whole,
 }
 
-/// What a copy came to.
+/// What a copy came to. Made on another machine, only its time is known here.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Copied {
     pub rows: u64,
@@ -84,7 +84,7 @@ pub struct Copied {
     pub left_out: Vec<String>,
 }
 
-/// What a comparison came to.
+/// What a comparison came to. Made on another machine, only its time and its outcome are known here.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Verified {
     pub tables: u64,

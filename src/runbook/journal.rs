@@ -38,6 +38,8 @@ pub enum Entry {
         subject: String,
         plan_sha256: String,
     },
+    /// Another process goes on with it.
+    Resumed {},
     /// A step is about to be acted on.
     Intent {
         step: String,

@@ -17,6 +17,7 @@ mod past;
 mod report;
 mod runner;
 mod servers;
+mod shell;
 mod step;
 
 pub use error::{Error, Result};

@@ -68,9 +68,14 @@ impl Past {
         self.of(step).any(|record| matches!(record.entry, Entry::Intent { .. } | Entry::Done { .. }))
     }
 
-    /// When a step was begun and ended, in ms since 1970.
+    /// When a step was begun and ended, in ms since 1970. What is only looked at has no record of its beginning: it begins
+    /// with the record before.
     pub fn times(&self, step: &str) -> (Option<u64>, Option<u64>) {
-        let first = self.of(step).next().map(|record| record.at_ms);
+        let before = |record: &Record| {
+            let at = usize::try_from(record.number).ok()?.checked_sub(2)?;
+            self.records.get(at).map(|before| before.at_ms)
+        };
+        let first = self.of(step).next().map(|record| before(record).unwrap_or(record.at_ms));
         let done = self.of(step).rev().find(|record| matches!(record.entry, Entry::Done { .. }));
         (first, done.map(|record| record.at_ms))
     }

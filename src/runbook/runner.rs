@@ -213,6 +213,8 @@ impl<P: Provider> Runner<'_, P> {
     async fn take(&mut self, step: &Step<P::Action>) -> Result<Option<Ended>> {
         let deadline = Instant::now() + Duration::from_secs(step.patience_s);
         let (mut attempts, mut said, mut last) = (0, String::new(), String::new());
+        // An act that came back is looked at once more before it is repeated: what it asked for may take a moment to be seen.
+        let mut has_acted = false;
         loop {
             self.check_cancelled(step)?;
             self.check_budget(step)?;
@@ -222,9 +224,17 @@ impl<P: Provider> Runner<'_, P> {
                     return Ok(None);
                 }
                 Ok(Seen::Later(why)) => return Ok(Some(Ended::Held { before: step.id.clone(), why })),
+                Ok(Seen::ToDo) if std::mem::take(&mut has_acted) => last = "asked for, and not seen yet".into(),
                 Ok(Seen::ToDo) if attempts < ATTEMPTS_MAX => {
                     attempts += 1;
-                    last = self.act(step).await?.unwrap_or_else(|| "it was asked for, and has not happened".into());
+                    match self.act(step).await? {
+                        // The app may be down: no pause where none is needed.
+                        None => {
+                            has_acted = true;
+                            continue;
+                        }
+                        Some(failure) => last = failure,
+                    }
                 }
                 Ok(Seen::ToDo) => return Err(waited(step, last)),
                 Ok(Seen::Waiting(what)) => last = what,

@@ -1,11 +1,14 @@
 //! Real servers, by our own connections and operations.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use tokio_postgres::SimpleQueryMessage;
 
 use super::database::{At, Copied, DatabaseFacts, Databases, Fence, Filled, HowToCopy, Mark, Replay, Verified};
+use super::shell::{Ran, shell};
 use super::{Error, Result};
+use crate::archive::Identities;
 use crate::model::{Lsn, ServerVersion, Side, quote_ident};
 use crate::ops::{
     self, Contents, CopyOptions, Definitions, Filters, PreflightOptions, Provider, Run, ServerArgs, SourceOptions,
@@ -21,6 +24,9 @@ use crate::schema::{self, PgDumpSearch};
 pub struct Servers {
     /// A pg_dump to use instead of the one that fits best.
     pub pg_dump: Option<PathBuf>,
+    /// What runs pgconvoy on another machine, to which its arguments are appended; the addresses are in its environment, as
+    /// PGCONVOY_SOURCE and PGCONVOY_TARGET. `None`: rows move through this machine.
+    pub elsewhere: Option<String>,
 }
 
 /// Differences that are named.
@@ -226,8 +232,12 @@ impl Databases for Servers {
     }
 
     async fn preflight(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> Result<()> {
+        if let Some(prefix) = &self.elsewhere {
+            let (ran, command, _) = self.there(prefix, &format!("preflight{}", provider(how)), (from, to), run).await?;
+            return ran.success(&command);
+        }
         self.check_pg_dump(from, to).await?;
-        let CopyOptions { source, target, jobs, contents } = self.options(from, to, how);
+        let CopyOptions { source, target, jobs, contents, .. } = self.options(from, to, how);
         let report =
             ops::preflight(&PreflightOptions { source: Some(source), target: Some(target), jobs, contents }, run)
                 .await?;
@@ -237,15 +247,22 @@ impl Databases for Servers {
     }
 
     async fn copy(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> Result<Copied> {
+        if let Some(prefix) = &self.elsewhere {
+            return self.copy_there(prefix, (from, to), how, run).await;
+        }
         let report: TransferReport = ops::copy(&self.options(from, to, how), run).await?;
         let (rows, bytes) = report.totals();
         Ok(Copied { rows, bytes, elapsed_ms: report.elapsed_ms, left_out: report.skipped })
     }
 
     async fn verify(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> Result<Verified> {
+        if let Some(prefix) = &self.elsewhere {
+            return self.verify_there(prefix, (from, to), how, run).await;
+        }
         let CopyOptions { target, .. } = self.options(from, to, how);
         let options = VerifyOptions {
             reference: VerifyAgainst::Server(server(from)),
+            identities: Identities::default(),
             target: server(to),
             jobs: how.jobs,
             filters: Filters::default(),
@@ -279,11 +296,13 @@ impl Servers {
         let source = SourceOptions {
             server: server(from),
             frozen_source: false,
+            snapshot: None,
             chunk_bytes: None,
             filters: Filters::default(),
             statistics: Statistics::Auto,
             pg_dump: self.pg_dump.clone(),
             pg_dump_directories: Vec::new(),
+            off_disk: false,
         };
         let target = TargetOptions {
             server: server(to),
@@ -299,7 +318,43 @@ impl Servers {
             roles: false,
             resume: false,
         };
-        CopyOptions { source, target: target.with_provider(), jobs: how.jobs, contents: Contents::Everything }
+        let target = target.with_provider();
+        CopyOptions { source, target, jobs: how.jobs, contents: Contents::Everything, evidence: None }
+    }
+
+    /// One command of pgconvoy on the other machine.
+    async fn there(
+        &self,
+        prefix: &str,
+        arguments: &str,
+        (from, to): (At<'_>, At<'_>),
+        run: &Run,
+    ) -> Result<(Ran, String, u64)> {
+        // Without a shell between, so that it is pgconvoy that is asked to end.
+        let command = format!("exec {prefix} {arguments}");
+        let started = Instant::now();
+        let ran = shell(&command, &[("PGCONVOY_SOURCE", from.url), ("PGCONVOY_TARGET", to.url)], run).await?;
+        Ok((ran, command, u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    async fn copy_there(&self, prefix: &str, ends: (At<'_>, At<'_>), how: HowToCopy, run: &Run) -> Result<Copied> {
+        let again = if how.again { " --drop-target-objects" } else { "" };
+        let arguments = format!("copy{}{again} -j {} --progress none", provider(how), how.jobs);
+        let (ran, command, elapsed_ms) = self.there(prefix, &arguments, ends, run).await?;
+        ran.success(&command)?;
+        Ok(Copied { elapsed_ms, ..Copied::default() })
+    }
+
+    async fn verify_there(&self, prefix: &str, ends: (At<'_>, At<'_>), how: HowToCopy, run: &Run) -> Result<Verified> {
+        let leave_out = if how.heroku { " -O -x --no-tablespaces --no-comments" } else { "" };
+        let arguments = format!("verify --definitions{leave_out} -j {} --progress none", how.jobs);
+        let (ran, command, elapsed_ms) = self.there(prefix, &arguments, ends, run).await?;
+        // A difference is no failure of the command.
+        let differences = if ran.code == Some(1) { vec![ran.output.clone()] } else { Vec::new() };
+        if differences.is_empty() {
+            ran.success(&command)?;
+        }
+        Ok(Verified { elapsed_ms, differences, ..Verified::default() })
     }
 
     /// The comparison of definitions needs one that reads both servers; a copy would do with less. Better to know before the
@@ -318,6 +373,10 @@ impl Servers {
         }
         Err(Error::Refused(format!("pg_dump {} does not read PostgreSQL {}", found.version, from.min(to))))
     }
+}
+
+fn provider(how: HowToCopy) -> &'static str {
+    if how.heroku { " --provider heroku" } else { "" }
 }
 
 fn lsn(text: &str) -> Result<Lsn> {

@@ -24,6 +24,7 @@ pub fn wishes() -> Wishes {
         release_is_harmless: false,
         still_s: 0,
         poll_ms: 0,
+        elsewhere: None,
     }
 }
 

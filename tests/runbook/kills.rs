@@ -29,11 +29,11 @@ async fn killed_after_any_record_it_is_taken_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_after_any_record_and_again_two_later_it_is_taken_up() {
+async fn killed_after_any_record_and_again_a_few_later_it_is_taken_up() {
     for after in (0..records().await).step_by(3) {
         let case = killed_after(after).await;
         loop {
-            match case.execute_with(Order::Resume, Some(2), &Confirmed, false).await {
+            match case.execute_with(Order::Resume, Some(4), &Confirmed, false).await {
                 Err(Error::Killed) => {}
                 Ok(Ended::Finished) => break,
                 other => panic!("after {after}: {other:?}"),

@@ -253,3 +253,45 @@ async fn a_changed_plan_does_not_go_with_its_journal() {
     std::fs::write(&case.plan, text.replace("\"budget_s\": 600", "\"budget_s\": 601")).unwrap();
     assert!(case.execute(Order::Resume).await.unwrap_err().to_string().contains("another plan"));
 }
+
+/// Each of these would be moved wrongly, or not be held still.
+#[tokio::test(flavor = "multi_thread")]
+async fn apps_that_cannot_be_held_still_are_refused() {
+    type Change = fn(&mut pgconvoy::lab::heroku::State);
+    fn attach(world: &mut pgconvoy::lab::heroku::State, name: &str, namespace: Option<&str>, app: &str) {
+        let mut attachment = world.attachments[0].clone();
+        (attachment.id, attachment.name, attachment.app) = (name.into(), name.into(), app.into());
+        attachment.namespace = namespace.map(Into::into);
+        world.attachments.push(attachment);
+    }
+    let cases: [(&str, Change); 6] = [
+        ("pooled attachment", |world| {
+            attach(world, "DATABASE_CONNECTION_POOL", Some("connection-pooling:default"), "sphinx");
+        }),
+        ("credential of its own", |world| attach(world, "REPORTS", Some("credential:reports"), "sphinx")),
+        ("other apps use", |world| attach(world, "DATABASE", None, "reports")),
+        ("release process", |world| {
+            let mut release = world.formation[1].clone();
+            (release.kind, release.quantity) = ("release".into(), 0);
+            world.formation.push(release);
+        }),
+        ("no followers", |world| world.addons[0].plan = "essential-0".into()),
+        ("is a follower", |world| world.addons[0].follows = Some("another".into())),
+    ];
+    for (said, change) in cases {
+        let case = Case::new().await;
+        case.world.with(change);
+        let plan = pgconvoy::runbook::heroku::ToPlan {
+            app: "sphinx",
+            wishes: wishes(),
+            kind: Kind::Migration,
+            measured: None,
+            run: "t2".into(),
+        };
+        let (_, refusals) = pgconvoy::runbook::heroku::make_plan(&case.heroku, &case.databases, plan).await.unwrap();
+        assert!(refusals.iter().any(|refusal| refusal.contains(said)), "{said}: {refusals:?}");
+        // Nor does a plan that was made before.
+        assert!(case.execute(Order::Run).await.is_err());
+        assert!(!case.world.with(|world| world.log.iter().any(|l| l.method != "GET")), "{said}");
+    }
+}

@@ -40,9 +40,9 @@ const PLAN: [&str; 13] = [
     "--save",
 ];
 
-async fn make_plan(site: &Site) -> String {
+async fn make_plan(site: &Site, more: &[&str]) -> String {
     let plan = site.plan().display().to_string();
-    let ran = run(heroku(site, &[&PLAN[..], &[&plan]].concat())).await.expect_success();
+    let ran = run(heroku(site, &[&PLAN[..], &[&plan], more].concat())).await.expect_success();
     for said in [
         "heroku addons:create",
         "heroku pg:promote",
@@ -71,7 +71,7 @@ async fn kill_when(site: &Site, args: &[&str], said: &'static str, journal: &Pat
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_while_the_app_is_down_it_is_taken_up() {
     let Some(site) = Site::start(TABLES).await else { return };
-    let plan = make_plan(&site).await;
+    let plan = make_plan(&site, &[]).await;
     let journal = site.directory.path().join("sphinx.journal");
     // Nobody is there to type the name: it is held before the app goes down.
     let held = run(heroku(&site, &["run", &plan])).await.expect_success();
@@ -108,7 +108,7 @@ async fn killed_while_the_app_is_down_it_is_taken_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_while_the_app_is_down_it_is_taken_back_and_cleaned_up() {
     let Some(site) = Site::start(TABLES).await else { return };
-    let plan = make_plan(&site).await;
+    let plan = make_plan(&site, &[]).await;
     let journal = site.directory.path().join("sphinx.journal");
     let yes = ["--yes-i-mean", "sphinx"];
     kill_when(&site, &[&["run", plan.as_str()], &yes[..]].concat(), r#""intent","step":"copy""#, &journal).await;
@@ -125,7 +125,7 @@ async fn killed_while_the_app_is_down_it_is_taken_back_and_cleaned_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_ctrl_c_takes_everything_back() {
     let Some(site) = Site::start(TABLES).await else { return };
-    let plan = make_plan(&site).await;
+    let plan = make_plan(&site, &[]).await;
     let journal = site.directory.path().join("sphinx.journal");
     let child = heroku(&site, &["run", &plan, "--yes-i-mean", "sphinx"]).spawn();
     let deadline = Instant::now() + Duration::from_secs(120);
@@ -139,6 +139,42 @@ async fn the_first_ctrl_c_takes_everything_back() {
     // The copy may have been over when the signal came: then it is the switch that was not made.
     assert!(ran.stdout.contains("everything is as it was before"), "{}\n{}", ran.stdout, ran.stderr);
     site.assert_as_it_was().await;
+}
+
+/// The other machine is this one: what counts is that rows move by another process, which is told the addresses.
+#[tokio::test(flavor = "multi_thread")]
+async fn rehearsed_with_rows_that_move_elsewhere() {
+    let Some(site) = Site::start(TABLES).await else { return };
+    let plan = make_plan(&site, &["--on", env!("CARGO_BIN_EXE_pgconvoy"), "--final-plan", "standard-5"]).await;
+    let yes = ["--yes-i-mean", "sphinx"];
+    let rehearsed = run(heroku(&site, &[&["rehearse", plan.as_str()], &yes[..]].concat())).await.expect_success();
+    assert!(rehearsed.stdout.contains("measured: copy"), "{}", rehearsed.stdout);
+    let left = site.server.world.with(|world| world.addons.iter().map(|a| a.name.clone()).collect::<Vec<_>>());
+    assert_eq!(left, [ORIGINAL]);
+    as_the_app(&site.primary, "INSERT INTO orders (what) VALUES ('meanwhile')").await.unwrap();
+    let (rehearsal, next) = (plan.replace(".plan", ".rehearsal.plan"), plan.replace("sphinx.plan", "next.plan"));
+    let args = [&PLAN[..], &[next.as_str(), "--rehearsal", &rehearsal]].concat();
+    let planned = run(heroku(&site, &args)).await.expect_success();
+    assert!(planned.stdout.contains("has measured"), "{}", planned.stdout);
+}
+
+/// `PGCONVOY_RECORD=FILE cargo test --test runbook record -- --ignored` writes the session of docs/HEROKU.md anew.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "writes a file"]
+async fn record_a_session() {
+    let Some(file) = std::env::var_os("PGCONVOY_RECORD") else { return };
+    let Some(site) = Site::start(TABLES).await else { return };
+    let mut session = String::new();
+    let mut record = async |args: &[&str]| {
+        let in_directory = heroku(&site, args).current_dir(site.directory.path());
+        let ran = run(in_directory).await;
+        session.extend(["$ pgconvoy heroku ", &args.join(" "), "\n", &ran.stderr, &ran.stdout, "\n"]);
+    };
+    record(&[&PLAN[..], &["sphinx.plan"]].concat()).await;
+    record(&["run", "sphinx.plan"]).await;
+    record(&["cutover", "sphinx.plan", "--yes-i-mean", "sphinx"]).await;
+    record(&["report", "sphinx.plan"]).await;
+    std::fs::write(file, session).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

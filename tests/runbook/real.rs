@@ -164,7 +164,7 @@ pub const TABLES: &str = "
     SELECT lo_from_bytea(0, 'a large object');";
 
 fn servers() -> Servers {
-    Servers { pg_dump: Some(clients().pg_dump.clone()) }
+    Servers { pg_dump: Some(clients().pg_dump.clone()), elsewhere: None }
 }
 
 pub fn quick() -> Wishes {

@@ -111,6 +111,12 @@ pub struct HerokuPlanArgs {
     /// The release process may run whenever an attachment changes: it migrates nothing
     #[arg(long, help_heading = "Safety")]
     pub release_is_harmless: bool,
+    /// What runs pgconvoy on a machine near the databases, to copy and compare there
+    ///
+    /// Its arguments are appended; PGCONVOY_SOURCE and PGCONVOY_TARGET are in its environment, to be passed on:
+    /// 'ssh -o SendEnv=PGCONVOY_* near pgconvoy'. Plan, journal and requests to Heroku stay here.
+    #[arg(long, value_name = "COMMAND", value_parser = NonEmptyStringValueParser::new(), help_heading = "Speed")]
+    pub on: Option<String>,
     /// Between two looks
     #[arg(long, value_name = "MS", default_value_t = 5000, hide = true)]
     pub poll_ms: u64,

@@ -74,6 +74,7 @@ async fn plan(args: &HerokuPlanArgs, canvas: &Canvas) -> Result<Outcome> {
             event: "heroku_planned",
             document: Some(document),
             drawings: None,
+            signed_text: None,
             exit_code: 1,
             kept: None,
         };
@@ -84,7 +85,15 @@ async fn plan(args: &HerokuPlanArgs, canvas: &Canvas) -> Result<Outcome> {
     let text = format!(
         "{text}\nsaved as {file}; nothing was changed. Next:\n  pgconvoy heroku rehearse {file}\n  pgconvoy heroku run {file} --hold\n"
     );
-    Ok(Outcome { text, event: "heroku_planned", document: Some(document), drawings: None, exit_code: 0, kept: None })
+    Ok(Outcome {
+        text,
+        event: "heroku_planned",
+        document: Some(document),
+        drawings: None,
+        signed_text: None,
+        exit_code: 0,
+        kept: None,
+    })
 }
 
 async fn planned(
@@ -110,6 +119,7 @@ fn wishes(args: &HerokuPlanArgs) -> Wishes {
         release_is_harmless: args.release_is_harmless,
         still_s: args.still_for.0,
         poll_ms: args.poll_ms,
+        elsewhere: args.on.clone(),
     }
 }
 
@@ -163,7 +173,8 @@ async fn executed(
     let (plan, _) = Plan::load(&path)?;
     let confirm = Typed::new(&plan.app.app, args.yes_i_mean.as_deref(), &run.events)?;
     let execution = Execution { plan: &path, order, confirm: &confirm, hold: args.hold, records_left: None };
-    let ended = execute(&heroku, &Servers::default(), &execution, run).await;
+    let servers = Servers { pg_dump: None, elsewhere: plan.wishes.elsewhere.clone() };
+    let ended = execute(&heroku, &servers, &execution, run).await;
     let (plan, past) = match look(&path) {
         Ok((plan, past, _)) => (plan, past),
         Err(error) => return Err(ended.err().unwrap_or(error)),
@@ -256,6 +267,7 @@ fn repeat(steps: &[Step<Action>], entry: &Entry, run: &Run) {
         Entry::Undone { what, .. } => format!("taken back: {what}"),
         Entry::Held { gate } => format!("held before `{gate}`"),
         Entry::Opened { .. }
+        | Entry::Resumed {}
         | Entry::Called { .. }
         | Entry::Confirmed { .. }
         | Entry::Aborted { .. }
@@ -297,7 +309,9 @@ async fn migrated(args: &MigrateArgs, run: &Run, canvas: &Canvas) -> Result<Outc
         Some(_) if begins => {
             return Err(Error::Usage(format!("{} was begun already: --resume or --abort", args.journal.display())));
         }
-        Some(Entry::Opened { plan_sha256, .. }) if *plan_sha256 == wanted.sha256() => {}
+        Some(Entry::Opened { plan_sha256, .. }) if *plan_sha256 == wanted.sha256() => {
+            records.push(journal.append(Entry::Resumed {})?);
+        }
         Some(_) => return Err(Error::Refused(format!("{} was begun with other commands", args.journal.display()))),
     }
     let servers = Servers::default();

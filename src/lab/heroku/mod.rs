@@ -13,8 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Value, json};
 
 pub use server::HerokuServer;
-use state::State;
-pub use state::{AddOnState, ProcessState};
+pub use state::{AddOnState, AttachmentState, ProcessState, State};
 
 /// The key that the stand-in takes.
 pub const KEY: &str = "stand-in-key";

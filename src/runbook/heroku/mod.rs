@@ -130,7 +130,10 @@ pub async fn execute(
         (Order::Run, Some(_)) => {
             return Err(Error::Usage(format!("{} has begun already: go on with `resume`", execution.plan.display())));
         }
-        (_, opened) => check_opened(opened, &sha256, &path)?,
+        (_, opened) => {
+            check_opened(opened, &sha256, &path)?;
+            records.push(journal.append(Entry::Resumed {})?);
+        }
     }
     let provider = OnHeroku { heroku, databases, plan: &plan };
     let policy = Policy {

@@ -37,6 +37,9 @@ pub struct Wishes {
     pub still_s: u64,
     /// Between two looks.
     pub poll_ms: u64,
+    /// What runs pgconvoy on another machine, near the databases; `None`: rows move through this one.
+    #[serde(default)]
+    pub elsewhere: Option<String>,
 }
 
 /// Whether a plan is the migration itself, or everything of it that costs no downtime.

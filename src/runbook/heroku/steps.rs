@@ -336,10 +336,11 @@ impl Maker<'_> {
     fn move_rows(&self, phase: Phase) -> Vec<Step<Action>> {
         let move_s = self.estimate.move_s(self.app.database.bytes);
         let jobs = self.wishes.jobs;
+        let pgconvoy = self.wishes.elsewhere.as_deref().unwrap_or("pgconvoy");
         let copy = Step {
             estimate_s: move_s * 3 / 4,
             patience_s: 4 * DAY,
-            manual: vec![format!("pgconvoy copy --source FOLLOWER_URL --target NEW_URL --provider heroku -j {jobs}")],
+            manual: vec![format!("{pgconvoy} copy --source FOLLOWER_URL --target NEW_URL --provider heroku -j {jobs}")],
             ..step(
                 "copy",
                 "Copy everything into the new database",
@@ -351,7 +352,7 @@ impl Maker<'_> {
             estimate_s: move_s / 4,
             patience_s: 4 * DAY,
             manual: vec![format!(
-                "pgconvoy verify --definitions -O -x --no-tablespaces --no-comments --source FOLLOWER_URL --target NEW_URL -j {jobs}"
+                "{pgconvoy} verify --definitions -O -x --no-tablespaces --no-comments --source FOLLOWER_URL --target NEW_URL -j {jobs}"
             )],
             ..step(
                 "verify",
