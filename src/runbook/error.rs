@@ -34,6 +34,12 @@ pub enum Error {
     Command { command: String, status: String, output: String },
     #[error("{0}")]
     Usage(String),
+    /// Something could not be taken back; it may be tried again.
+    #[error("{why}; not as it was yet: {}", remains.join("; "))]
+    Remains { why: String, remains: Vec<String> },
+    /// Going back would lose rows, and going forward does not.
+    #[error("{0}")]
+    WayBackClosed(String),
     #[error("{0}")]
     Internal(String),
     #[error("interrupted")]
@@ -46,6 +52,11 @@ pub enum Error {
 impl Error {
     pub(super) fn journal(path: &Path, error: impl std::fmt::Display) -> Self {
         Self::File { path: path.display().to_string(), why: error.to_string() }
+    }
+
+    /// Whether it was a guard of ours that said no, or ourselves: it would say the same again.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::WayBackClosed(_) | Self::Usage(_) | Self::Internal(_) | Self::Killed)
     }
 
     /// Whether the same may succeed a little later.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::database::{At, Copied, DatabaseFacts, Databases, Fence, Filled, HowToCopy, Mark, Replay, Verified};
 use super::{Error, Result};
 use crate::cloud::heroku::{self, Reply, Request, Transport};
-use crate::lab::heroku::World;
+use crate::lab::heroku::{KEY, World};
 use crate::model::Lsn;
 use crate::ops::Run;
 
@@ -22,6 +22,10 @@ impl Transport for StandIn {
             Some(body) => Ok(Reply { status: answer.status, body }),
             None => Err(heroku::Error::NoReply { what, why: "the connection was closed".into() }),
         }
+    }
+
+    fn uses(&self, key: &str) -> bool {
+        key == KEY
     }
 }
 

@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,9 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{Error, Result};
 use crate::model::redact;
+
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(25);
 
 /// One line of a journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,6 +89,15 @@ pub enum Entry {
         window: u8,
         steps: Vec<String>,
     },
+    /// A window that was being taken back is not: its new database has rows that are nowhere else.
+    Forward {
+        window: u8,
+        why: String,
+    },
+    /// The run stops before the app goes down.
+    Hold {},
+    /// It need not any more.
+    CutOver {},
     /// Something that the run had made is gone again.
     Removed {
         what: String,
@@ -110,7 +123,7 @@ impl Journal {
         let cannot = |error| Error::journal(path, error);
         let mut file =
             OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(cannot)?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if !lock(&file) {
             let name = path.display();
             return Err(Error::Refused(format!("another process is at work on {name}: look on with `attach`")));
         }
@@ -169,6 +182,14 @@ impl Journal {
         self.next += 1;
         Ok(record)
     }
+}
+
+/// Those who look whether somebody is at work have the lock for a moment.
+fn lock(file: &File) -> bool {
+    (0..LOCK_ATTEMPTS).any(|attempt| {
+        std::thread::sleep(LOCK_PAUSE * u32::from(attempt > 0));
+        flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
+    })
 }
 
 /// The records, and how many bytes they take.

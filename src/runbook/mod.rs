@@ -8,6 +8,7 @@
 //! [`heroku`] is the first provider; [`anywhere`] takes any two servers, and commands of the user's own.
 
 pub mod anywhere;
+mod back;
 pub mod database;
 mod error;
 pub mod example;
@@ -19,6 +20,7 @@ mod runner;
 mod servers;
 mod shell;
 mod step;
+mod stop;
 
 pub use error::{Error, Result};
 pub use journal::Journal;

@@ -63,6 +63,25 @@ impl Past {
         })
     }
 
+    /// What the first intent has announced.
+    pub fn first_intent(&self, step: &str) -> Option<&Value> {
+        self.of(step).find_map(|record| match &record.entry {
+            Entry::Intent { note, .. } => Some(note),
+            _ => None,
+        })
+    }
+
+    /// Whether every act of a step has come back: none of them can be done later.
+    pub fn is_answered(&self, step: &str) -> bool {
+        let calls = self.of(step).filter(|record| matches!(record.entry, Entry::Called { .. })).count();
+        u64::try_from(calls).unwrap_or_default() == u64::from(self.attempts(step))
+    }
+
+    /// When a step was first acted on, in ms since 1970.
+    pub fn acted_ms(&self, step: &str) -> Option<u64> {
+        self.of(step).find(|record| matches!(record.entry, Entry::Intent { .. })).map(|record| record.at_ms)
+    }
+
     /// Whether anything may have been done for a step.
     pub fn has_begun(&self, step: &str) -> bool {
         self.of(step).any(|record| matches!(record.entry, Entry::Intent { .. } | Entry::Done { .. }))
@@ -90,9 +109,23 @@ impl Past {
     pub fn aborting(&self) -> Option<(u8, &str)> {
         self.records.iter().rev().find_map(|record| match &record.entry {
             Entry::Aborting { window, why } => Some(Some((*window, why.as_str()))),
-            Entry::Aborted { .. } => Some(None),
+            Entry::Aborted { .. } | Entry::Forward { .. } => Some(None),
             _ => None,
         })?
+    }
+
+    /// Whether a window cannot be taken back any more, though it had not been thawed: its new database has rows of its own.
+    pub fn is_forward(&self, window: u8) -> bool {
+        self.records.iter().any(|record| matches!(record.entry, Entry::Forward { window: of, .. } if of == window))
+    }
+
+    /// Whether the run is to stop before the app goes down, until it is told to: since it was asked for, or since it was
+    /// last taken back.
+    pub fn is_on_hold(&self) -> bool {
+        let last = |wanted: fn(&Entry) -> bool| self.records.iter().rposition(|record| wanted(&record.entry));
+        let Some(asked) = last(|entry| matches!(entry, Entry::Hold {})) else { return false };
+        let since = last(|entry| matches!(entry, Entry::Aborted { .. })).map_or(asked, |aborted| aborted.max(asked));
+        last(|entry| matches!(entry, Entry::CutOver {})).is_none_or(|told| told < since)
     }
 
     /// Whether the last that happened was that a window was taken back.

@@ -5,7 +5,6 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::journal::{Entry, Journal};
@@ -15,10 +14,10 @@ use super::{Error, Result};
 use crate::event::Event;
 use crate::ops::Run;
 
-/// How long an abort is tried: the app is down meanwhile.
-const ABORT_PATIENCE: Duration = Duration::from_secs(1800);
 /// Acts that were followed by nothing, until it is given up.
 const ATTEMPTS_MAX: u32 = 6;
+/// How long something that was told to stop may take for it, before it is left alone.
+const STOPPING: Duration = Duration::from_secs(60);
 
 /// What does not depend on the plan.
 pub struct Policy<'a> {
@@ -29,6 +28,12 @@ pub struct Policy<'a> {
     pub confirm: &'a dyn Confirm,
     /// Stop before the next gate that holds.
     pub hold: bool,
+    /// How long taking back is tried: the app is down meanwhile.
+    pub undo_patience: Duration,
+}
+
+impl Policy<'_> {
+    pub const UNDO_PATIENCE: Duration = Duration::from_secs(1800);
 }
 
 /// How a run ended that did not fail.
@@ -70,15 +75,29 @@ impl<P: Provider> Runner<'_, P> {
         if let Some(ended) = self.look_again().await? {
             return Ok(ended);
         }
+        if let Some(ended) = self.advance(self.steps.len()).await? {
+            return Ok(ended);
+        }
+        if !self.past.is_finished() {
+            self.record(Entry::Finished {})?;
+        }
+        Ok(Ended::Finished)
+    }
+
+    /// Takes what is left of the first so many steps. `None`: all of them are done.
+    pub(super) async fn advance(&mut self, until: usize) -> Result<Option<Ended>> {
         let count = u32::try_from(self.steps.len()).unwrap_or(u32::MAX);
-        for (number, step) in (1..).zip(self.steps) {
+        for (number, step) in (1..).zip(&self.steps[..until]) {
             if self.past.done(&step.id).is_some() {
                 continue;
             }
             match self.gate(step) {
                 Ok(None) => {}
-                Ok(Some(ended)) => return self.stop_at(step, ended).await,
-                Err(error) => return self.failed(step, error).await,
+                Ok(Some(ended)) => return self.stop_at(ended).await.map(Some),
+                Err(error) => return self.failed(step, error).await.map(Some),
+            }
+            if let Err(error) = self.look_at_ready(step).await {
+                return self.failed(step, error).await.map(Some);
             }
             self.say(Event::StepStarted { number, of: count, title: step.title.clone() });
             let started = Instant::now();
@@ -87,14 +106,11 @@ impl<P: Provider> Runner<'_, P> {
                     let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                     self.say(Event::StepFinished { number, summary: "done".into(), elapsed_ms });
                 }
-                Ok(Some(ended)) => return Ok(ended),
-                Err(error) => return self.failed(step, error).await,
+                Ok(Some(ended)) => return Ok(Some(ended)),
+                Err(error) => return self.failed(step, error).await.map(Some),
             }
         }
-        if !self.past.is_finished() {
-            self.record(Entry::Finished {})?;
-        }
-        Ok(Ended::Finished)
+        Ok(None)
     }
 
     /// Takes back the window that is open.
@@ -106,7 +122,9 @@ impl<P: Provider> Runner<'_, P> {
             return self.take_back(window, &why).await;
         }
         let Some(window) = self.open_window() else {
-            return Err(Error::Refused(if self.thawed().is_some() {
+            let is_forward =
+                self.steps.iter().filter_map(|s| s.phase.window()).any(|window| self.past.is_forward(window));
+            return Err(Error::Refused(if self.thawed().is_some() || is_forward {
                 "the point of no return is passed: the app may have written to the new database, and the way back is \
                  another migration"
                     .into()
@@ -125,7 +143,8 @@ impl<P: Provider> Runner<'_, P> {
             Phase::Frozen(window) => Some(window),
             _ => None,
         });
-        frozen.max().filter(|window| self.thawed().is_none_or(|thawed| thawed < *window))
+        let is_open = |window: &u8| self.thawed().is_none_or(|thawed| thawed < *window);
+        frozen.max().filter(|window| is_open(window) && !self.past.is_forward(*window))
     }
 
     /// The last window whose thaw has begun.
@@ -148,11 +167,28 @@ impl<P: Provider> Runner<'_, P> {
         Ok(None)
     }
 
+    /// Before the app goes down: what was made ready must still be, days later.
+    async fn look_at_ready(&mut self, step: &Step<P::Action>) -> Result<()> {
+        let Phase::Frozen(window) = step.phase else { return Ok(()) };
+        if self.open_window() == Some(window) || self.past.is_forward(window) {
+            return Ok(());
+        }
+        for ready in self.steps.iter().filter(|step| step.phase == Phase::Ready(window)) {
+            self.still_done(ready).await?;
+        }
+        Ok(())
+    }
+
     async fn still_done(&self, step: &Step<P::Action>) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(step.patience_s);
         loop {
+            self.check_cancelled(step)?;
             self.check_budget(step)?;
-            let last = match self.provider.observe(step, &self.past).await {
+            let seen = match step.phase {
+                Phase::Ready(_) => self.provider.look_again(step, &self.past, self.run).await,
+                _ => self.look(step).await,
+            };
+            let last = match seen {
                 Ok(Seen::Done(_)) => return Ok(()),
                 Ok(Seen::ToDo) => {
                     return Err(Error::Refused(format!(
@@ -174,38 +210,50 @@ impl<P: Provider> Runner<'_, P> {
     /// `None`: go on.
     fn gate(&mut self, step: &Step<P::Action>) -> Result<Option<Ended>> {
         let Some(gate) = &step.gate else { return Ok(None) };
-        if self.past.is_confirmed(&gate.name) {
+        // While the app is up, a yes is good for the process that was told it.
+        if self.past.is_confirmed(&gate.name) && self.open_window().is_some() {
             return Ok(None);
         }
         let held = |why: &str| Some(Ended::Held { before: gate.name.clone(), why: why.into() });
-        if self.policy.hold && gate.holds {
+        if gate.holds && (self.policy.hold || self.past.is_on_hold()) {
             self.record(Entry::Held { gate: gate.name.clone() })?;
             return Ok(held("as was asked for"));
         }
-        match self.policy.confirm.confirm(gate)? {
+        let gate = &self.provider.question(step, gate, &self.past)?;
+        let answer = self.policy.confirm.confirm_until(gate, self.budget_ends(step), &self.run.cancel)?;
+        self.check_cancelled(step)?;
+        self.check_budget(step)?;
+        let why = match answer {
             Answer::Yes => {
                 self.record(Entry::Confirmed { gate: gate.name.clone() })?;
-                Ok(None)
+                return Ok(None);
             }
-            Answer::No => {
-                self.record(Entry::Held { gate: gate.name.clone() })?;
-                Ok(held("not confirmed"))
-            }
-            Answer::Hold => {
-                self.record(Entry::Held { gate: gate.name.clone() })?;
-                Ok(held("nobody is there to confirm it"))
-            }
-        }
+            Answer::No => "not confirmed",
+            Answer::Hold => "nobody is there to confirm it",
+        };
+        self.record(Entry::Held { gate: gate.name.clone() })?;
+        Ok(held(why))
     }
 
     /// Nobody waits at a gate while the app is down.
-    async fn stop_at(&mut self, step: &Step<P::Action>, ended: Ended) -> Result<Ended> {
-        match (step.phase, &ended, self.open_window()) {
-            (Phase::Frozen(_), Ended::Held { before, why }, Some(window)) => {
+    async fn stop_at(&mut self, ended: Ended) -> Result<Ended> {
+        match (&ended, self.open_window()) {
+            (Ended::Held { before, why }, Some(window)) => {
                 let why = format!("stopped before `{before}`: {why}");
                 self.start_abort(window, &why).await
             }
             _ => Ok(ended),
+        }
+    }
+
+    /// Looks at a step, not longer than there is time.
+    async fn look(&self, step: &Step<P::Action>) -> Result<Seen> {
+        let left = self.budget_left(step);
+        self.provider.limit(self.budget_ends(step));
+        let seen = self.provider.observe(step, &self.past);
+        match left {
+            None => seen.await,
+            Some((left, budget)) => tokio::time::timeout(left, seen).await.map_err(|_| Error::Budget { budget })?,
         }
     }
 
@@ -218,14 +266,16 @@ impl<P: Provider> Runner<'_, P> {
         loop {
             self.check_cancelled(step)?;
             self.check_budget(step)?;
-            match self.provider.observe(step, &self.past).await {
+            // There is no way back: whatever stands in the way is to be got over.
+            let is_thaw = self.is_thawing(step);
+            match self.look(step).await {
                 Ok(Seen::Done(facts)) => {
                     self.record(Entry::Done { step: step.id.clone(), facts })?;
                     return Ok(None);
                 }
                 Ok(Seen::Later(why)) => return Ok(Some(Ended::Held { before: step.id.clone(), why })),
                 Ok(Seen::ToDo) if std::mem::take(&mut has_acted) => last = "asked for, and not seen yet".into(),
-                Ok(Seen::ToDo) if attempts < ATTEMPTS_MAX => {
+                Ok(Seen::ToDo) if attempts < ATTEMPTS_MAX || is_thaw => {
                     attempts += 1;
                     match self.act(step).await? {
                         // The app may be down: no pause where none is needed.
@@ -238,7 +288,9 @@ impl<P: Provider> Runner<'_, P> {
                 }
                 Ok(Seen::ToDo) => return Err(waited(step, last)),
                 Ok(Seen::Waiting(what)) => last = what,
-                Err(error) if error.is_passing() => last = error.to_string(),
+                Err(error) if error.is_passing() || is_thaw && !matches!(error, Error::Killed) => {
+                    last = error.to_string()
+                }
                 Err(error) => return Err(error),
             }
             if Instant::now() > deadline {
@@ -256,9 +308,17 @@ impl<P: Provider> Runner<'_, P> {
     /// `Some`: it failed for a reason that may pass.
     async fn act(&mut self, step: &Step<P::Action>) -> Result<Option<String>> {
         let attempt = self.past.attempts(&step.id) + 1;
-        let note = self.provider.intent(step, &self.past);
+        let note = match self.provider.intent(step, &self.past) {
+            Ok(note) => note,
+            Err(error) if error.is_passing() => return Ok(Some(error.to_string())),
+            Err(error) => return Err(error),
+        };
         self.record(Entry::Intent { step: step.id.clone(), attempt, note })?;
-        let run = Run { cancel: self.run.cancel.child_token(), ..self.run.clone() };
+        let is_thaw = self.is_thawing(step);
+        // Ctrl-C does not stop what brings the app up again.
+        let cancel = if is_thaw { CancellationToken::new() } else { self.run.cancel.child_token() };
+        let run = Run { cancel, ..self.run.clone() };
+        self.provider.limit(self.budget_ends(step));
         let acted = match self.budget_left(step) {
             None => self.provider.act(step, &self.past, &run).await,
             Some((left, budget)) => within(left, budget, &run.cancel, self.provider.act(step, &self.past, &run)).await,
@@ -268,7 +328,7 @@ impl<P: Provider> Runner<'_, P> {
                 self.record(Entry::Called { step: step.id.clone(), note })?;
                 Ok(None)
             }
-            Err(error) if error.is_passing() => {
+            Err(error) if error.is_passing() || is_thaw => {
                 self.run.events.warn(format!("{}: {error}", step.title));
                 Ok(Some(error.to_string()))
             }
@@ -280,59 +340,25 @@ impl<P: Provider> Runner<'_, P> {
         if matches!(error, Error::Killed) {
             return Err(error);
         }
-        self.record(Entry::Failed { step: step.id.clone(), why: error.to_string() })?;
+        self.note(Entry::Failed { step: step.id.clone(), why: error.to_string() })?;
         match self.open_window() {
             Some(window) => self.start_abort(window, &format!("{}: {error}", step.title)).await,
             None => Err(error),
         }
     }
 
-    async fn start_abort(&mut self, window: u8, why: &str) -> Result<Ended> {
-        self.record(Entry::Aborting { window, why: why.to_owned() })?;
-        self.take_back(window, why).await
-    }
-
-    /// The steps of a window, the last first. Is not stopped by Ctrl-C: the app is down.
-    async fn take_back(&mut self, window: u8, why: &str) -> Result<Ended> {
-        self.run.events.warn(format!("going back to what was before: {why}"));
-        let steps = self.steps;
-        let of_window = |step: &&Step<P::Action>| step.phase == Phase::Frozen(window);
-        for step in steps.iter().rev().filter(of_window) {
-            if self.past.has_begun(&step.id) {
-                self.undo(step).await?;
-            }
-        }
-        let taken: Vec<String> =
-            steps.iter().filter(|step| step.phase.window() == Some(window)).map(|step| step.id.clone()).collect();
-        self.record(Entry::Aborted { window, steps: taken })?;
-        Ok(Ended::Aborted { window, why: why.to_owned() })
-    }
-
-    async fn undo(&mut self, step: &Step<P::Action>) -> Result<()> {
-        let deadline = Instant::now() + ABORT_PATIENCE;
-        loop {
-            match self.provider.undo(step, &self.past).await {
-                Ok(Some(what)) => {
-                    self.say(Event::Note { message: format!("taken back: {what}") });
-                    self.record(Entry::Undone { step: step.id.clone(), what })?;
-                    return Ok(());
-                }
-                Ok(None) => return Ok(()),
-                Err(error) if error.is_passing() && Instant::now() < deadline => {
-                    self.run.events.warn(format!("taking back `{}`: {error}; trying again", step.title));
-                    tokio::time::sleep(self.policy.poll).await;
-                }
-                Err(error) => {
-                    self.record(Entry::Failed { step: step.id.clone(), why: error.to_string() })?;
-                    return Err(error);
-                }
-            }
-        }
+    /// Whether the point of no return is passed and the app not up yet.
+    fn is_thawing(&self, step: &Step<P::Action>) -> bool {
+        matches!(step.phase, Phase::Thaw(window) if self.open_window() != Some(window))
     }
 
     fn check_cancelled(&self, step: &Step<P::Action>) -> Result<()> {
         // Once the app is on its way up, the quickest end is the best.
-        let may_stop = !matches!(step.phase, Phase::Thaw(_));
+        let may_stop = match step.phase {
+            Phase::Thaw(window) => self.open_window() == Some(window),
+            Phase::Frozen(window) => !self.past.is_forward(window),
+            Phase::Ready(_) | Phase::Open => true,
+        };
         if may_stop && self.run.cancel.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
@@ -343,14 +369,23 @@ impl<P: Provider> Runner<'_, P> {
         }
     }
 
-    /// What is left of the budget of downtime, while it counts.
+    /// What is left of the budget of downtime, while it counts: from the first that is done to the app.
     fn budget_left(&self, step: &Step<P::Action>) -> Option<(Duration, Duration)> {
-        let (Phase::Frozen(window), Some(budget)) = (step.phase, self.policy.budget) else { return None };
-        let first = self.steps.iter().find(|step| step.phase == Phase::Frozen(window))?;
-        let since_ms = self.past.times(&first.id).0?;
+        let (Phase::Frozen(window) | Phase::Thaw(window), Some(budget)) = (step.phase, self.policy.budget) else {
+            return None;
+        };
+        if self.open_window() != Some(window) {
+            return None;
+        }
+        let frozen = self.steps.iter().filter(|step| step.phase == Phase::Frozen(window));
+        let since_ms = frozen.filter_map(|step| self.past.acted_ms(&step.id)).min()?;
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
         let down = Duration::from_millis(u64::try_from(now_ms).unwrap_or(u64::MAX).saturating_sub(since_ms));
         Some((budget.saturating_sub(down), budget))
+    }
+
+    fn budget_ends(&self, step: &Step<P::Action>) -> Option<Instant> {
+        self.budget_left(step).and_then(|(left, _)| Instant::now().checked_add(left))
     }
 
     async fn pause(&self, pause: Duration) -> Result<()> {
@@ -367,24 +402,36 @@ impl<P: Provider> Runner<'_, P> {
         Ok(())
     }
 
-    fn say(&self, event: Event) {
+    /// A record that nothing depends on: the app is not kept down because it cannot be written.
+    pub(super) fn note(&mut self, entry: Entry) -> Result<()> {
+        match self.record(entry) {
+            Err(Error::Killed) => Err(Error::Killed),
+            Err(error) => {
+                self.run.events.warn(format!("the journal cannot be written: {error}"));
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    pub(super) fn say(&self, event: Event) {
         self.run.events.send(event);
     }
 }
 
 /// Stops what takes longer than there is time, and waits until it has stopped.
-async fn within(
+async fn within<T>(
     left: Duration,
     budget: Duration,
     cancel: &CancellationToken,
-    act: impl Future<Output = Result<Value>>,
-) -> Result<Value> {
+    act: impl Future<Output = Result<T>>,
+) -> Result<T> {
     tokio::pin!(act);
     tokio::select! {
         acted = &mut act => acted,
         () = tokio::time::sleep(left) => {
             cancel.cancel();
-            let _ = act.await;
+            let _ = tokio::time::timeout(STOPPING, act).await;
             Err(Error::Budget { budget })
         }
     }

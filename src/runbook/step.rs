@@ -1,5 +1,8 @@
+use std::time::Instant;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use super::past::Past;
 use super::{Error, Result};
@@ -78,9 +81,36 @@ pub trait Provider {
     /// It cannot be seen, or what is seen must stop the run.
     fn observe(&self, step: &Step<Self::Action>, past: &Past) -> impl Future<Output = Result<Seen>>;
 
-    /// What is about to be done, for the journal: names of what will be made.
-    fn intent(&self, _step: &Step<Self::Action>, _past: &Past) -> Value {
-        Value::Null
+    /// Looks again at a step that was done while the app was up, just before it goes down: days may have passed.
+    ///
+    /// # Errors
+    /// As [`Provider::observe`].
+    fn look_again(&self, step: &Step<Self::Action>, past: &Past, _run: &Run) -> impl Future<Output = Result<Seen>> {
+        self.observe(step, past)
+    }
+
+    /// What is about to be done, for the journal: names of what will be made, and what is needed to take it back.
+    ///
+    /// # Errors
+    /// It cannot be read now.
+    fn intent(&self, _step: &Step<Self::Action>, _past: &Past) -> Result<Value> {
+        Ok(Value::Null)
+    }
+
+    /// What somebody is asked before a step, in the words of now: a plan does not know what was taken back since.
+    ///
+    /// # Errors
+    /// It cannot be read now.
+    fn question(&self, _step: &Step<Self::Action>, gate: &Gate, _past: &Past) -> Result<Gate> {
+        Ok(gate.clone())
+    }
+
+    /// Nothing that is asked for from now on may take longer than until then.
+    fn limit(&self, _until: Option<Instant>) {}
+
+    /// Whether `undo` can see that there is nothing left to be taken back; else it is called once.
+    fn sees_what_is_undone(&self) -> bool {
+        false
     }
 
     /// Does it once. What came of it is observed afterwards.
@@ -89,7 +119,8 @@ pub trait Provider {
     /// It was refused, or no answer came.
     fn act(&self, step: &Step<Self::Action>, past: &Past, run: &Run) -> impl Future<Output = Result<Value>>;
 
-    /// Takes it back, as far as it was done, and says so; `None` where there was nothing to do.
+    /// Takes it back, as far as it was done, and says so; `None` where there was nothing to do. What was asked for and is not
+    /// seen may still come.
     ///
     /// # Errors
     /// It could not be taken back.
@@ -101,6 +132,14 @@ pub trait Confirm {
     /// # Errors
     /// Nobody can be asked.
     fn confirm(&self, gate: &Gate) -> Result<Answer>;
+
+    /// The same while the app is down: does not wait for an answer after `until`, nor when `cancel` is cancelled.
+    ///
+    /// # Errors
+    /// As for [`Confirm::confirm`].
+    fn confirm_until(&self, gate: &Gate, _until: Option<Instant>, _cancel: &CancellationToken) -> Result<Answer> {
+        self.confirm(gate)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use pgconvoy::lab::heroku::{Setup, World};
 use pgconvoy::ops::Run;
 use pgconvoy::runbook::example::{Pretended, StandIn};
 use pgconvoy::runbook::heroku::{Execution, Kind, Order, ToPlan, Wishes, execute, make_plan};
-use pgconvoy::runbook::{Confirm, Confirmed, Ended, Result};
+use pgconvoy::runbook::{Confirm, Confirmed, Ended, Policy, Result};
 
 pub const ORIGINAL: &str = "postgresql-white-1";
 
@@ -67,7 +67,8 @@ impl Case {
         confirm: &dyn Confirm,
         hold: bool,
     ) -> Result<Ended> {
-        let execution = Execution { plan: &self.plan, order, confirm, hold, records_left };
+        let undo_patience = Policy::UNDO_PATIENCE;
+        let execution = Execution { plan: &self.plan, order, confirm, hold, undo_patience, records_left };
         execute(&self.heroku, &self.databases, &execution, &Run::unattended()).await
     }
 

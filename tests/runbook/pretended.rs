@@ -186,7 +186,11 @@ async fn gates_hold_before_the_app_goes_down_and_take_back_while_it_is() {
     case.assert_as_it_was();
     let held = case.execute_with(Order::Resume, None, &Confirmed, true).await.unwrap();
     assert!(matches!(held, Ended::Held { ref before, .. } if before == "freeze"), "{held:?}");
-    let held = case.execute_with(Order::Resume, None, &Except("destroy", Answer::Hold), false).await.unwrap();
+    // Held it stays, whoever goes on, until it is told to cut over.
+    let held = case.execute(Order::Resume).await.unwrap();
+    assert!(matches!(held, Ended::Held { ref before, .. } if before == "freeze"), "{held:?}");
+    case.assert_as_it_was();
+    let held = case.execute_with(Order::CutOver, None, &Except("destroy", Answer::Hold), false).await.unwrap();
     assert!(matches!(held, Ended::Held { ref before, .. } if before == "destroy"), "{held:?}");
     assert!(case.is_up() && case.addons().contains(&ORIGINAL.to_owned()));
     assert_eq!(case.execute(Order::Resume).await.unwrap(), Ended::Finished);
@@ -237,7 +241,7 @@ async fn guards_close_again_before_the_freeze() {
         world.attachments.push(foreign);
         world.attachments.len() - 1
     });
-    let refused = case.execute(Order::Resume).await.unwrap_err().to_string();
+    let refused = case.execute(Order::CutOver).await.unwrap_err().to_string();
     assert!(refused.contains("other apps") && refused.contains("reports"), "{refused}");
     case.assert_as_it_was();
     case.world.with(|world| world.attachments.remove(foreign));

@@ -9,7 +9,7 @@ use pgconvoy::lab::heroku::{Happening, HerokuServer, KEY, Setup, World};
 use pgconvoy::lab::{Cluster, ClusterSpec, Major};
 use pgconvoy::ops::Run;
 use pgconvoy::runbook::heroku::{Execution, Kind, Order, ToPlan, Wishes, execute, make_plan};
-use pgconvoy::runbook::{Confirmed, Ended, Servers};
+use pgconvoy::runbook::{Confirmed, Ended, Policy, Servers};
 
 use crate::fixture::{ORIGINAL, wishes};
 use crate::support::{clients, cluster, progress};
@@ -108,8 +108,14 @@ impl Site {
     }
 
     async fn execute(&self, order: Order) -> pgconvoy::runbook::Result<Ended> {
+        self.execute_until(order, None).await
+    }
+
+    async fn execute_until(&self, order: Order, records_left: Option<u64>) -> pgconvoy::runbook::Result<Ended> {
         let plan = self.plan();
-        let execution = Execution { plan: &plan, order, confirm: &Confirmed, hold: false, records_left: None };
+        let undo_patience = Policy::UNDO_PATIENCE;
+        let execution =
+            Execution { plan: &plan, order, confirm: &Confirmed, hold: false, undo_patience, records_left };
         execute(&self.heroku(), &servers(), &execution, &Run::unattended()).await
     }
 

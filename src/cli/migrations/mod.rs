@@ -20,7 +20,7 @@ use pgconvoy::runbook::heroku::{
 };
 use pgconvoy::runbook::journal::Entry;
 use pgconvoy::runbook::{
-    Confirmed, Ended, Error, Journal, MigrationReport, Past, Policy, Result, Runner, Servers, Step,
+    Confirm, Confirmed, Ended, Error, Journal, MigrationReport, Past, Policy, Result, Runner, Servers, Step,
 };
 
 use super::args::{HerokuCommand, HerokuLookArgs, HerokuPlanArgs, HerokuRunArgs, MigrateArgs};
@@ -41,9 +41,8 @@ pub fn heroku(command: &HerokuCommand, run: &Run, canvas: &Canvas) -> ops::Resul
         HerokuCommand::Plan(args) => block_on(async { plan(args, canvas).await.map_err(Error::into_ops) }),
         HerokuCommand::Rehearse(args) => ordered(args, Order::Run, true, (run, canvas)),
         HerokuCommand::Run(args) => ordered(args, Order::Run, false, (run, canvas)),
-        HerokuCommand::Cutover(args) | HerokuCommand::Resume(args) => {
-            ordered(args, Order::Resume, false, (run, canvas))
-        }
+        HerokuCommand::Cutover(args) => ordered(args, Order::CutOver, false, (run, canvas)),
+        HerokuCommand::Resume(args) => ordered(args, Order::Resume, false, (run, canvas)),
         HerokuCommand::Abort(args) => ordered(args, Order::Abort, false, (run, canvas)),
         HerokuCommand::Status(args) | HerokuCommand::Report(args) => status(args, canvas).map_err(Error::into_ops),
         HerokuCommand::Attach(args) => attach(args, run, canvas).map_err(Error::into_ops),
@@ -103,6 +102,9 @@ async fn planned(
     (measured, run): (Option<Measured>, String),
 ) -> Result<(Plan, Vec<String>)> {
     let wishes = wishes(args);
+    if wishes.still_s == 0 {
+        return Err(Error::Usage("--still-for 0s proves nothing: give at least 1s".into()));
+    }
     let to_plan = ToPlan { app, wishes, kind: Kind::Migration, measured, run };
     make_plan(heroku, &Servers::default(), to_plan).await
 }
@@ -136,7 +138,7 @@ async fn example(args: &HerokuPlanArgs, run: &Run, canvas: &Canvas) -> Result<Ou
     // What is pretended need not be waited for.
     let hasty = Wishes { poll_ms: 0, still_s: 0, hold_s: 0, ..wishes };
     make_plan(&heroku, &databases, to_plan(hasty)).await?.0.save(&path)?;
-    let execution = Execution { plan: &path, order: Order::Run, confirm: &Confirmed, hold: false, records_left: None };
+    let execution = execution(&path, Order::Run, &Confirmed);
     let ended = execute(&heroku, &databases, &execution, run).await?;
     let (_, past, _) = look(&path)?;
     let finished = MigrationReport::new(&plan.steps, &past, now_ms());
@@ -148,6 +150,11 @@ async fn example(args: &HerokuPlanArgs, run: &Run, canvas: &Canvas) -> Result<Ou
         report::migration("sphinx", &finished, false, canvas)
     );
     outcome("heroku_planned", text, &plan, 0).map_err(Error::Ops)
+}
+
+fn execution<'a>(plan: &'a Path, order: Order, confirm: &'a dyn Confirm) -> Execution<'a> {
+    let undo_patience = Policy::UNDO_PATIENCE;
+    Execution { plan, order, confirm, hold: false, undo_patience, records_left: None }
 }
 
 fn ordered(
@@ -172,7 +179,7 @@ async fn executed(
     }
     let (plan, _) = Plan::load(&path)?;
     let confirm = Typed::new(&plan.app.app, args.yes_i_mean.as_deref(), &run.events)?;
-    let execution = Execution { plan: &path, order, confirm: &confirm, hold: args.hold, records_left: None };
+    let execution = Execution { hold: args.hold, ..execution(&path, order, &confirm) };
     let servers = Servers { pg_dump: None, elsewhere: plan.wishes.elsewhere.clone() };
     let ended = execute(&heroku, &servers, &execution, run).await;
     let (plan, past) = match look(&path) {
@@ -192,7 +199,7 @@ async fn executed(
     text += &ended.sentence();
     text += "\n";
     if let Ended::Held { before, .. } = &ended {
-        let order = if before == "freeze" { "cutover" } else { "resume" };
+        let order = if past.is_on_hold() || before.starts_with("freeze") { "cutover" } else { "resume" };
         text = format!("{text}next: pgconvoy heroku {order} {}\n", path.display());
     }
     if let (true, Some(measured)) = (ended == Ended::Finished && rehearsal, measured(&path)) {
@@ -265,11 +272,14 @@ fn repeat(steps: &[Step<Action>], entry: &Entry, run: &Run) {
         Entry::Failed { step, why } => return run.events.warn(format!("{}: {why}", title(step))),
         Entry::Aborting { why, .. } => return run.events.warn(format!("going back to what was before: {why}")),
         Entry::Undone { what, .. } => format!("taken back: {what}"),
+        Entry::Forward { why, .. } => return run.events.warn(format!("going forward after all: {why}")),
         Entry::Held { gate } => format!("held before `{gate}`"),
         Entry::Opened { .. }
         | Entry::Resumed {}
         | Entry::Called { .. }
         | Entry::Confirmed { .. }
+        | Entry::Hold {}
+        | Entry::CutOver {}
         | Entry::Aborted { .. }
         | Entry::Removed { .. }
         | Entry::Finished {} => return,
@@ -318,8 +328,13 @@ async fn migrated(args: &MigrateArgs, run: &Run, canvas: &Canvas) -> Result<Outc
     let provider = Anywhere { databases: &servers, wanted: &wanted };
     let steps = wanted.steps();
     let confirm = Typed::new(&wanted.name, args.yes_i_mean.as_deref(), &run.events)?;
-    let policy =
-        Policy { poll: POLL, budget: Some(Duration::from_secs(args.budget.0)), confirm: &confirm, hold: false };
+    let policy = Policy {
+        poll: POLL,
+        budget: Some(Duration::from_secs(args.budget.0)),
+        confirm: &confirm,
+        hold: false,
+        undo_patience: Policy::UNDO_PATIENCE,
+    };
     let mut runner = Runner { provider: &provider, steps: &steps, journal, past: Past::new(records), run, policy };
     let ended = if args.abort { runner.abort("as was asked for").await } else { runner.go().await };
     let report = MigrationReport::new(&steps, &runner.past, now_ms());

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -30,6 +31,19 @@ pub struct NewAddOn<'a> {
 impl Heroku {
     pub fn new(transport: impl Transport + 'static) -> Self {
         Self { transport: Box::new(transport) }
+    }
+
+    /// No request takes longer than until then.
+    pub fn limit(&self, until: Option<Instant>) {
+        self.transport.limit(until);
+    }
+
+    /// How long the key that is used works; `None`: it is not said, or for ever.
+    pub fn key_works_for(&self) -> Result<Option<Duration>> {
+        let all: Vec<Value> = self.get("/oauth/authorizations")?;
+        let tokens = all.iter().map(|authorization| &authorization["access_token"]);
+        let mut own = tokens.filter(|token| token["token"].as_str().is_some_and(|key| self.transport.uses(key)));
+        Ok(own.next().and_then(|token| token["expires_in"].as_u64()).map(Duration::from_secs))
     }
 
     pub fn app(&self, app: &str) -> Result<App> {

@@ -1,3 +1,6 @@
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
 use serde_json::Value;
 
 use super::error::{Error, Result};
@@ -43,6 +46,12 @@ pub trait Transport: Send + Sync {
     /// # Errors
     /// `NoReply`: it may have been done or not.
     fn call(&self, request: &Request<'_>) -> Result<Reply>;
+
+    /// No call takes longer than until then; `None`: as long as calls take.
+    fn limit(&self, _until: Option<Instant>) {}
+
+    /// Whether this is the key that it uses.
+    fn uses(&self, key: &str) -> bool;
 }
 
 /// Where Heroku is, and who asks.
@@ -62,7 +71,8 @@ impl Credentials {
     /// There is no key, or the hosts make no sense.
     pub fn from_env(var: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let var = |name| var(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
-        let no_key = "HEROKU_API_KEY is not set: `heroku authorizations:create -e 8h` makes a key for a night";
+        let no_key =
+            "HEROKU_API_KEY is not set: `heroku authorizations:create -S -e 86400` makes one for a day (in seconds)";
         let key = Secret::new(var("HEROKU_API_KEY").ok_or_else(|| Error::Config(no_key.into()))?);
         let host = var("HEROKU_HOST").unwrap_or_else(|| "heroku.com".into());
         let (scheme, platform, port) = match host.split_once("://") {
@@ -92,6 +102,8 @@ impl Credentials {
 pub struct HttpTransport {
     platform: http::Client,
     data: http::Client,
+    key: Secret,
+    until: Mutex<Option<Instant>>,
 }
 
 impl HttpTransport {
@@ -104,7 +116,12 @@ impl HttpTransport {
                 .map(|client| client.header("Accept", "application/vnd.heroku+json; version=3"))
                 .map_err(|error| Error::Config(error.to_string()))
         };
-        Ok(Self { platform: client(&credentials.platform)?, data: client(&credentials.data)? })
+        Ok(Self {
+            platform: client(&credentials.platform)?,
+            data: client(&credentials.data)?,
+            key: credentials.key.clone(),
+            until: Mutex::default(),
+        })
     }
 }
 
@@ -126,8 +143,9 @@ impl Transport for HttpTransport {
         if let Some(body) = &request.body {
             sent = sent.json(body);
         }
+        let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
         let what = format!("{} {}", request.method, request.path);
-        let response = client.send(&sent).map_err(|error| Error::from_http(&what, &error))?;
+        let response = client.send_until(&sent, until).map_err(|error| Error::from_http(&what, &error))?;
         let unreadable = |_| Error::unexpected(format!("the answer to {what} is not JSON"));
         let body = if response.body.is_empty() {
             Value::Null
@@ -135,6 +153,14 @@ impl Transport for HttpTransport {
             serde_json::from_slice(&response.body).map_err(unreadable)?
         };
         Ok(Reply { status: response.status, body })
+    }
+
+    fn limit(&self, until: Option<Instant>) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    fn uses(&self, key: &str) -> bool {
+        self.key.expose() == key
     }
 }
 

@@ -188,6 +188,14 @@ impl Client {
     /// # Errors
     /// What [`ErrorKind`] lists; see [`Error::effect`] for what may have happened at the provider.
     pub fn send(&self, request: &Request) -> Result<Response> {
+        self.send_until(request, None)
+    }
+
+    /// The same, but neither sends nor waits for anything after `until`.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub fn send_until(&self, request: &Request, until: Option<Instant>) -> Result<Response> {
         let (mut attempts, mut earlier_unknown) = (0, false);
         loop {
             let fail = |kind, attempts, earlier_unknown| Error {
@@ -199,12 +207,13 @@ impl Client {
             };
             self.spare().map_err(|kind| fail(kind, attempts, earlier_unknown))?;
             attempts += 1;
-            let (kind, wait) = match self.attempt(request) {
+            let (kind, wait) = match self.attempt(request, until) {
                 Attempt::Done(response) => return Ok(response),
                 Attempt::Failed(kind) => return Err(fail(kind, attempts, earlier_unknown)),
                 Attempt::MayPass(kind, asked) => (kind, asked.unwrap_or_else(|| self.back_off(attempts))),
             };
-            let too_long = wait > self.patience.longest_retry_after.max(self.patience.longest_wait);
+            let ends = until.is_some_and(|until| Instant::now() + wait >= until);
+            let too_long = ends || wait > self.patience.longest_retry_after.max(self.patience.longest_wait);
             if request.repeat == Repeat::Never || attempts >= self.patience.attempts || too_long {
                 return Err(fail(kind, attempts, earlier_unknown));
             }
@@ -229,7 +238,11 @@ impl Client {
         })
     }
 
-    fn attempt(&self, request: &Request) -> Attempt {
+    fn attempt(&self, request: &Request, until: Option<Instant>) -> Attempt {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Attempt::MayPass(ErrorKind::NotSent("there is no time left for it".into()), None);
+        }
         let mut headers: Vec<(String, Secret)> =
             self.headers.iter().map(|(name, value)| (name.clone(), Secret::new(value.as_str()))).collect();
         headers.extend(request.headers.iter().cloned());
@@ -237,7 +250,7 @@ impl Client {
             Ok(authorization) => headers.extend(authorization),
             Err(problem) => return Attempt::Failed(ErrorKind::Unsendable(problem)),
         }
-        let response = match self.transport.exchange(request, &headers, self.reply_bytes_max) {
+        let response = match self.transport.exchange(request, &headers, (self.reply_bytes_max, left)) {
             Ok(response) => response,
             Err(kind @ (ErrorKind::NotSent(_) | ErrorKind::NoReply(_))) => return Attempt::MayPass(kind, None),
             Err(kind) => return Attempt::Failed(kind),

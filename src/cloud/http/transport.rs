@@ -15,6 +15,7 @@ pub(super) struct Transport {
     /// Without a slash at the end.
     base: String,
     host: String,
+    timeout: Duration,
 }
 
 impl Transport {
@@ -37,7 +38,13 @@ impl Transport {
         };
         let port = authority.port_u16().filter(|port| *port != if encrypted { 443 } else { 80 });
         let host = port.map_or_else(|| authority.host().to_owned(), |port| format!("{}:{port}", authority.host()));
-        Ok(Self { agent: agent(patience, here, encrypted)?, base: base_url.trim_end_matches('/').to_owned(), host })
+        let timeout = patience.connect_timeout + patience.reply_timeout;
+        Ok(Self {
+            agent: agent(patience, here, encrypted)?,
+            base: base_url.trim_end_matches('/').to_owned(),
+            host,
+            timeout,
+        })
     }
 
     pub(super) fn host(&self) -> &str {
@@ -49,10 +56,10 @@ impl Transport {
         &self,
         request: &Request,
         headers: &[(String, Secret)],
-        reply_bytes_max: u64,
+        (reply_bytes_max, left): (u64, Option<Duration>),
     ) -> Result<Response, ErrorKind> {
         let request = self.prepared(request, headers)?;
-        let response = self.agent.run(request).map_err(|error| failure(&error, reply_bytes_max))?;
+        let response = self.run(request, left).map_err(|error| failure(&error, reply_bytes_max))?;
         let (parts, body) = response.into_parts();
         let headers = parts
             .headers
@@ -64,6 +71,20 @@ impl Transport {
             other => ErrorKind::NoReply(other.to_string()),
         })?;
         Ok(Response { status: parts.status.as_u16(), headers, body })
+    }
+
+    /// `left`: less time than requests have of their own.
+    fn run(
+        &self,
+        request: ureq::http::Request<Vec<u8>>,
+        left: Option<Duration>,
+    ) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
+        match left {
+            Some(left) if left < self.timeout => {
+                self.agent.run(self.agent.configure_request(request).timeout_global(Some(left)).build())
+            }
+            _ => self.agent.run(request),
+        }
     }
 
     fn prepared(

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Value, json};
 
 pub use server::HerokuServer;
-pub use state::{AddOnState, AttachmentState, ProcessState, State};
+pub use state::{AddOnState, AttachmentState, ProcessState, ReleaseState, State};
 
 /// The key that the stand-in takes.
 pub const KEY: &str = "stand-in-key";
@@ -37,6 +37,8 @@ pub struct Setup {
     pub lag: u64,
     /// Times one asks until a new database can be followed.
     pub followable_polls: u32,
+    /// Times one asks until a release that leads DATABASE elsewhere has ended.
+    pub release_polls: u32,
     pub bytes: u64,
 }
 
@@ -53,6 +55,7 @@ impl Default for Setup {
             provision_polls: 2,
             lag: 3,
             followable_polls: 2,
+            release_polls: 0,
             bytes: 120 << 30,
         }
     }
@@ -82,6 +85,8 @@ pub enum FaultKind {
     LostReply,
     /// Neither.
     LostRequest,
+    /// Never answers, and does it only after so many requests more.
+    Late(u32),
 }
 
 /// What happened to the app; for those who do the same to the servers behind it.
@@ -140,8 +145,13 @@ impl World {
     /// Answers one request.
     pub fn handle(&self, method: &str, path: &str, body: &Value) -> Answer {
         let (answer, happened) = self.with(|state| {
+            state.do_what_is_late();
             let fault = state.next_fault(method, path);
             let done = match fault {
+                Some(FaultKind::Late(requests_left)) => {
+                    state.postpone(requests_left, (method, path, body));
+                    Err((0, String::new()))
+                }
                 Some(FaultKind::Status(status)) => Err((status, "injected failure".to_owned())),
                 Some(FaultKind::TooMany(_)) => Err((429, "Your account reached the API rate limit".to_owned())),
                 Some(FaultKind::LostRequest) => Err((0, String::new())),
@@ -152,7 +162,7 @@ impl World {
                 Err((status, message)) => (status, json!({ "id": "refused", "message": message })),
             };
             let answer = match fault {
-                Some(FaultKind::LostReply | FaultKind::LostRequest) => {
+                Some(FaultKind::LostReply | FaultKind::LostRequest | FaultKind::Late(_)) => {
                     Answer { status, body: None, retry_after_s: None }
                 }
                 Some(FaultKind::DoneBut(status)) => {

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
-use super::state::{AddOnState, NOW, PLANS, Refusal, State, not_found, show_plan};
-use crate::lab::heroku::Happening;
+use super::state::{AddOnState, NOW, PLANS, Refusal, ReleaseState, State, not_found, show_plan};
+use crate::lab::heroku::{Happening, KEY};
 
 type Routed = Result<(u16, Value), Refusal>;
 
@@ -10,6 +10,14 @@ pub(super) fn answer(state: &mut State, method: &str, path: &str, body: &Value) 
     let path = path.split('?').next().unwrap_or_default();
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     match (method, parts.as_slice()) {
+        ("GET", ["oauth", "authorizations"]) => {
+            let token = json!({ "id": state.app_id, "token": KEY, "expires_in": state.key_expires_s });
+            let other = json!({ "id": "x", "token": "another", "expires_in": 1 });
+            Ok((
+                200,
+                json!([{ "id": "a", "access_token": other }, { "id": "b", "access_token": token }, { "id": "c" }]),
+            ))
+        }
         ("GET", ["account"]) => Ok((200, json!({ "id": state.app_id, "email": "a@example.com" }))),
         ("GET", ["addon-services", "heroku-postgresql", "plans"]) => {
             Ok((200, PLANS.iter().map(|(name, cents)| show_plan(name, *cents)).collect()))
@@ -122,13 +130,17 @@ fn show_app(state: &State) -> Value {
             "process_tier": "production", "web_url": "http://x/", "stack": { "name": "heroku-24" } })
 }
 
-fn releases(state: &State) -> Value {
+fn releases(state: &mut State) -> Value {
     let numbered = state.releases.iter().enumerate().rev().take(10);
-    let release = |(number, description): (usize, &String)| {
-        json!({ "id": format!("release-{number}"), "version": number + 1, "status": "succeeded",
-                "description": description, "created_at": NOW })
+    let release = |(number, release): (usize, &ReleaseState)| {
+        json!({ "id": format!("release-{number}"), "version": number + 1, "status": release.status(),
+                "description": release.description, "created_at": NOW })
     };
-    numbered.map(release).collect()
+    let shown = numbered.map(release).collect();
+    for release in &mut state.releases {
+        release.polls = release.polls.saturating_sub(1);
+    }
+    shown
 }
 
 fn show_database(state: &State, addon: &AddOnState) -> Value {

@@ -28,11 +28,17 @@ pub struct State {
     pub addons: Vec<AddOnState>,
     pub attachments: Vec<AttachmentState>,
     pub config: BTreeMap<String, String>,
-    pub releases: Vec<String>,
+    pub releases: Vec<ReleaseState>,
+    /// So many releases to come that lead DATABASE elsewhere fail.
+    pub releases_to_fail: u32,
+    /// Seconds until the key ends; `None`: it does not.
+    pub key_expires_s: Option<u64>,
     pub faults: Vec<Fault>,
     pub log: Vec<Logged>,
     /// No follower catches up.
     pub lag_is_stuck: bool,
+    /// What was asked for, was not answered, and is done after so many requests more.
+    pub(super) late: Vec<Late>,
     pub(super) happened: Vec<Happening>,
     next_id: u64,
 }
@@ -67,6 +73,35 @@ pub struct AttachmentState {
     pub addon_id: String,
 }
 
+/// What dynos are started from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReleaseState {
+    pub description: String,
+    /// Times one asks until it has succeeded or failed.
+    pub polls: u32,
+    pub fails: bool,
+    /// The add-on that DATABASE leads to in it.
+    pub database: String,
+}
+
+impl ReleaseState {
+    pub fn status(&self) -> &'static str {
+        match (self.polls, self.fails) {
+            (0, true) => "failed",
+            (0, false) => "succeeded",
+            _ => "pending",
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Late {
+    pub requests_left: u32,
+    pub method: String,
+    pub path: String,
+    pub body: Value,
+}
+
 pub(super) type Refusal = (u16, String);
 
 impl State {
@@ -82,9 +117,12 @@ impl State {
             attachments: Vec::new(),
             config: BTreeMap::from([("RACK_ENV".into(), "production".into())]),
             releases: Vec::new(),
+            releases_to_fail: 0,
+            key_expires_s: None,
             faults: Vec::new(),
             log: Vec::new(),
             lag_is_stuck: false,
+            late: Vec::new(),
             happened: Vec::new(),
             next_id: 1,
             setup,
@@ -104,7 +142,8 @@ impl State {
         state.addons.push(first);
         state.attach(&addon_id, "HEROKU_POSTGRESQL_WHITE", None);
         state.attach(&addon_id, "DATABASE", None);
-        state.releases.clear();
+        state.releases.drain(..1);
+        state.releases[0].polls = 0;
         state
     }
 
@@ -122,6 +161,26 @@ impl State {
         }
         fault.times -= 1;
         Some(fault.kind)
+    }
+
+    pub(super) fn postpone(&mut self, requests_left: u32, (method, path, body): (&str, &str, &Value)) {
+        let (method, path, body) = (method.to_owned(), path.to_owned(), body.clone());
+        self.late.push(Late { requests_left, method, path, body });
+    }
+
+    pub(super) fn do_what_is_late(&mut self) {
+        for late in std::mem::take(&mut self.late) {
+            if late.requests_left > 0 {
+                self.late.push(Late { requests_left: late.requests_left - 1, ..late });
+            } else if let Err((status, why)) = super::routes::answer(self, &late.method, &late.path, &late.body) {
+                tracing::debug!(status, why, "too late");
+            }
+        }
+    }
+
+    /// Whether something is still to come that nobody waits for.
+    pub fn is_late(&self) -> bool {
+        !self.late.is_empty()
     }
 
     /// By id or name.
@@ -153,21 +212,36 @@ impl State {
         let app = self.setup.app.clone();
         if self.attachments.iter().any(|a| a.app == app && a.name == name) {
             self.attachments.retain(|a| a.app != app || a.name != name);
-            self.releases.push(format!("Detach {name}"));
+            self.release(format!("Detach {name}"));
         }
         let id = self.new_id();
         let url = self.addon(addon_id).map(|addon| addon.url.clone()).unwrap_or_default();
         let namespace = namespace.map(ToOwned::to_owned);
         let attachment = AttachmentState { id, app, name: name.into(), namespace, addon_id: addon_id.into() };
         self.config.insert(format!("{name}_URL"), url);
-        self.releases.push(format!("Attach {name}"));
+        let shown = self.show_attachment(&attachment);
+        self.attachments.push(attachment);
+        self.release(format!("Attach {name}"));
         if name == "DATABASE" {
             let addon = self.addon(addon_id).map(|addon| addon.name.clone()).unwrap_or_default();
             self.happened.push(Happening::Promoted { addon });
         }
-        let shown = self.show_attachment(&attachment);
-        self.attachments.push(attachment);
         shown
+    }
+
+    fn release(&mut self, description: String) {
+        let is_promotion = description == "Attach DATABASE";
+        let fails = is_promotion && self.releases_to_fail > 0;
+        self.releases_to_fail -= u32::from(fails);
+        let database = self.attached("DATABASE").map(|addon| addon.name.clone()).unwrap_or_default();
+        let polls = if is_promotion { self.setup.release_polls } else { 0 };
+        self.releases.push(ReleaseState { description, polls, fails, database });
+    }
+
+    /// The add-on that dynos use as DATABASE: they run what has last been released well.
+    pub fn running_database(&self) -> &str {
+        let last = self.releases.iter().rev().find(|release| release.status() == "succeeded");
+        last.map_or("", |release| release.database.as_str())
     }
 
     pub(super) fn show_attachment(&self, attachment: &AttachmentState) -> Value {

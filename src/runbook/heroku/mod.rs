@@ -1,11 +1,14 @@
 //! Heroku as a provider: the plan of one app's migration, and its execution.
 
 mod advice;
+mod capacity;
+mod cutover;
 mod facts;
 mod plan;
 mod provider;
 mod removal;
 mod steps;
+mod still;
 mod switch;
 
 use std::path::Path;
@@ -24,8 +27,8 @@ use super::database::{Copied, Databases, Verified};
 use super::journal::{Entry, Journal, Record};
 use super::past::Past;
 use super::runner::{Ended, Policy, Runner};
-use super::step::Confirm;
-use super::{Error, Result};
+use super::step::{Confirm, Phase};
+use super::{Error, Result, stop};
 use crate::cloud::heroku::{Heroku, Price};
 use crate::ops::Run;
 
@@ -62,6 +65,13 @@ pub async fn make_plan(
         if !offered.iter().any(|offer| offer.short() == plan) {
             return Err(Error::Usage(format!("Heroku offers no plan heroku-postgresql:{plan}")));
         }
+        if !capacity::can_be_followed(plan) {
+            return Err(Error::Usage(format!("databases on {plan} have no followers, without which nothing is moved")));
+        }
+    }
+    // The final one may be smaller: what it has to take is what is left without bloat.
+    if let Some(why) = capacity::against(&wishes.high_plan, facts.database.bytes) {
+        return Err(Error::Usage(why));
     }
     let price = |offer: &crate::cloud::heroku::Plan| {
         Some((offer.short().to_owned(), offer.price.as_ref().and_then(Price::cents_per_hour)?))
@@ -82,6 +92,8 @@ pub enum Order {
     Run,
     /// From where its journal ends.
     Resume,
+    /// The same, and not held any more before the app goes down.
+    CutOver,
     /// Back to what was before the window that is open.
     Abort,
 }
@@ -91,8 +103,10 @@ pub struct Execution<'a> {
     pub plan: &'a Path,
     pub order: Order,
     pub confirm: &'a dyn Confirm,
-    /// Stop before gates that hold.
+    /// Stop before gates that hold, in this process and in those that go on after it, until [`Order::CutOver`].
     pub hold: bool,
+    /// How long taking back is tried; [`Policy::UNDO_PATIENCE`].
+    pub undo_patience: Duration,
     /// For tests: the journal takes so many records more.
     #[doc(hidden)]
     pub records_left: Option<u64>,
@@ -117,12 +131,21 @@ pub async fn execute(
             path.display()
         )));
     }
+    if execution.order == Order::CutOver && execution.hold {
+        return Err(Error::Usage("a cut-over is not held: that is what it is for".into()));
+    }
+    if execution.order == Order::Abort {
+        stop::ask(&path, run).await?;
+    }
     let (mut journal, mut records) = Journal::open(&path)?;
+    let run = &Run { cancel: run.cancel.child_token(), ..run.clone() };
+    let _watch = stop::watch(&path, &run.cancel);
     if let Some(left) = execution.records_left {
         journal.die_after(left);
     }
     match (execution.order, records.first()) {
-        (Order::Run | Order::Resume, None) => {
+        (Order::Run | Order::Resume | Order::CutOver, None) => {
+            plan.check()?;
             check_drift(heroku, databases, &plan).await?;
             let (run, subject) = (plan.run.clone(), plan.app.app.clone());
             records.push(journal.append(Entry::Opened { run, subject, plan_sha256: sha256 })?);
@@ -132,22 +155,40 @@ pub async fn execute(
         }
         (_, opened) => {
             check_opened(opened, &sha256, &path)?;
+            if let (Order::Abort, Some(ended)) = (execution.order, was_taken_back(&records)) {
+                return Ok(ended);
+            }
             records.push(journal.append(Entry::Resumed {})?);
         }
     }
-    let provider = OnHeroku { heroku, databases, plan: &plan };
+    let is_on_hold = Past::new(records.clone()).is_on_hold();
+    if execution.hold && !is_on_hold {
+        records.push(journal.append(Entry::Hold {})?);
+    }
+    if execution.order == Order::CutOver && is_on_hold {
+        records.push(journal.append(Entry::CutOver {})?);
+    }
+    let provider = OnHeroku::new(heroku, databases, &plan);
     let policy = Policy {
         poll: Duration::from_millis(plan.wishes.poll_ms),
         budget: Some(Duration::from_secs(plan.wishes.budget_s)),
         confirm: execution.confirm,
-        hold: execution.hold,
+        hold: false,
+        undo_patience: execution.undo_patience,
     };
     let past = Past::new(records);
     let mut runner = Runner { provider: &provider, steps: &plan.steps, journal, past, run, policy };
     match execution.order {
         Order::Abort => runner.abort("as was asked for").await,
-        Order::Run | Order::Resume => runner.go().await,
+        Order::Run | Order::Resume | Order::CutOver => runner.go().await,
     }
+}
+
+/// A process that was at work has taken back what was to be taken back, or there is nothing since.
+fn was_taken_back(records: &[Record]) -> Option<Ended> {
+    let past = Past::new(records.to_vec());
+    let (window, why) = (past.ended_aborted()?, past.last_abort().unwrap_or_default().to_owned());
+    Some(Ended::Aborted { window, why })
 }
 
 /// The journal of a plan, for those who look on.
@@ -186,16 +227,8 @@ pub fn clean_up(
     let (mut journal, records) = Journal::open(&path)?;
     check_opened(records.first(), &sha256, &path)?;
     let past = Past::new(records);
-    let begun = |step: &&super::Step<Action>| past.has_begun(&step.id) && step.phase != super::Phase::Ready(1);
-    if let Some(step) = plan.steps.iter().find(begun) {
-        let then =
-            if past.is_finished() { "the run is over" } else { "the run is not over: `resume` or `abort` first" };
-        return Err(Error::Refused(format!(
-            "`{}` was begun; {then}; what is kept is destroyed by its last step",
-            step.title
-        )));
-    }
-    let provider = OnHeroku { heroku, databases, plan: &plan };
+    let window = may_clean_up(&plan, &past)?;
+    let provider = OnHeroku::new(heroku, databases, &plan);
     let doomed = provider.leftovers(&past)?;
     if doomed.is_empty() {
         return Ok(Vec::new());
@@ -207,14 +240,33 @@ pub fn clean_up(
     if confirm.confirm(&gate)? != super::Answer::Yes {
         return Err(Error::Refused(format!("nothing was destroyed: {} stay", names.join(", "))));
     }
-    let steps = plan.steps.iter().filter(|step| step.phase.window() == Some(1)).map(|step| step.id.clone()).collect();
-    journal.append(Entry::Aborting { window: 1, why: "cleaned up".into() })?;
+    let of_window = plan.steps.iter().filter(|step| step.phase.window() == Some(window));
+    let steps = of_window.map(|step| step.id.clone()).collect();
+    journal.append(Entry::Aborting { window, why: "cleaned up".into() })?;
     let gone = provider.clean_up(&past)?;
     for what in &gone {
         journal.append(Entry::Removed { what: what.clone() })?;
     }
-    journal.append(Entry::Aborted { window: 1, steps })?;
+    journal.append(Entry::Aborted { window, steps })?;
     Ok(gone)
+}
+
+/// The window whose databases are not in use: before the app went down for it, or after it was taken back.
+fn may_clean_up(plan: &Plan, past: &Past) -> Result<u8> {
+    let begun = plan.steps.iter().filter(|step| past.has_begun(&step.id));
+    let further = begun.clone().find(|step| step.phase != Phase::Ready(1));
+    match (past.ended_aborted(), further) {
+        (_, None) => Ok(1),
+        (Some(window), Some(_)) if !past.is_finished() => Ok(window),
+        (_, Some(step)) => {
+            let then =
+                if past.is_finished() { "the run is over" } else { "the run is not over: `resume` or `abort` first" };
+            Err(Error::Refused(format!(
+                "`{}` was begun; {then}; what is kept is destroyed by its last step",
+                step.title
+            )))
+        }
+    }
 }
 
 /// What a rehearsal's journal says of how long the real thing takes; `None` where it has not come to its end.

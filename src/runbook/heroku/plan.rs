@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::advice::{Advice, Estimate};
 use super::facts::AppFacts;
-use super::steps::Action;
+use super::steps::{Action, Maker};
 use crate::model::redact;
 use crate::runbook::step::Step;
 use crate::runbook::{Error, Result, hex};
@@ -81,6 +81,18 @@ impl Plan {
             return Err(Error::Usage(format!("{} has format {}, not {FORMAT}", path.display(), plan.format)));
         }
         Ok((plan, hex(&Sha256::digest(&text))))
+    }
+
+    /// Steps are what follows from the rest: nobody has taken one out.
+    ///
+    /// # Errors
+    /// They are not, or another version of this program has made them.
+    pub(super) fn check(&self) -> Result<()> {
+        let Self { app, wishes, estimate, run, kind, .. } = self;
+        if (Maker { app, wishes, estimate, run }).steps(*kind) == self.steps {
+            return Ok(());
+        }
+        Err(Error::Refused("the steps of the plan are not those that follow from it: make a new plan".into()))
     }
 
     /// Writes it where no file is: the plan of a run that has begun is never replaced.

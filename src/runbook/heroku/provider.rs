@@ -1,20 +1,22 @@
 //! How each step of a migration on Heroku is seen, done and taken back.
 
-use std::time::Duration;
+use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::cutover::{Promotion, destroy_text, promote_text};
 use super::facts::{DATABASE, on_off, read, show_formation, url_of};
 use super::plan::Plan;
 use super::steps::{Action, Role, addon_name, attachment_name};
 use crate::cloud::heroku::{self, AddOn, Behind, Heroku, NewAddOn, Process};
-use crate::model::{Lsn, Secret};
+use crate::model::{Secret, format_duration_ms};
 use crate::ops::Run;
-use crate::runbook::database::{At, Databases, Filled, HowToCopy, Mark, Verified};
+use crate::runbook::database::{At, Databases, Filled, HowToCopy, Verified};
 use crate::runbook::past::Past;
-use crate::runbook::servers::gap_in;
-use crate::runbook::step::{Provider, Seen, Step, facts};
+use crate::runbook::runner::Policy;
+use crate::runbook::step::{Gate, Provider, Seen, Step, facts};
 use crate::runbook::{Error, Result};
 
 /// Heroku, and the databases that run there.
@@ -22,20 +24,21 @@ pub struct OnHeroku<'a, D> {
     pub heroku: &'a Heroku,
     pub databases: &'a D,
     pub plan: &'a Plan,
+    /// The newest release before this process has led DATABASE back.
+    pub(super) moved_back_since: Cell<Option<u64>>,
+}
+
+impl<'a, D> OnHeroku<'a, D> {
+    pub fn new(heroku: &'a Heroku, databases: &'a D, plan: &'a Plan) -> Self {
+        Self { heroku, databases, plan, moved_back_since: Cell::default() }
+    }
 }
 
 /// How the app was when a window began.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Recorded {
-    maintenance: bool,
-    formation: Vec<Process>,
-}
-
-/// What stood still, and where its log ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Stood {
-    mark: Mark,
-    lsn: Lsn,
+pub(super) struct Recorded {
+    pub maintenance: bool,
+    pub formation: Vec<Process>,
 }
 
 /// What was made, as far as it is worth remembering.
@@ -66,11 +69,15 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
             Action::Still { role } => self.see_still(step, past, *role).await,
             Action::Equal { leader: _, follower, since } => self.see_equal((step, since), past, *follower).await,
             Action::Unfollow { role } => self.see_unfollowed(step, past, *role).await,
+            Action::Seal { role } => self.see_sealed(step, past, *role).await,
             Action::Unfence { role } => self.see_unfenced(past, *role).await,
             Action::Copy { to, .. } => self.see_copied(step, past, *to).await,
             Action::Verify { .. } => see_verified(past.called(&step.id)),
-            Action::StillSame { role, since } => self.see_still_same(past, *role, since).await,
-            Action::Promote { role, from } => self.see_promoted(past, *role, *from),
+            Action::StillSame { role, since, new, sealed } => match self.see_still_same(past, *role, since).await? {
+                Seen::Done(_) => self.see_still_same(past, *new, sealed).await,
+                other => Ok(other),
+            },
+            Action::Promote(promotion) => self.see_promoted(past, &promotion.of(&step.id)),
             Action::ProcessesBack { recorded } => {
                 let (now, then) = (self.formation()?, recorded_by(past, recorded)?.formation);
                 Ok(if differing(&now, &then).is_empty() { Seen::Done(Value::Null) } else { Seen::ToDo })
@@ -85,12 +92,50 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
         }
     }
 
-    fn intent(&self, step: &Step<Action>, past: &Past) -> Value {
+    async fn look_again(&self, step: &Step<Action>, past: &Past, run: &Run) -> Result<Seen> {
         match &step.action {
-            Action::Create { role, .. } => json!({ "addon": self.name(past, *role) }),
-            Action::Promote { role, from } => json!({ "to": self.name(past, *role), "from": self.name(past, *from) }),
-            _ => Value::Null,
+            Action::Preflight { to, .. } => {
+                let located = self.located(past, *to)?;
+                if self.databases.filled(located.at()).await? != Filled::Empty {
+                    return Err(Error::Refused(format!("{} is not empty any more", located.name)));
+                }
+                self.act(step, past, run).await.map(Seen::Done)
+            }
+            Action::CaughtUp { .. } => {
+                self.check_key(run)?;
+                self.observe(step, past).await
+            }
+            _ => self.observe(step, past).await,
         }
+    }
+
+    fn intent(&self, step: &Step<Action>, past: &Past) -> Result<Value> {
+        match &step.action {
+            Action::Create { role, .. } => Ok(json!({ "addon": self.name(past, *role) })),
+            Action::Promote(Promotion { role, from, .. }) => self.promotion(past, *role, *from),
+            _ => Ok(Value::Null),
+        }
+    }
+
+    fn question(&self, step: &Step<Action>, gate: &Gate, past: &Past) -> Result<Gate> {
+        let text = match &step.action {
+            Action::Destroy { original, keep } => {
+                let doomed = self.to_destroy(past, *original, keep)?;
+                let names: Vec<&str> = doomed.iter().map(|addon| addon.name.as_str()).collect();
+                destroy_text(&names.join(", "), self.app())
+            }
+            Action::Promote(Promotion { role, .. }) => promote_text(self.app(), &self.name(past, *role)),
+            _ => return Ok(gate.clone()),
+        };
+        Ok(Gate { text, ..gate.clone() })
+    }
+
+    fn limit(&self, until: Option<Instant>) {
+        self.heroku.limit(until);
+    }
+
+    fn sees_what_is_undone(&self) -> bool {
+        true
     }
 
     async fn act(&self, step: &Step<Action>, past: &Past, run: &Run) -> Result<Value> {
@@ -99,7 +144,7 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
             Action::Create { role, plan, follow, version } => self.create(past, *role, plan, (*follow, *version)),
             Action::MaintenanceOn { .. } => calls(|| self.heroku.set_maintenance(app, true)).map(|_| Value::Null),
             Action::ScaleDown { .. } => self.scale_down(),
-            Action::Fence { role } => {
+            Action::Fence { role } | Action::Seal { role } => {
                 let located = self.located(past, *role)?;
                 self.databases.fence(located.at()).await.map(|()| Value::Null)
             }
@@ -110,6 +155,12 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
             Action::Unfollow { role } => self.unfollow(past, *role),
             Action::Preflight { from, to } => {
                 let (from, to) = (self.located(past, *from)?, self.located(past, *to)?);
+                if !self.databases.facts(to.at()).await?.owns_database {
+                    return Err(Error::Refused(format!(
+                        "the role of {} does not own it: it cannot be fenced",
+                        to.name
+                    )));
+                }
                 self.databases.preflight(from.at(), to.at(), self.how(false), run).await.map(|()| Value::Null)
             }
             Action::Copy { from, to } => {
@@ -121,7 +172,7 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
                 let (from, to) = (self.located(past, *from)?, self.located(past, *to)?);
                 facts(&self.databases.verify(from.at(), to.at(), self.how(false), run).await?)
             }
-            Action::Promote { role, from } => self.promote(past, *role, *from),
+            Action::Promote(promotion) => self.promote(past, &promotion.of(&step.id)),
             Action::ProcessesBack { recorded } => {
                 self.scale_back(&recorded_by(past, recorded)?.formation).map(|()| Value::Null)
             }
@@ -145,7 +196,7 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
     async fn undo(&self, step: &Step<Action>, past: &Past) -> Result<Option<String>> {
         let app = self.app();
         match &step.action {
-            Action::Promote { role, from } => self.promote_back(past, *role, *from),
+            Action::Promote(promotion) => self.promote_back(past, &promotion.of(&step.id)).await,
             Action::Fence { role } => {
                 let located = self.located(past, *role)?;
                 let fence = self.databases.look_at_fence(located.at()).await?;
@@ -177,13 +228,13 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
 }
 
 /// A database of the run with its address.
-struct Located {
-    name: String,
+pub(super) struct Located {
+    pub name: String,
     url: Secret,
 }
 
 impl Located {
-    fn at(&self) -> At<'_> {
+    pub(super) fn at(&self) -> At<'_> {
         At { name: &self.name, url: &self.url }
     }
 }
@@ -211,7 +262,7 @@ impl<D: Databases> OnHeroku<'_, D> {
     }
 
     /// Read anew each time: Heroku may have moved the database and changed its password.
-    fn located(&self, past: &Past, role: Role) -> Result<Located> {
+    pub(super) fn located(&self, past: &Past, role: Role) -> Result<Located> {
         let (app, name) = (self.app(), self.name(past, role));
         let attachments = calls(|| self.heroku.attachments(app))?;
         let attachment = attachments.iter().find(|a| a.addon.name == name && a.namespace.is_none());
@@ -219,6 +270,32 @@ impl<D: Databases> OnHeroku<'_, D> {
         let variable = format!("{}_URL", attachment.name);
         let url = tokio::task::block_in_place(|| url_of(self.heroku, app, &variable))?;
         Ok(Located { name, url })
+    }
+
+    /// A key that ends while the app is down would leave it there.
+    fn check_key(&self, run: &Run) -> Result<()> {
+        let needed = Duration::from_secs(self.plan.wishes.budget_s) + Policy::UNDO_PATIENCE;
+        match calls(|| self.heroku.key_works_for()) {
+            Ok(Some(left)) if left < needed => {
+                let show = |time: Duration| format_duration_ms(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+                Err(Error::Refused(format!(
+                    "the key of HEROKU_API_KEY works for {} more: it must outlive the budget and the way back, {}",
+                    show(left),
+                    show(needed)
+                )))
+            }
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => {
+                run.events
+                    .warn("Heroku does not say when the key of HEROKU_API_KEY ends: it must outlive the downtime");
+                Ok(())
+            }
+            Err(Error::Heroku(heroku::Error::Refused { status: 401 | 403 | 404, .. })) => {
+                run.events.warn("the key of HEROKU_API_KEY may not ask when it ends: it must outlive the downtime");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn formation(&self) -> Result<Vec<Process>> {
@@ -333,74 +410,6 @@ impl<D: Databases> OnHeroku<'_, D> {
         Ok(Seen::Waiting(format!("still running: {}{hint}", names.join(", "))))
     }
 
-    async fn see_fence(&self, past: &Past, role: Role) -> Result<Seen> {
-        let located = self.located(past, role)?;
-        let fence = self.databases.look_at_fence(located.at()).await?;
-        if gap_in(&fence).is_some() {
-            return Ok(Seen::ToDo);
-        }
-        if !fence.other_sessions.is_empty() {
-            return Ok(Seen::Waiting(format!("sessions of other roles: {}", fence.other_sessions.join(", "))));
-        }
-        Ok(Seen::Done(Value::Null))
-    }
-
-    async fn see_still(&self, step: &Step<Action>, past: &Past, role: Role) -> Result<Seen> {
-        let located = self.located(past, role)?;
-        let first = self.databases.mark(located.at()).await?;
-        if let Some(stood) = past.done(&step.id) {
-            return compare(&stood_by(stood)?.mark, &first, &located.name).map(|()| Seen::Done(stood.clone()));
-        }
-        if first.prepared_transactions > 0 {
-            return Err(Error::Refused(format!("{} has prepared transactions, which may commit later", located.name)));
-        }
-        tokio::time::sleep(Duration::from_secs(self.plan.wishes.still_s)).await;
-        let second = self.databases.mark(located.at()).await?;
-        if second != first {
-            let rows = second.changed_rows.abs_diff(first.changed_rows);
-            return Ok(Seen::Waiting(format!("{} changes: {rows} rows were written just now", located.name)));
-        }
-        let lsn = self.databases.lsn(located.at()).await?;
-        Ok(Seen::Done(facts(&Stood { mark: second, lsn })?))
-    }
-
-    async fn see_still_same(&self, past: &Past, role: Role, since: &str) -> Result<Seen> {
-        let located = self.located(past, role)?;
-        let fence = self.databases.look_at_fence(located.at()).await?;
-        if !fence.is_set {
-            return Err(Error::Refused(format!("somebody has taken the fence from {}", located.name)));
-        }
-        // What a session has written is counted for sure only when it has ended.
-        if fence.own_sessions > 0 || !fence.other_sessions.is_empty() {
-            return Ok(Seen::Waiting(format!("somebody is connected to {}", located.name)));
-        }
-        let now = self.databases.mark(located.at()).await?;
-        compare(&stood_by(done(past, since)?)?.mark, &now, &located.name)?;
-        Ok(Seen::Done(facts(&now)?))
-    }
-
-    /// Heroku's word alone is not enough, nor is the log's.
-    async fn see_equal(&self, (step, since): (&Step<Action>, &str), past: &Past, role: Role) -> Result<Seen> {
-        let wanted = stood_by(done(past, since)?)?.lsn;
-        let located = self.located(past, role)?;
-        let replay = self.databases.replay(located.at()).await?;
-        if !replay.in_recovery {
-            // By a later step, after this one.
-            return match past.done(&step.id) {
-                Some(seen) => Ok(Seen::Done(seen.clone())),
-                None => Err(Error::Refused(format!("{} does not follow any more", located.name))),
-            };
-        }
-        match replay.replayed {
-            Some(replayed) if replayed >= wanted => {}
-            Some(replayed) => return Ok(Seen::Waiting(format!("replayed up to {replayed}, of {wanted}"))),
-            None => return Ok(Seen::Waiting("it does not say how far it has replayed".into())),
-        }
-        let addon = self.addon(past, role)?;
-        let database = calls(|| self.heroku.database(&addon.id))?.unwrap_or_default();
-        Ok(behind(&database).map_or_else(|| Seen::Done(json!({ "replayed": replay.replayed })), Seen::Waiting))
-    }
-
     async fn see_unfollowed(&self, step: &Step<Action>, past: &Past, role: Role) -> Result<Seen> {
         let addon = self.addon(past, role)?;
         match calls(|| self.heroku.database(&addon.id))?.unwrap_or_default().is_follower() {
@@ -426,12 +435,6 @@ impl<D: Databases> OnHeroku<'_, D> {
             }
             Err(error) => Err(error),
         }
-    }
-
-    async fn see_unfenced(&self, past: &Past, role: Role) -> Result<Seen> {
-        let located = self.located(past, role)?;
-        let fence = self.databases.look_at_fence(located.at()).await?;
-        Ok(if fence.is_set || fence.holds { Seen::ToDo } else { Seen::Done(Value::Null) })
     }
 
     async fn see_copied(&self, step: &Step<Action>, past: &Past, role: Role) -> Result<Seen> {
@@ -478,7 +481,7 @@ impl<D: Databases> OnHeroku<'_, D> {
 
     fn see_held(&self, past: &Past, after: &str) -> Result<Seen> {
         let ended_ms = past.times(after).1.ok_or_else(|| Error::Internal(format!("`{after}` has not ended")))?;
-        let until_ms = ended_ms + self.plan.wishes.hold_s * 1000;
+        let until_ms = ended_ms.saturating_add(self.plan.wishes.hold_s.saturating_mul(1000));
         let now_ms = time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
         if now_ms >= i128::from(until_ms) {
             return Ok(Seen::Done(Value::Null));
@@ -500,7 +503,7 @@ pub(super) fn calls<T>(call: impl FnOnce() -> heroku::Result<T>) -> Result<T> {
 }
 
 /// `None`: it is not behind.
-fn behind(database: &heroku::Database) -> Option<String> {
+pub(super) fn behind(database: &heroku::Database) -> Option<String> {
     match (database.is_follower(), database.behind()) {
         (Some(true), Behind::Commits(0)) => None,
         (Some(true), Behind::Commits(commits)) => Some(format!("behind by {commits} commits")),
@@ -520,26 +523,12 @@ fn see_verified(note: Option<&Value>) -> Result<Seen> {
     }
 }
 
-fn compare(then: &Mark, now: &Mark, name: &str) -> Result<()> {
-    if then == now {
-        return Ok(());
-    }
-    let rows = now.changed_rows.abs_diff(then.changed_rows);
-    Err(Error::Refused(format!(
-        "somebody has written to {name} after it was proven still ({rows} rows counted); what was copied is not all of it"
-    )))
-}
-
-fn done<'a>(past: &'a Past, step: &str) -> Result<&'a Value> {
+pub(super) fn done<'a>(past: &'a Past, step: &str) -> Result<&'a Value> {
     past.done(step).ok_or_else(|| Error::Internal(format!("`{step}` is not done")))
 }
 
-fn recorded_by(past: &Past, step: &str) -> Result<Recorded> {
+pub(super) fn recorded_by(past: &Past, step: &str) -> Result<Recorded> {
     serde_json::from_value(done(past, step)?.clone()).map_err(|error| Error::Internal(error.to_string()))
-}
-
-fn stood_by(value: &Value) -> Result<Stood> {
-    serde_json::from_value(value.clone()).map_err(|error| Error::Internal(error.to_string()))
 }
 
 /// What is not as it was, of the process types that there still are: a deploy may have taken one away meanwhile, and that must

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::advice::Estimate;
+use super::cutover::{Promotion, destroy_text};
 use super::facts::{AppFacts, on_off, show_formation};
 use super::plan::{Kind, Wishes};
 use crate::model::format_duration_ms;
@@ -82,6 +83,10 @@ pub enum Action {
     Unfollow {
         role: Role,
     },
+    /// Fences what the app is to use: nothing is written there before the point of no return.
+    Seal {
+        role: Role,
+    },
     Unfence {
         role: Role,
     },
@@ -96,11 +101,10 @@ pub enum Action {
     StillSame {
         role: Role,
         since: String,
+        new: Role,
+        sealed: String,
     },
-    Promote {
-        role: Role,
-        from: Role,
-    },
+    Promote(Promotion),
     ProcessesBack {
         recorded: String,
     },
@@ -120,8 +124,8 @@ pub enum Action {
     },
 }
 
-const MINUTE: u64 = 60;
-const HOUR: u64 = 3600;
+pub(super) const MINUTE: u64 = 60;
+pub(super) const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
 
 /// Puts steps together.
@@ -145,7 +149,10 @@ impl Maker<'_> {
         let two = self.wishes.final_plan != self.wishes.high_plan;
         let mut steps = self.prepare();
         steps.extend(self.freeze(1, Role::Original, Role::Dump));
-        steps.extend(self.move_rows(Phase::Frozen(1)));
+        let mut moved = self.move_rows(Phase::Frozen(1));
+        // Before it is compared: what was compared is what the app gets.
+        moved.insert(2, self.seal(Phase::Frozen(1), Role::New));
+        steps.extend(moved);
         steps.extend(self.switch(1, Role::New, Role::Original));
         if two {
             steps.push(self.followable(Phase::Ready(2), Role::New));
@@ -153,7 +160,7 @@ impl Maker<'_> {
             steps.push(self.caught_up(Phase::Ready(2), Role::Final));
             steps.extend(self.freeze(2, Role::New, Role::Final));
             steps.push(self.unfollow(Phase::Frozen(2), Role::Final));
-            steps.push(self.unfence(Role::Final));
+            steps.push(self.seal(Phase::Frozen(2), Role::Final));
             steps.extend(self.switch(2, Role::Final, Role::New));
         }
         let (last, window) = if two { (Role::Final, 2) } else { (Role::New, 1) };
@@ -326,10 +333,11 @@ impl Maker<'_> {
         let down = if window == 1 { self.estimate.downtime_s } else { 3 * MINUTE };
         format!(
             "{} goes down now: maintenance on, all processes stopped, the database read only. Expected: {}. After {} \
-             without a switch everything is taken back by itself; until the switch, Ctrl-C takes it back too.",
+             without a switch everything is taken back by itself; until the switch, Ctrl-C takes it back too. You are \
+             asked once more before the switch, and it is taken back where nobody answers.",
             self.app.app,
-            format_duration_ms(down * 1000),
-            format_duration_ms(self.wishes.budget_s * 1000)
+            format_duration_ms(down.saturating_mul(1000)),
+            format_duration_ms(self.wishes.budget_s.saturating_mul(1000))
         )
     }
 
@@ -379,83 +387,6 @@ impl Maker<'_> {
         }
     }
 
-    fn unfence(&self, role: Role) -> Step<Action> {
-        Step {
-            estimate_s: 5,
-            patience_s: 10 * MINUTE,
-            manual: vec![format!(
-                "ALTER DATABASE … RESET default_transaction_read_only;    -- {}: the fence came with the log",
-                self.name(role)
-            )],
-            ..step(
-                "unfence-final",
-                &format!("Take the fence from {}", self.name(role)),
-                Phase::Frozen(2),
-                Action::Unfence { role },
-            )
-        }
-    }
-
-    /// From the last proof to the app on its new database.
-    fn switch(&self, window: u8, role: Role, from: Role) -> Vec<Step<Action>> {
-        let app = &self.app.app;
-        let id = |name: &str| if window == 1 { name.to_owned() } else { format!("{name}-{window}") };
-        let (frozen, thaw) = (Phase::Frozen(window), Phase::Thaw(window));
-        let text = format!(
-            "DATABASE of {app} is about to lead to {}. When its processes run again, new writes are there and nowhere else: \
-             that is the point of no return.",
-            self.name(role)
-        );
-        vec![
-            Step {
-                manual: vec![
-                    "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables;    -- as before".into(),
-                ],
-                patience_s: 2 * MINUTE,
-                ..step(
-                    &id("still-same"),
-                    "Prove that nobody has written meanwhile",
-                    frozen,
-                    Action::StillSame { role: from, since: id("still") },
-                )
-            },
-            Step {
-                gate: Some(Gate { name: id("promote"), text, holds: false }),
-                estimate_s: 30,
-                patience_s: 20 * MINUTE,
-                manual: vec![format!("heroku pg:promote {} --app {app}", self.name(role))],
-                undo: Some(format!("heroku pg:promote {} --app {app}", self.name(from))),
-                ..step(&id("promote"), &format!("Promote {}", self.name(role)), frozen, Action::Promote { role, from })
-            },
-            Step {
-                estimate_s: 20,
-                patience_s: HOUR,
-                manual: vec![format!("heroku ps:scale {} --app {app}", show_formation(&self.app.formation))],
-                ..step(
-                    &id("processes-back"),
-                    "Point of no return: processes as they were",
-                    thaw,
-                    Action::ProcessesBack { recorded: id("record") },
-                )
-            },
-            Step {
-                estimate_s: 5,
-                patience_s: HOUR,
-                manual: if self.app.maintenance {
-                    Vec::new()
-                } else {
-                    vec![format!("heroku maintenance:off --app {app}")]
-                },
-                ..step(
-                    &id("maintenance-back"),
-                    "Maintenance as it was: the app is up",
-                    thaw,
-                    Action::MaintenanceBack { recorded: id("record") },
-                )
-            },
-        ]
-    }
-
     fn followable(&self, phase: Phase, role: Role) -> Step<Action> {
         Step {
             estimate_s: 30 * MINUTE,
@@ -476,7 +407,7 @@ impl Maker<'_> {
 
     fn hold(&self, window: u8) -> Step<Action> {
         let after = if window == 1 { "maintenance-back".to_owned() } else { format!("maintenance-back-{window}") };
-        let kept = format_duration_ms(self.wishes.hold_s * 1000);
+        let kept = format_duration_ms(self.wishes.hold_s.saturating_mul(1000));
         Step {
             patience_s: 4 * DAY,
             ..step("hold", &format!("Keep the old databases for {kept}"), Phase::Open, Action::Hold { after })
@@ -488,7 +419,7 @@ impl Maker<'_> {
         let all = [Role::Dump, Role::New, Role::Final, Role::Original];
         let made = |role: &&Role| !keep.contains(role) && (**role != Role::Final || keep.contains(&Role::Final));
         let gone: Vec<String> = all.iter().filter(made).map(|role| self.name(*role)).collect();
-        let text = format!("{} are destroyed with everything in them. {app} uses none of them.", gone.join(", "));
+        let text = destroy_text(&gone.join(", "), app);
         Step {
             gate: Some(Gate { name: "destroy".into(), text, holds: true }),
             estimate_s: MINUTE,
@@ -511,7 +442,7 @@ impl Maker<'_> {
         self.app.formation.iter().filter(|p| p.quantity > 0).map(|p| p.kind.as_str()).collect()
     }
 
-    fn name(&self, role: Role) -> String {
+    pub(super) fn name(&self, role: Role) -> String {
         match role {
             Role::Original => self.app.addon.clone(),
             _ => addon_name(self.run, role, 0),
@@ -542,7 +473,7 @@ pub(super) fn attachment_name(run: &str, role: Role, aborts: usize) -> String {
 }
 
 /// A step that nobody has to be asked about.
-fn step(id: &str, title: &str, phase: Phase, action: Action) -> Step<Action> {
+pub(super) fn step(id: &str, title: &str, phase: Phase, action: Action) -> Step<Action> {
     Step {
         id: id.into(),
         title: title.into(),
