@@ -40,6 +40,8 @@ struct State {
     fenced: BTreeSet<String>,
     filled: BTreeMap<String, bool>,
     written: BTreeMap<String, u64>,
+    /// Rows of the app's, by number.
+    rows: BTreeMap<String, BTreeSet<u64>>,
     copies_to_fail: u32,
 }
 
@@ -58,6 +60,39 @@ impl Pretended {
     /// Somebody writes rows, fence or not.
     pub fn write(&self, name: &str, rows: u64) {
         *self.state().written.entry(name.to_owned()).or_default() += rows;
+    }
+
+    /// The app writes a row, if it may: whether it has.
+    pub fn app_writes(&self, name: &str, row: u64) -> bool {
+        let may = !self.is_fenced(name) && !self.follows(name);
+        if may {
+            self.sneak(name, row);
+        }
+        may
+    }
+
+    /// Somebody writes a row, fence or not.
+    pub fn sneak(&self, name: &str, row: u64) {
+        self.state().rows.entry(name.to_owned()).or_default().insert(row);
+        self.replicate();
+    }
+
+    pub fn rows(&self, name: &str) -> BTreeSet<u64> {
+        self.state().rows.get(name).cloned().unwrap_or_default()
+    }
+
+    /// What leaders have, those who follow them now have too.
+    pub fn replicate(&self) {
+        let pairs = self.world.with(|world| {
+            let leader = |id: &String| world.addon(id).map(|leader| leader.name.clone());
+            let followers = world.addons.iter().filter_map(|a| Some((a.name.clone(), leader(a.follows.as_ref()?)?)));
+            followers.collect::<Vec<_>>()
+        });
+        let mut state = self.state();
+        for (follower, leader) in pairs {
+            let rows = state.rows.get(&leader).cloned().unwrap_or_default();
+            state.rows.insert(follower, rows);
+        }
     }
 
     pub fn is_fenced(&self, name: &str) -> bool {
@@ -121,7 +156,8 @@ impl Databases for Pretended {
     }
 
     async fn mark(&self, at: At<'_>) -> Result<Mark> {
-        let changed_rows = self.state().written.get(at.name).copied().unwrap_or_default();
+        let own = self.rows(at.name).len() as u64;
+        let changed_rows = own + self.state().written.get(at.name).copied().unwrap_or_default();
         let (files, sequences) = ("231 4711".to_owned(), "12 99".to_owned());
         Ok(Mark { changed_rows, counters_since: "never".into(), files, sequences, prepared_transactions: 0 })
     }
@@ -161,11 +197,14 @@ impl Databases for Pretended {
             return Err(Error::Refused("a restore that fails".into()));
         }
         state.filled.insert(to.name.to_owned(), true);
+        let rows = state.rows.get(from.name).cloned().unwrap_or_default();
+        state.rows.insert(to.name.to_owned(), rows);
         Ok(Copied { rows: 812_334_104, bytes: BYTES, elapsed_ms: 1_560_000, left_out: Vec::new() })
     }
 
-    async fn verify(&self, _from: At<'_>, to: At<'_>, _how: HowToCopy, _run: &Run) -> Result<Verified> {
-        let differences = if self.is_filled(to.name) { Vec::new() } else { vec!["everything".into()] };
+    async fn verify(&self, from: At<'_>, to: At<'_>, _how: HowToCopy, _run: &Run) -> Result<Verified> {
+        let is_equal = self.is_filled(to.name) && self.rows(from.name) == self.rows(to.name);
+        let differences = if is_equal { Vec::new() } else { vec!["everything".into()] };
         Ok(Verified {
             tables: 42,
             rows: 812_334_104,

@@ -10,3 +10,4 @@ mod program;
 mod real;
 #[path = "../support/mod.rs"]
 mod support;
+mod writer;

@@ -114,8 +114,7 @@ impl Site {
     async fn execute_until(&self, order: Order, records_left: Option<u64>) -> pgconvoy::runbook::Result<Ended> {
         let plan = self.plan();
         let undo_patience = Policy::UNDO_PATIENCE;
-        let execution =
-            Execution { plan: &plan, order, confirm: &Confirmed, hold: false, undo_patience, records_left };
+        let execution = Execution { plan: &plan, order, confirm: &Confirmed, hold: false, undo_patience, records_left };
         execute(&self.heroku(), &servers(), &execution, &Run::unattended()).await
     }
 
