@@ -103,6 +103,11 @@ impl Pretended {
         self.state().filled.get(name) == Some(&true)
     }
 
+    /// Somebody has filled it.
+    pub fn fill(&self, name: &str) {
+        self.state().filled.insert(name.to_owned(), true);
+    }
+
     /// So many copies fail from now on.
     pub fn fail_copies(&self, times: u32) {
         self.state().copies_to_fail = times;

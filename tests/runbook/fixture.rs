@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pgconvoy::cloud::heroku::Heroku;
 use pgconvoy::lab::heroku::{Setup, World};
@@ -68,8 +69,16 @@ impl Case {
         hold: bool,
     ) -> Result<Ended> {
         let undo_patience = Policy::UNDO_PATIENCE;
-        let execution = Execution { plan: &self.plan, order, confirm, hold, undo_patience, records_left };
-        execute(&self.heroku, &self.databases, &execution, &Run::unattended()).await
+        self.run(&Execution { plan: &self.plan, order, confirm, hold, undo_patience, records_left }).await
+    }
+
+    pub async fn execute_with_patience(&self, order: Order, undo_patience: Duration) -> Result<Ended> {
+        let (plan, confirm) = (&self.plan, &Confirmed);
+        self.run(&Execution { plan, order, confirm, hold: false, undo_patience, records_left: None }).await
+    }
+
+    async fn run(&self, execution: &Execution<'_>) -> Result<Ended> {
+        execute(&self.heroku, &self.databases, execution, &Run::unattended()).await
     }
 
     pub fn attached(&self, name: &str) -> String {

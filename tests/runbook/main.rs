@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod cutover;
 mod fixture;
 mod heroku_cli;
 mod kills;

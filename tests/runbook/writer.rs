@@ -19,9 +19,9 @@ use pgconvoy::runbook::{Answer, Confirm, Ended, Error, Gate, Journal, Policy, Re
 use crate::fixture::{ORIGINAL, wishes};
 
 /// Dynos that run write to what their release calls DATABASE; those of workers also while maintenance is on.
-struct App {
-    world: Arc<World>,
-    databases: Arc<Pretended>,
+pub struct App {
+    pub world: Arc<World>,
+    pub databases: Arc<Pretended>,
     next: AtomicU64,
     /// What it was told is written.
     written: Mutex<Vec<u64>>,
@@ -51,7 +51,7 @@ impl App {
     }
 
     /// Through any fence, as who knows how can.
-    fn sneak(&self, database: &str) {
+    pub fn sneak(&self, database: &str) {
         let row = self.row();
         self.databases.sneak(database, row);
         self.written.lock().unwrap().push(row);
@@ -74,7 +74,7 @@ impl Transport for Asked {
     }
 }
 
-struct Queried(Arc<App>);
+pub struct Queried(Arc<App>);
 
 impl Queried {
     async fn with<T>(&self, query: impl Future<Output = Result<T>>) -> Result<T> {
@@ -123,7 +123,7 @@ impl Databases for Queried {
 
 /// What happens to a run besides being killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trouble {
+pub enum Trouble {
     None,
     CopyFails,
     /// Somebody says no when it is to be promoted, in this window.
@@ -138,11 +138,11 @@ enum Trouble {
     ReleaseFails,
 }
 
-struct Case {
-    app: Arc<App>,
-    heroku: Heroku,
-    databases: Queried,
-    plan: PathBuf,
+pub struct Case {
+    pub app: Arc<App>,
+    pub heroku: Heroku,
+    pub databases: Queried,
+    pub plan: PathBuf,
     trouble: Trouble,
     _directory: tempfile::TempDir,
 }
@@ -157,7 +157,7 @@ impl Confirm for No {
 }
 
 impl Case {
-    async fn new(trouble: Trouble) -> Self {
+    pub async fn new(trouble: Trouble) -> Self {
         Self::with(trouble, wishes()).await
     }
 
@@ -167,6 +167,10 @@ impl Case {
             setup.formation.push(("release".into(), 0, "Standard-1X".into()));
             (setup.release_polls, wishes.release_is_harmless) = (3, true);
         }
+        Self::of(setup, trouble, wishes).await
+    }
+
+    pub async fn of(setup: Setup, trouble: Trouble, wishes: Wishes) -> Self {
         let world = Arc::new(World::new(setup));
         let databases = Arc::new(Pretended::new(Arc::clone(&world)));
         let app = Arc::new(App {
@@ -218,7 +222,11 @@ impl Case {
         }
     }
 
-    async fn execute(&self, order: Order, records_left: Option<u64>) -> Result<Ended> {
+    pub async fn execute(&self, order: Order, records_left: Option<u64>) -> Result<Ended> {
+        self.execute_by(order, records_left, &Run::unattended()).await
+    }
+
+    pub async fn execute_by(&self, order: Order, records_left: Option<u64>, run: &Run) -> Result<Ended> {
         let gate = match self.trouble {
             Trouble::NotPromoted(1) => "promote",
             Trouble::NotPromoted(_) => "promote-2",
@@ -228,16 +236,16 @@ impl Case {
         let undo_patience = Policy::UNDO_PATIENCE;
         let execution =
             Execution { plan: &self.plan, order, confirm: &confirm, hold: false, undo_patience, records_left };
-        execute(&self.heroku, &self.databases, &execution, &Run::unattended()).await
+        execute(&self.heroku, &self.databases, &execution, run).await
     }
 
-    fn holder(&self) -> String {
+    pub fn holder(&self) -> String {
         self.app.world.with(|world| world.attached("DATABASE").unwrap().name.clone())
     }
 
     /// The app is up as it was, on a database that it may write to, and nothing that it has written is missing there.
     #[track_caller]
-    fn assert_nothing_is_lost(&self, after: &str) {
+    pub fn assert_nothing_is_lost(&self, after: &str) {
         if matches!(self.trouble, Trouble::Late(..)) {
             // Time passes: what was done late is released at last.
             (0..4).for_each(|_| drop(self.app.world.handle("GET", "/apps/sphinx/releases", &serde_json::Value::Null)));
@@ -259,12 +267,12 @@ impl Case {
     }
 
     #[track_caller]
-    fn assert_migrated(&self, after: &str) {
+    pub fn assert_migrated(&self, after: &str) {
         self.assert_nothing_is_lost(after);
         assert!(self.holder().starts_with("pgconvoy-t1-final"), "{after}: {}", self.holder());
     }
 
-    fn records(&self) -> u64 {
+    pub fn records(&self) -> u64 {
         Journal::read(&self.plan.with_extension("journal")).map_or(0, |records| records.len() as u64)
     }
 }
