@@ -282,6 +282,22 @@ mod tests {
         assert!(Journal::open(&path).is_ok());
     }
 
+    /// As `status` does, now and then.
+    #[test]
+    fn who_looks_for_a_moment_does_not_stop_who_begins() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j");
+        drop(Journal::open(&path).unwrap());
+        let looking = File::open(&path).unwrap();
+        flock(&looking, FlockOperation::NonBlockingLockShared).unwrap();
+        let looked = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(60));
+            drop(looking);
+        });
+        assert!(Journal::open(&path).is_ok());
+        looked.join().unwrap();
+    }
+
     #[test]
     fn passwords_do_not_get_in_and_others_may_not_look() {
         use std::os::unix::fs::PermissionsExt;

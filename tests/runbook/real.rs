@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgconvoy::cloud::heroku::{Credentials, Heroku, HttpTransport};
 use pgconvoy::lab::heroku::{Happening, HerokuServer, KEY, Setup, World};
@@ -108,13 +109,10 @@ impl Site {
     }
 
     async fn execute(&self, order: Order) -> pgconvoy::runbook::Result<Ended> {
-        self.execute_until(order, None).await
-    }
-
-    async fn execute_until(&self, order: Order, records_left: Option<u64>) -> pgconvoy::runbook::Result<Ended> {
         let plan = self.plan();
         let undo_patience = Policy::UNDO_PATIENCE;
-        let execution = Execution { plan: &plan, order, confirm: &Confirmed, hold: false, undo_patience, records_left };
+        let execution =
+            Execution { plan: &plan, order, confirm: &Confirmed, hold: false, undo_patience, records_left: None };
         execute(&self.heroku(), &servers(), &execution, &Run::unattended()).await
     }
 
@@ -208,6 +206,106 @@ async fn an_app_is_migrated_to_a_new_version_on_its_old_plan() {
     let refused = as_the_app(&site.primary, "INSERT INTO orders (what) VALUES ('lost')").await.unwrap_err();
     assert!(refused.contains("read-only"), "{refused}");
     site.assert_no_secret_in_files();
+}
+
+/// An app that writes a row whenever one of its dynos runs, to what their release calls DATABASE, in sessions of their own.
+struct Writer {
+    over: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<Vec<u32>>,
+}
+
+impl Writer {
+    fn start(site: &Site) -> Self {
+        let (world, over) = (Arc::clone(&site.server.world), Arc::new(AtomicBool::new(false)));
+        let stop = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let (mut written, mut row) = (Vec::new(), 0);
+            while !stop.load(Ordering::SeqCst) {
+                let address = world.with(|world| {
+                    let is_up =
+                        world.formation.iter().any(|p| p.quantity > 0 && (p.kind == "worker" || !world.maintenance));
+                    is_up.then(|| world.addon(world.running_database()).map(|addon| addon.url.clone())).flatten()
+                });
+                row += 1;
+                if let Some(address) = address
+                    && runtime.block_on(write(&address, row)).is_ok()
+                {
+                    written.push(row);
+                }
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            written
+        });
+        Self { over, thread }
+    }
+
+    /// What it was told is written.
+    fn stop(self) -> Vec<u32> {
+        self.over.store(true, Ordering::SeqCst);
+        self.thread.join().unwrap()
+    }
+}
+
+async fn write(address: &str, row: u32) -> Result<(), tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(address, tokio_postgres::NoTls).await?;
+    let driver = tokio::spawn(connection);
+    let written = client.batch_execute(&format!("INSERT INTO written VALUES ({row})")).await;
+    drop(client);
+    let _ = driver.await;
+    written
+}
+
+async fn assert_has(cluster: &Cluster, written: &[u32]) {
+    let rows = as_the_app(cluster, "SELECT string_agg(row::text, ' ') FROM written").await.unwrap();
+    let rows: std::collections::BTreeSet<u32> = rows.split(' ').map(|row| row.parse().unwrap()).collect();
+    let lost: Vec<&u32> = written.iter().filter(|row| !rows.contains(row)).collect();
+    assert!(lost.is_empty() && written.len() > 20, "{} were written, lost: {lost:?}", written.len());
+}
+
+fn with_writes() -> String {
+    format!("{TABLES} CREATE TABLE written (row int PRIMARY KEY)")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_real_app_that_never_stops_writing_loses_nothing() {
+    let Some(site) = Site::start(&with_writes()).await else { return };
+    site.make_plan(quick()).await;
+    let writer = Writer::start(&site);
+    assert_eq!(site.execute(Order::Run).await.unwrap(), Ended::Finished);
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let written = writer.stop();
+    assert_has(&site.last, &written).await;
+    // It wrote to each of the three.
+    let old = as_the_app(&site.primary, "SELECT count(*) FROM written").await.unwrap().parse::<usize>().unwrap();
+    let new = as_the_app(&site.new, "SELECT count(*) FROM written").await.unwrap().parse::<usize>().unwrap();
+    assert!(0 < old && old < new && new < written.len(), "{old} {new} {}", written.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_real_app_that_is_taken_back_after_the_promotion_loses_nothing() {
+    let Some(site) = Site::start(&with_writes()).await else { return };
+    site.make_plan(quick()).await;
+    let writer = Writer::start(&site);
+    // When it has been promoted, somebody writes to the old database: it is found out in the last moment.
+    let (primary, new) = (Arc::clone(&site.primary), Arc::clone(&site.new));
+    let refused = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&refused);
+    site.listen(move |happening, _| {
+        if matches!(happening, Happening::Promoted { addon } if addon == "pgconvoy-t1-new") {
+            execute_blocking(&primary, "BEGIN READ WRITE; INSERT INTO written VALUES (0); COMMIT");
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let written = std::thread::scope(|s| s.spawn(|| runtime.block_on(write(&url(&new), 1))).join().unwrap());
+            seen.store(written.is_err(), Ordering::SeqCst);
+        }
+    });
+    let ended = site.execute(Order::Run).await.unwrap();
+    assert!(matches!(ended, Ended::Aborted { window: 1, .. }), "{ended:?}");
+    assert!(refused.load(Ordering::SeqCst), "the new database could be written to before the point of no return");
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let written = [writer.stop(), vec![0]].concat();
+    site.assert_as_it_was().await;
+    assert_has(&site.primary, &written).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -316,3 +316,19 @@ fn a_certificate_of_nobody_is_not_trusted() {
     assert_eq!((error.effect(), error.attempts), (Effect::None, 1));
     assert!(!served.join().unwrap(), "something was sent to a stranger");
 }
+
+/// Neither a server that is silent nor one that is always busy is waited for longer than there is time.
+#[test]
+fn no_request_takes_longer_than_it_may() {
+    let patience = Patience { attempts: 100, longest_wait: Duration::from_millis(50), ..Patience::default() };
+    let busy = || Say(503, "retry-after: 1\r\n", "{}");
+    for answers in [vec![Sleep(Duration::from_secs(3)), busy()], vec![busy(), busy(), busy()]] {
+        let (url, _seen) = server(answers);
+        let client = Client::with_patience(&url, Authorization::None, patience.clone()).unwrap();
+        let begun = Instant::now();
+        let until = begun + Duration::from_millis(700);
+        let error = client.send_until(&Request::new(Method::Get, "/", Repeat::Safe), Some(until)).unwrap_err();
+        assert!(matches!(error.kind, ErrorKind::NoReply(_) | ErrorKind::Refused { status: 503, .. }), "{error}");
+        assert!(begun.elapsed() < Duration::from_millis(2500), "{:?}", begun.elapsed());
+    }
+}

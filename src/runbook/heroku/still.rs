@@ -21,6 +21,10 @@ struct Stood {
     lsn: Lsn,
 }
 
+/// What a session that has ended has written is counted so much later at most: servers before 15 give backends counters
+/// that are half a second old (PGSTAT_STAT_INTERVAL, src/backend/postmaster/pgstat.c of 14).
+const COUNTED: Duration = Duration::from_secs(1);
+
 impl<D: Databases> OnHeroku<'_, D> {
     pub(super) async fn see_fence(&self, past: &Past, role: Role) -> Result<Seen> {
         let located = self.located(past, role)?;
@@ -87,9 +91,14 @@ impl<D: Databases> OnHeroku<'_, D> {
         if fence.own_sessions > 0 || !fence.other_sessions.is_empty() {
             return Ok(Seen::Waiting(format!("somebody is connected to {}", located.name)));
         }
+        self.until_counted().await;
         let now = self.databases.mark(located.at()).await?;
         compare(&stood_by(done(past, since)?)?.mark, &now, &located.name)?;
         Ok(Seen::Done(facts(&now)?))
+    }
+
+    async fn until_counted(&self) {
+        tokio::time::sleep(COUNTED.min(Duration::from_secs(self.plan.wishes.still_s))).await;
     }
 
     /// Whether a database has what it had when it was seen to stand still, its fence up or not. Sessions are ended first:
@@ -97,6 +106,7 @@ impl<D: Databases> OnHeroku<'_, D> {
     pub(super) async fn has_stood(&self, past: &Past, role: Role, since: &str) -> Result<bool> {
         let located = self.located(past, role)?;
         self.databases.fence(located.at()).await?;
+        self.until_counted().await;
         let now = self.databases.mark(located.at()).await?;
         Ok(stood_by(done(past, since)?)?.mark == now)
     }
