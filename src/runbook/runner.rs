@@ -289,7 +289,7 @@ impl<P: Provider> Runner<'_, P> {
                 Ok(Seen::ToDo) => return Err(waited(step, last)),
                 Ok(Seen::Waiting(what)) => last = what,
                 Err(error) if error.is_passing() || is_thaw && !matches!(error, Error::Killed) => {
-                    last = error.to_string()
+                    last = error.to_string();
                 }
                 Err(error) => return Err(error),
             }

@@ -131,7 +131,7 @@ mod tests {
         let held = asked(
             |sender| {
                 std::thread::sleep(Duration::from_millis(400));
-                drop(sender)
+                drop(sender);
             },
             Some(soon),
         );

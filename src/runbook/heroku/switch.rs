@@ -57,7 +57,7 @@ impl<D: Databases> OnHeroku<'_, D> {
         let ours = releases.iter().filter(|r| r.version > since && leads_elsewhere(r)).max_by_key(|r| r.version);
         let Some(ours) = ours else {
             // Without a process to run, a name that leads there is the release.
-            let is_expected = self.has_release_process(past, moved)? && self.was_moved(past, moved)?;
+            let is_expected = has_release_process(past, moved)? && self.was_moved(past, moved)?;
             return Ok(if is_expected { Released::NotYet("no release is seen".into()) } else { Released::Well });
         };
         let later = releases.iter().any(|r| r.version >= ours.version && r.status == "succeeded");
@@ -71,11 +71,6 @@ impl<D: Databases> OnHeroku<'_, D> {
     /// Whether the name was moved, by what can be seen: to the new database, or back by this process.
     fn was_moved(&self, past: &Past, moved: &Move<'_>) -> Result<bool> {
         Ok(self.moved_back_since.get().is_some() || self.holder_of_database()? == self.name(past, moved.role))
-    }
-
-    fn has_release_process(&self, past: &Past, moved: &Move<'_>) -> Result<bool> {
-        let recorded = recorded_by(past, moved.recorded)?.formation;
-        Ok(recorded.iter().any(|process| process.kind == "release"))
     }
 
     fn newest_release(&self) -> Result<u64> {
@@ -188,6 +183,11 @@ impl<D: Databases> OnHeroku<'_, D> {
         }
         Ok(None)
     }
+}
+
+fn has_release_process(past: &Past, moved: &Move<'_>) -> Result<bool> {
+    let recorded = recorded_by(past, moved.recorded)?.formation;
+    Ok(recorded.iter().any(|process| process.kind == "release"))
 }
 
 enum Released {
