@@ -4,8 +4,21 @@
 
 use std::process::{Command, Output, Stdio};
 
-const COMMANDS: [&str; 10] =
-    ["copy", "dump", "restore", "verify", "check", "inspect", "preflight", "snapshot", "bench", "demo"];
+const COMMANDS: [&str; 13] = [
+    "copy",
+    "dump",
+    "restore",
+    "verify",
+    "check",
+    "inspect",
+    "preflight",
+    "snapshot",
+    "bench",
+    "demo",
+    "ec2",
+    "migrate",
+    "heroku",
+];
 
 /// The program with nothing of the caller's environment that could change what it says.
 fn pgconvoy(arguments: &[&str]) -> Command {
@@ -53,6 +66,10 @@ fn usage_errors_exit_with_2_and_say_nothing_on_standard_output() {
         &["dump"],
         &["dump", "a", "b"],
         &["verify", "--archive", "a", "--source", "b"],
+        &["heroku"],
+        &["heroku", "plan"],
+        &["heroku", "plan", "sphinx", "--budget", "2"],
+        &["migrate", "j", "--freeze", "true"],
         &["check", "a", "--report", "/nowhere/at/all.json"],
         &["check", "a", "--trace", "/nowhere/at/all.log"],
     ] {

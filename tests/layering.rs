@@ -16,9 +16,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("archive", &["model", "report"]),
     ("flow", &["model", "event", "pg", "archive"]),
     ("lab", &["model"]),
+    ("cloud", &["model"]),
     ("ops", &["model", "event", "report", "schema", "plan", "pg", "archive", "flow", "lab"]),
     // The ways in for `fuzz/`.
     ("fuzzing", &["model", "schema", "plan", "pg", "archive", "flow", "ops"]),
+    ("runbook", &["model", "event", "report", "schema", "plan", "pg", "archive", "flow", "lab", "ops", "cloud"]),
 ];
 
 const LINES_MAX: usize = 700;

@@ -12,6 +12,7 @@ use pgconvoy::report::{FindingLevel, PreflightReport, TransferReport, seal_docum
 use serde::Serialize;
 
 use super::document;
+use super::migrations;
 use super::report;
 use super::settings::{Detail, Task};
 use super::text::Canvas;
@@ -93,6 +94,10 @@ pub fn run(task: &Task, run: &Run, page: Page) -> ops::Result<Outcome> {
         }
         Task::Bench(options) => bench(options, run, page),
         Task::Demo(options) => demo(options, run, page),
+        // It moves no database itself, and so comes by another way.
+        Task::Ec2(_) => Err(Cause::Internal("machines are no operation of the engine".into()).into()),
+        Task::Migrate(args) => migrations::migrate(args, run, &canvas),
+        Task::Heroku(command) => migrations::heroku(command, run, &canvas),
     }
 }
 
@@ -101,7 +106,12 @@ fn transfer(report: &TransferReport, page: Page) -> ops::Result<Outcome> {
     outcome("run_finished", text, report, u8::from(!report.damage.is_empty()))
 }
 
-fn outcome(event: &'static str, text: String, report: &impl Serialize, exit_code: u8) -> ops::Result<Outcome> {
+pub(super) fn outcome(
+    event: &'static str,
+    text: String,
+    report: &impl Serialize,
+    exit_code: u8,
+) -> ops::Result<Outcome> {
     let document = serde_json::to_value(report).map_err(|e| Cause::Internal(format!("the report as JSON: {e}")))?;
     Ok(Outcome { text, event, document: Some(document), drawings: None, signed_text: None, exit_code, kept: None })
 }
@@ -116,7 +126,7 @@ fn preflight_exit_code(report: &PreflightReport) -> u8 {
     }
 }
 
-fn block_on<T>(operation: impl Future<Output = ops::Result<T>>) -> ops::Result<T> {
+pub(super) fn block_on<T>(operation: impl Future<Output = ops::Result<T>>) -> ops::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .enable_all()

@@ -16,6 +16,9 @@ fn generated() -> String {
     for name in names {
         if let Some(command) = root.find_subcommand_mut(&name) {
             page.push_str(&section(&format!("pgconvoy {name}"), command));
+            for below in command.get_subcommands_mut() {
+                page.push_str(&section(&format!("pgconvoy {name} {}", below.get_name()), below));
+            }
         }
     }
     page

@@ -7,9 +7,9 @@ use pgconvoy::ops::{Cause, Error};
 use serde::Serialize;
 
 use super::printer::indent_rest;
-use super::redact::redact;
 use super::signals::INTERRUPTED;
 use super::text::{Canvas, clean, one_line};
+use pgconvoy::model::redact;
 
 /// Statements can be as long as a view.
 const MAX_STATEMENT_CHARS: usize = 300;

@@ -3,12 +3,13 @@
 mod args;
 mod commands;
 mod document;
+mod ec2;
 mod environment;
 mod failure;
 mod files;
+mod migrations;
 mod panics;
 mod printer;
-mod redact;
 mod render;
 mod report;
 mod settings;
@@ -68,7 +69,7 @@ fn answer_usage(error: &clap::Error, environment: &Environment) -> u8 {
     let printer = Printer::new(environment, !environment.no_colour);
     let canvas = if error.use_stderr() { printer.err_canvas() } else { printer.out_canvas() };
     let message = error.render();
-    let text = redact::redact(&if canvas.paint.on { message.ansi().to_string() } else { message.to_string() });
+    let text = pgconvoy::model::redact(&if canvas.paint.on { message.ansi().to_string() } else { message.to_string() });
     if error.use_stderr() {
         printer.err(&text);
     } else {
@@ -114,12 +115,17 @@ fn stopping(task: &Task) -> &'static str {
         Task::Copy(_) => "stopping: cancelling statements on both servers",
         Task::Dump(_) | Task::Restore(_) | Task::Verify(_) | Task::Preflight(_) => "stopping: cancelling statements",
         Task::Snapshot(_) => "letting the snapshot go",
+        Task::Migrate(_) | Task::Heroku(_) => "stopping: what can be taken back is taken back",
         Task::Check(_) | Task::Inspect { .. } | Task::Bench(_) | Task::Demo(_) => "stopping",
+        Task::Ec2(_) => "stopping here: the machine and its jobs go on",
     }
 }
 
 impl Session {
     fn run(mut self) -> u8 {
+        if let Task::Ec2(args) = &self.task {
+            return ec2::run(args, &self.printer, &self.interrupt.cancel);
+        }
         let (events, cancel) = (self.progress.sink(), self.interrupt.cancel.clone());
         let run = Run { events, cancel, retry_for: self.retry_for };
         let page = Page { detail: self.display.detail, canvas: self.printer.out_canvas() };

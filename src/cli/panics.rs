@@ -25,7 +25,7 @@ fn report(info: &PanicHookInfo<'_>) -> String {
     let place = info.location().map_or_else(String::new, |l| format!(" ({}:{})", l.file(), l.line()));
     format!(
         "\nerror: internal error: {}{place}\n  hint: this is a bug in pgconvoy {}; please report it with this message\n",
-        super::redact::redact(&message),
+        pgconvoy::model::redact(&message),
         env!("CARGO_PKG_VERSION"),
     )
 }

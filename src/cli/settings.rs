@@ -15,12 +15,12 @@ use pgconvoy::ops::{
 use pgconvoy::report::BenchTask;
 
 use super::args::{
-    BenchArgs, BenchProgressArgs, Cli, Command, Conninfo, ContentsArgs, CopyArgs, DemoArgs, DumpArgs, FilterArgs,
-    FilterRule, GeneralArgs, IdentityArgs, ProgressArgs, ProgressMode, ProviderName, RestoreArgs, Section, SourceArgs,
-    StatisticsMode, TargetArgs, ToastMethod, VerifyArgs,
+    BenchArgs, BenchProgressArgs, Cli, Command, Conninfo, ContentsArgs, CopyArgs, DEFAULT_RETRY_S, DemoArgs, DumpArgs,
+    FilterArgs, FilterRule, GeneralArgs, HerokuArgs, HerokuCommand, IdentityArgs, MigrateArgs, ProgressArgs,
+    ProgressMode, ProviderName, RestoreArgs, Section, SourceArgs, StatisticsMode, TargetArgs, ToastMethod, VerifyArgs,
 };
 use super::environment::Environment;
-use super::redact::has_password;
+use pgconvoy::model::has_password;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -35,6 +35,9 @@ pub enum Task {
     Snapshot(SnapshotOptions),
     Bench(BenchOptions),
     Demo(DemoOptions),
+    Ec2(super::args::ec2::Ec2Args),
+    Migrate(Box<MigrateArgs>),
+    Heroku(Box<HerokuCommand>),
 }
 
 /// How the run is shown. The mode is not yet resolved against the terminal.
@@ -78,6 +81,10 @@ pub fn resolve(cli: Cli, environment: &Environment) -> Result<Settings, clap::Er
 }
 
 fn retry_for(command: &Command) -> Duration {
+    if let Command::Heroku(_) | Command::Migrate(_) = command {
+        // The budget of downtime ends it before, where that is shorter.
+        return Duration::from_secs(DEFAULT_RETRY_S);
+    }
     let (Command::Copy(CopyArgs { retry, .. })
     | Command::Dump(DumpArgs { retry, .. })
     | Command::Restore(RestoreArgs { retry, .. })
@@ -209,6 +216,15 @@ fn task(command: Command, environment: &Environment) -> Result<(Task, Option<Sho
             (Task::Snapshot(options), Some(args.progress.into()))
         }
         Command::Bench(args) => bench(args),
+        Command::Ec2(args) => (Task::Ec2(args), None),
+        Command::Migrate(mut args) => {
+            let shown = std::mem::take(&mut args.progress).into();
+            (Task::Migrate(Box::new(args)), Some(shown))
+        }
+        Command::Heroku(HerokuArgs { mut command }) => {
+            let shown = command.progress().map(|progress| std::mem::take(progress).into());
+            (Task::Heroku(Box::new(command)), shown)
+        }
         Command::Demo(args) => {
             let DemoArgs { scale, keep, from, to, jobs, progress } = args;
             (Task::Demo(DemoOptions { scale: scale.0, from, to, jobs, keep }), Some(progress.into()))
@@ -425,7 +441,10 @@ fn password_warnings(command: &Command) -> Vec<String> {
         Command::Preflight(args) => (args.source.source.as_ref(), args.target.target.as_ref()),
         Command::Snapshot(args) => (args.source.as_ref(), None),
         Command::Bench(args) => (args.source.as_ref(), args.target.as_ref()),
-        Command::Check(_) | Command::Inspect(_) | Command::Demo(_) => (None, None),
+        Command::Migrate(args) => (args.source.as_ref(), args.target.as_ref()),
+        Command::Check(_) | Command::Inspect(_) | Command::Demo(_) | Command::Ec2(_) | Command::Heroku(_) => {
+            (None, None)
+        }
     };
     let flags: Vec<&str> = [("--source", source), ("--target", target)]
         .into_iter()

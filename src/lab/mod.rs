@@ -11,6 +11,7 @@ mod binaries;
 mod cluster;
 mod error;
 mod fetch;
+pub mod heroku;
 mod load;
 mod major;
 mod package;

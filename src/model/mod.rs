@@ -6,7 +6,9 @@ mod chunk;
 mod facts;
 mod name;
 mod native;
+mod redact;
 mod relation;
+mod secret;
 mod size;
 mod version;
 
@@ -14,7 +16,9 @@ pub use chunk::{BlockNumber, Chunk, ChunkId, CtidRange, KeyBounds};
 pub use facts::{CatalogFacts, ConstraintFact, ConstraintKind, IndexFact, MatviewFact, TableFact};
 pub use name::{QualifiedName, quote_ident, quote_literal};
 pub use native::{NativeFunction, NativeLanguage};
+pub use redact::{has_password, redact};
 pub use relation::{Column, CopyFormat, Oid, Relation, RelationKind, TextReason};
+pub use secret::Secret;
 pub use size::{Bytes, counted, format_bytes, format_duration_ms, format_rate, parse_bytes};
 pub use version::{Lsn, ServerVersion};
 

@@ -47,7 +47,7 @@ pub fn format_duration_ms(ms: u64) -> String {
         0..=9_994 => format!("{:.2} s", ms as f64 / 1000.0),
         9_995..=99_949 => format!("{:.1} s", ms as f64 / 1000.0),
         _ => {
-            let seconds = (ms + 500) / 1000;
+            let seconds = ms.saturating_add(500) / 1000;
             if seconds < 3600 {
                 format!("{}m {:02}s", seconds / 60, seconds % 60)
             } else {

@@ -370,6 +370,12 @@ pub struct PreflightOptions {
 }
 
 impl Run {
+    /// Nobody watches, nobody stops it.
+    #[must_use]
+    pub fn unattended() -> Self {
+        Self { events: EventSink::none(), cancel: CancellationToken::new(), retry_for: Duration::ZERO }
+    }
+
     /// The same run, for work that nobody watches.
     pub(super) fn silent(&self) -> Self {
         Self { events: EventSink::none(), ..self.clone() }

@@ -266,7 +266,7 @@ pub enum ProgressMode {
     None,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct ProgressArgs {
     /// How to show progress
     #[arg(long, value_name = "MODE", value_enum, default_value_t, help_heading = "Output")]

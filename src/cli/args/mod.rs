@@ -1,7 +1,9 @@
 //! The arguments, as clap sees them. What they mean together is resolved once, in [`super::settings`].
 
+pub mod ec2;
 mod filter_file;
 mod groups;
+mod migrations;
 mod values;
 
 use std::path::PathBuf;
@@ -17,13 +19,14 @@ pub use groups::{
     BenchProgressArgs, ContentsArgs, DefinitionsArgs, FilterArgs, GeneralArgs, IdentityArgs, JobsArgs, ProgressArgs,
     ProgressMode, ProviderName, RetryArgs, Section, SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
 };
+pub use migrations::{HerokuArgs, HerokuCommand, HerokuLookArgs, HerokuPlanArgs, HerokuRunArgs, MigrateArgs};
 pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_scale, rival_parser, shape_parser};
 
 /// Segments are compressed at this zstd level unless `--zstd-level` says otherwise.
 pub const DEFAULT_ZSTD_LEVEL: i32 = 1;
 
 /// Time for a server to come back unless `--retry-for` says otherwise, in seconds.
-const DEFAULT_RETRY_S: u64 = 300;
+pub const DEFAULT_RETRY_S: u64 = 300;
 
 /// Parallel sessions per server unless `--jobs` says otherwise.
 pub const DEFAULT_JOBS: u32 = 16;
@@ -77,6 +80,9 @@ pub enum Command {
     Snapshot(SnapshotArgs),
     Bench(BenchArgs),
     Demo(DemoArgs),
+    Ec2(ec2::Ec2Args),
+    Migrate(MigrateArgs),
+    Heroku(HerokuArgs),
 }
 
 /// Move a database from server to server, without touching the disk.

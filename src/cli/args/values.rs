@@ -65,3 +65,24 @@ pub fn parse_scale(text: &str) -> Result<DemoScale, String> {
 fn percent(factor: f64) -> u32 {
     (factor * 100.0).round().max(1.0) as u32
 }
+
+/// A time as people write it: `90m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seconds(pub u64);
+
+/// # Errors
+/// Not a whole number with `s`, `m`, `h` or `d` behind it.
+pub fn parse_seconds(text: &str) -> Result<Seconds, String> {
+    let wrong = || "write a time such as 30s, 90m, 2h or 1d".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let factor = match unit {
+        "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(factor).map(Seconds).ok_or_else(wrong)
+}

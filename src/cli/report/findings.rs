@@ -9,9 +9,9 @@ use pgconvoy::report::{
 
 use super::Page;
 use super::transfer::server_line;
-use crate::cli::redact::redact;
 use crate::cli::settings::Detail;
 use crate::cli::text::{Canvas, Glyphs, Paint, clean, counted, grouped};
+use pgconvoy::model::redact;
 
 /// What a comparison found: what differs first.
 pub fn verify(report: &VerifyReport, detail: Detail, canvas: &Canvas) -> String {

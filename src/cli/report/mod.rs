@@ -5,19 +5,21 @@ mod demo;
 mod drawing;
 mod findings;
 mod inspection;
+mod migration;
 mod snapshot;
 mod table;
 mod transfer;
 
 use super::printer::indent_rest;
-use super::redact::redact;
 use super::text::{Canvas, clean, pad_right, width};
+use pgconvoy::model::redact;
 
 pub use bench::render as bench;
 pub use demo::render as demo;
 pub use drawing::{failed_page, failed_picture, page as bench_page, picture as bench_picture};
 pub use findings::{check, preflight, verify, verify_in_full};
 pub use inspection::render as inspection;
+pub use migration::{migration, plan as migration_plan};
 pub use snapshot::{cost as snapshot_cost, render as snapshot};
 use table::Table;
 pub use transfer::render as transfer;

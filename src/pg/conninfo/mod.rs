@@ -13,7 +13,6 @@ mod layers;
 mod parse;
 mod passfile;
 mod problem;
-mod secret;
 mod service;
 
 use std::net::IpAddr;
@@ -21,13 +20,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+pub use crate::model::Secret;
 pub use choice::{ChannelBinding, SslMode, SslNegotiation, TargetSessionAttrs};
 pub use endpoint::{Address, Endpoint};
 pub use env::{Env, ProcessEnv};
 pub(crate) use layers::Origin;
 pub(crate) use passfile::fuzz_passfile;
 use problem::Problem;
-pub use secret::Secret;
 
 use crate::model::Side;
 

@@ -8,10 +8,10 @@ use std::fmt::Write as _;
 
 use pgconvoy::report::{BenchReport, BenchTask};
 
-use super::super::redact::redact;
 use super::bench::headline;
 use chart::{Chart, WIDTH};
 pub use page::{failed as failed_page, render as page};
+use pgconvoy::model::redact;
 
 /// Colours of both schemes, for the page and the picture. Every pair of text and ground has a contrast of 4.5 or more.
 const COLOURS: &str = "\

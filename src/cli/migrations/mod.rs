@@ -1,0 +1,378 @@
+//! `pgconvoy heroku` and `pgconvoy migrate`.
+
+mod confirm;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use pgconvoy::cloud::heroku::{Credentials, Heroku, HttpTransport};
+use pgconvoy::event::Event;
+use pgconvoy::lab::heroku::{Setup, World};
+use pgconvoy::model::Secret;
+use pgconvoy::ops::{self, Run};
+use pgconvoy::pg::ConnInfo;
+use pgconvoy::pg::conninfo::ProcessEnv;
+use pgconvoy::runbook::anywhere::{Anywhere, Commands, Move};
+use pgconvoy::runbook::example::{Pretended, StandIn};
+use pgconvoy::runbook::heroku::{
+    Action, Execution, Kind, Measured, Order, Plan, ToPlan, Wishes, clean_up, execute, look, make_plan, measured,
+};
+use pgconvoy::runbook::journal::Entry;
+use pgconvoy::runbook::{
+    Confirm, Confirmed, Ended, Error, Journal, MigrationReport, Past, Policy, Result, Runner, Servers, Step,
+};
+
+use super::args::{HerokuCommand, HerokuLookArgs, HerokuPlanArgs, HerokuRunArgs, MigrateArgs};
+use super::commands::{Outcome, block_on, outcome};
+use super::report;
+use super::text::Canvas;
+use confirm::Typed;
+
+/// Between two looks at a journal, and at things that Heroku is asked for.
+const LOOK: Duration = Duration::from_millis(300);
+const POLL: Duration = Duration::from_secs(1);
+
+pub fn heroku(command: &HerokuCommand, run: &Run, canvas: &Canvas) -> ops::Result<Outcome> {
+    match command {
+        HerokuCommand::Plan(args) if args.example => {
+            block_on(async { example(args, run, canvas).await.map_err(Error::into_ops) })
+        }
+        HerokuCommand::Plan(args) => block_on(async { plan(args, canvas).await.map_err(Error::into_ops) }),
+        HerokuCommand::Rehearse(args) => ordered(args, Order::Run, true, (run, canvas)),
+        HerokuCommand::Run(args) => ordered(args, Order::Run, false, (run, canvas)),
+        HerokuCommand::Cutover(args) => ordered(args, Order::CutOver, false, (run, canvas)),
+        HerokuCommand::Resume(args) => ordered(args, Order::Resume, false, (run, canvas)),
+        HerokuCommand::Abort(args) => ordered(args, Order::Abort, false, (run, canvas)),
+        HerokuCommand::Status(args) | HerokuCommand::Report(args) => status(args, canvas).map_err(Error::into_ops),
+        HerokuCommand::Attach(args) => attach(args, run, canvas).map_err(Error::into_ops),
+        HerokuCommand::Cleanup(args) => cleanup(args, run).map_err(Error::into_ops),
+    }
+}
+
+fn connect() -> Result<Heroku> {
+    let credentials = Credentials::from_env(|name| std::env::var(name).ok())?;
+    Ok(Heroku::new(HttpTransport::new(&credentials)?))
+}
+
+async fn plan(args: &HerokuPlanArgs, canvas: &Canvas) -> Result<Outcome> {
+    let heroku = connect()?;
+    let app = args.app.clone().unwrap_or_default();
+    let path = args.save.clone().unwrap_or_else(|| PathBuf::from(format!("{app}.plan")));
+    let found = args.rehearsal.as_deref().map(|rehearsal| {
+        measured(rehearsal)
+            .ok_or_else(|| Error::Usage(format!("{} has not been rehearsed to its end", rehearsal.display())))
+    });
+    let run = format!("{:06x}", rand::random::<u32>() & 0x00ff_ffff);
+    let (plan, refusals) = planned(&heroku, args, &app, (found.transpose()?, run)).await?;
+    let text = report::migration_plan(&plan, &refusals, canvas);
+    let document = serde_json::to_value(&plan).map_err(|error| Error::Internal(error.to_string()))?;
+    if !refusals.is_empty() {
+        let page = Outcome {
+            text,
+            event: "heroku_planned",
+            document: Some(document),
+            drawings: None,
+            signed_text: None,
+            exit_code: 1,
+            kept: None,
+        };
+        return Ok(page);
+    }
+    plan.save(&path)?;
+    let file = path.display();
+    let text = format!(
+        "{text}\nsaved as {file}; nothing was changed. Next:\n  pgconvoy heroku rehearse {file}\n  pgconvoy heroku run {file} --hold\n"
+    );
+    Ok(Outcome {
+        text,
+        event: "heroku_planned",
+        document: Some(document),
+        drawings: None,
+        signed_text: None,
+        exit_code: 0,
+        kept: None,
+    })
+}
+
+async fn planned(
+    heroku: &Heroku,
+    args: &HerokuPlanArgs,
+    app: &str,
+    (measured, run): (Option<Measured>, String),
+) -> Result<(Plan, Vec<String>)> {
+    let wishes = wishes(args);
+    if wishes.still_s == 0 {
+        return Err(Error::Usage("--still-for 0s proves nothing: give at least 1s".into()));
+    }
+    let to_plan = ToPlan { app, wishes, kind: Kind::Migration, measured, run };
+    make_plan(heroku, &Servers::default(), to_plan).await
+}
+
+fn wishes(args: &HerokuPlanArgs) -> Wishes {
+    Wishes {
+        high_plan: args.high_plan.clone().unwrap_or_default(),
+        final_plan: args.final_plan.clone().unwrap_or_default(),
+        version: args.version,
+        follower: !args.no_follower,
+        jobs: args.jobs.jobs,
+        budget_s: args.budget.0,
+        hold_s: args.hold_time.0,
+        release_is_harmless: args.release_is_harmless,
+        still_s: args.still_for.0,
+        poll_ms: args.poll_ms,
+        elsewhere: args.on.clone(),
+    }
+}
+
+/// The whole thing on an app that does not exist.
+async fn example(args: &HerokuPlanArgs, run: &Run, canvas: &Canvas) -> Result<Outcome> {
+    let world = Arc::new(World::new(Setup::default()));
+    let (heroku, databases) = (Heroku::new(StandIn(Arc::clone(&world))), Pretended::new(world));
+    let directory = tempfile::tempdir().map_err(|error| Error::Internal(error.to_string()))?;
+    let path = directory.path().join("sphinx.plan");
+    let wishes = Wishes { version: args.version.or(Some(17)), ..wishes(args) };
+    let to_plan =
+        |wishes| ToPlan { app: "sphinx", wishes, kind: Kind::Migration, measured: None, run: "a1b2c3".into() };
+    let (plan, refusals) = make_plan(&heroku, &databases, to_plan(wishes.clone())).await?;
+    // What is pretended need not be waited for.
+    let hasty = Wishes { poll_ms: 0, still_s: 0, hold_s: 0, ..wishes };
+    make_plan(&heroku, &databases, to_plan(hasty)).await?.0.save(&path)?;
+    let execution = execution(&path, Order::Run, &Confirmed);
+    let ended = execute(&heroku, &databases, &execution, run).await?;
+    let (_, past, _) = look(&path)?;
+    let finished = MigrationReport::new(&plan.steps, &past, now_ms());
+    let text = format!(
+        "EXAMPLE: neither this app nor its databases exist, and nothing was asked of Heroku.\n\n{}\nThen it was pretended \
+         to be run ({}):\n\n{}",
+        report::migration_plan(&plan, &refusals, canvas),
+        ended.sentence(),
+        report::migration("sphinx", &finished, false, canvas)
+    );
+    outcome("heroku_planned", text, &plan, 0).map_err(Error::Ops)
+}
+
+fn execution<'a>(plan: &'a Path, order: Order, confirm: &'a dyn Confirm) -> Execution<'a> {
+    let undo_patience = Policy::UNDO_PATIENCE;
+    Execution { plan, order, confirm, hold: false, undo_patience, records_left: None }
+}
+
+fn ordered(
+    args: &HerokuRunArgs,
+    order: Order,
+    rehearsal: bool,
+    (run, canvas): (&Run, &Canvas),
+) -> ops::Result<Outcome> {
+    block_on(async { executed(args, order, rehearsal, (run, canvas)).await.map_err(Error::into_ops) })
+}
+
+async fn executed(
+    args: &HerokuRunArgs,
+    mut order: Order,
+    rehearsal: bool,
+    (run, canvas): (&Run, &Canvas),
+) -> Result<Outcome> {
+    let mut path = args.plan.clone();
+    let heroku = connect()?;
+    if rehearsal {
+        (path, order) = rehearsal_of(&heroku, &args.plan).await?;
+    }
+    let (plan, _) = Plan::load(&path)?;
+    let confirm = Typed::new(&plan.app.app, args.yes_i_mean.as_deref(), &run.events)?;
+    let execution = Execution { hold: args.hold, ..execution(&path, order, &confirm) };
+    let servers = Servers { pg_dump: None, elsewhere: plan.wishes.elsewhere.clone() };
+    let ended = execute(&heroku, &servers, &execution, run).await;
+    let (plan, past) = match look(&path) {
+        Ok((plan, past, _)) => (plan, past),
+        Err(error) => return Err(ended.err().unwrap_or(error)),
+    };
+    let report = MigrationReport::new(&plan.steps, &past, now_ms());
+    if report.windows.iter().any(|window| !window.over) {
+        let file = path.display();
+        run.events.warn(format!(
+            "THE APP IS DOWN: `pgconvoy heroku resume {file}` goes on, `pgconvoy heroku abort {file}` goes back"
+        ));
+    }
+    let ended = ended?;
+    let mut text = report::migration(&plan.app.app, &report, false, canvas);
+    text += "\n";
+    text += &ended.sentence();
+    text += "\n";
+    if let Ended::Held { before, .. } = &ended {
+        let order = if past.is_on_hold() || before.starts_with("freeze") { "cutover" } else { "resume" };
+        text = format!("{text}next: pgconvoy heroku {order} {}\n", path.display());
+    }
+    if let (true, Some(measured)) = (ended == Ended::Finished && rehearsal, measured(&path)) {
+        text += &rehearsed(&measured, &path);
+    }
+    let exit_code = u8::from(matches!(ended, Ended::Aborted { .. }));
+    outcome("heroku_finished", text, &report, exit_code).map_err(Error::Ops)
+}
+
+fn rehearsed(measured: &Measured, path: &Path) -> String {
+    use pgconvoy::model::format_duration_ms;
+    format!(
+        "measured: copy {}, comparison {}. A new plan with `--rehearsal {}` estimates the real downtime and price by it.\n",
+        format_duration_ms(measured.copy_ms),
+        format_duration_ms(measured.verify_ms),
+        path.display()
+    )
+}
+
+/// The plan of a rehearsal stands beside the plan that is rehearsed; one that was not finished is gone on with.
+async fn rehearsal_of(heroku: &Heroku, plan: &Path) -> Result<(PathBuf, Order)> {
+    let path = plan.with_extension("rehearsal.plan");
+    if path.exists() {
+        let (_, past, _) = look(&path)?;
+        let order = if past.records().is_empty() { Order::Run } else { Order::Resume };
+        return Ok((path, order));
+    }
+    let (real, _) = Plan::load(plan)?;
+    let (wishes, app) = (real.wishes.clone(), real.app.app.as_str());
+    let to_plan = ToPlan { app, wishes, kind: Kind::Rehearsal, measured: None, run: format!("{}r", real.run) };
+    let (rehearsal, refusals) = make_plan(heroku, &Servers::default(), to_plan).await?;
+    if !refusals.is_empty() {
+        return Err(Error::Refused(refusals.join("; ")));
+    }
+    rehearsal.save(&path)?;
+    Ok((path, Order::Run))
+}
+
+fn status(args: &HerokuLookArgs, canvas: &Canvas) -> Result<Outcome> {
+    let (plan, past, at_work) = look(&args.plan)?;
+    let report = MigrationReport::new(&plan.steps, &past, now_ms());
+    let text = report::migration(&plan.app.app, &report, at_work, canvas);
+    outcome("heroku_status", text, &report, 0).map_err(Error::Ops)
+}
+
+/// Repeats what a run says, until it is not at work any more.
+fn attach(args: &HerokuLookArgs, run: &Run, canvas: &Canvas) -> Result<Outcome> {
+    let mut seen = 0;
+    loop {
+        let (plan, past, at_work) = look(&args.plan)?;
+        for record in &past.records()[seen.min(past.records().len())..] {
+            repeat(&plan.steps, &record.entry, run);
+        }
+        seen = past.records().len();
+        if !at_work || run.cancel.is_cancelled() {
+            return status(args, canvas);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn repeat(steps: &[Step<Action>], entry: &Entry, run: &Run) {
+    let title =
+        |id: &str| steps.iter().find(|step| step.id == id).map_or_else(|| id.to_owned(), |step| step.title.clone());
+    let what = match entry {
+        Entry::Intent { step, attempt, .. } if *attempt > 1 => format!("{} (attempt {attempt})", title(step)),
+        Entry::Intent { step, .. } => title(step),
+        Entry::Observed { step, what } => format!("{}: {what}", title(step)),
+        Entry::Done { step, .. } => format!("{}: done", title(step)),
+        Entry::Failed { step, why } => return run.events.warn(format!("{}: {why}", title(step))),
+        Entry::Aborting { why, .. } => return run.events.warn(format!("going back to what was before: {why}")),
+        Entry::Undone { what, .. } => format!("taken back: {what}"),
+        Entry::Forward { why, .. } => return run.events.warn(format!("going forward after all: {why}")),
+        Entry::Held { gate } => format!("held before `{gate}`"),
+        Entry::Opened { .. }
+        | Entry::Resumed {}
+        | Entry::Called { .. }
+        | Entry::Confirmed { .. }
+        | Entry::Hold {}
+        | Entry::CutOver {}
+        | Entry::Aborted { .. }
+        | Entry::Removed { .. }
+        | Entry::Finished {} => return,
+    };
+    run.events.send(Event::Doing { what });
+}
+
+fn cleanup(args: &HerokuRunArgs, run: &Run) -> Result<Outcome> {
+    let heroku = connect()?;
+    let (plan, _) = Plan::load(&args.plan)?;
+    let confirm = Typed::new(&plan.app.app, args.yes_i_mean.as_deref(), &run.events)?;
+    let gone = clean_up(&heroku, &Servers::default(), &args.plan, &confirm)?;
+    let text = if gone.is_empty() {
+        "nothing is left of this run".to_owned()
+    } else {
+        format!("destroyed: {}", gone.join(", "))
+    };
+    outcome("heroku_cleaned", text + "\n", &gone, 0).map_err(Error::Ops)
+}
+
+pub fn migrate(args: &MigrateArgs, run: &Run, canvas: &Canvas) -> ops::Result<Outcome> {
+    block_on(async { migrated(args, run, canvas).await.map_err(Error::into_ops) })
+}
+
+async fn migrated(args: &MigrateArgs, run: &Run, canvas: &Canvas) -> Result<Outcome> {
+    let wanted = wanted(args)?;
+    let begins = !args.resume && !args.abort;
+    if !begins && !args.journal.exists() {
+        return Err(Error::Usage(format!("there is no {}: nothing was begun", args.journal.display())));
+    }
+    let (mut journal, mut records) = Journal::open(&args.journal)?;
+    match records.first().map(|record| &record.entry) {
+        None => {
+            let (run, subject) = ("migrate".to_owned(), wanted.name.clone());
+            records.push(journal.append(Entry::Opened { run, subject, plan_sha256: wanted.sha256() })?);
+        }
+        Some(_) if begins => {
+            return Err(Error::Usage(format!("{} was begun already: --resume or --abort", args.journal.display())));
+        }
+        Some(Entry::Opened { plan_sha256, .. }) if *plan_sha256 == wanted.sha256() => {
+            records.push(journal.append(Entry::Resumed {})?);
+        }
+        Some(_) => return Err(Error::Refused(format!("{} was begun with other commands", args.journal.display()))),
+    }
+    let servers = Servers::default();
+    let provider = Anywhere { databases: &servers, wanted: &wanted };
+    let steps = wanted.steps();
+    let confirm = Typed::new(&wanted.name, args.yes_i_mean.as_deref(), &run.events)?;
+    let policy = Policy {
+        poll: POLL,
+        budget: Some(Duration::from_secs(args.budget.0)),
+        confirm: &confirm,
+        hold: false,
+        undo_patience: Policy::UNDO_PATIENCE,
+    };
+    let mut runner = Runner { provider: &provider, steps: &steps, journal, past: Past::new(records), run, policy };
+    let ended = if args.abort { runner.abort("as was asked for").await } else { runner.go().await };
+    let report = MigrationReport::new(&steps, &runner.past, now_ms());
+    if report.windows.iter().any(|window| !window.over) {
+        run.events.warn("THE APP IS DOWN: the same command with --resume goes on, with --abort goes back");
+    }
+    let ended = ended?;
+    let text = report::migration(&wanted.name, &report, false, canvas) + &format!("\n{}\n", ended.sentence());
+    outcome("migrate_finished", text, &report, u8::from(matches!(ended, Ended::Aborted { .. }))).map_err(Error::Ops)
+}
+
+fn wanted(args: &MigrateArgs) -> Result<Move> {
+    let given = |given: Option<&super::args::Conninfo>, variable: &str| {
+        let from_variable = || std::env::var(variable).ok().filter(|value| !value.is_empty());
+        given.map(|conninfo| conninfo.0.clone()).or_else(from_variable)
+    };
+    let source =
+        given(args.source.as_ref(), "PGCONVOY_SOURCE").ok_or_else(|| Error::Usage("--source is missing".into()))?;
+    let target =
+        given(args.target.as_ref(), "PGCONVOY_TARGET").ok_or_else(|| Error::Usage("--target is missing".into()))?;
+    let name = ConnInfo::resolve(pgconvoy::model::Side::Source, Some(&source), &ProcessEnv)?.dbname().to_owned();
+    Ok(Move {
+        source: Secret::new(source),
+        target: Secret::new(target),
+        name,
+        commands: Commands {
+            freeze: args.freeze.clone(),
+            thaw: args.thaw.clone(),
+            switch: args.switch.clone(),
+            unswitch: args.unswitch.clone(),
+        },
+        fence: !args.no_fence,
+        jobs: args.jobs.jobs,
+        still_s: args.still_for.0,
+        managed: args.managed,
+    })
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,43 @@
+//! Where the rows pass through: a machine that is made for the run, or another that is there anyway.
+
+use super::ssh::{Job, JobState, Watch};
+
+/// Result of everything a place does.
+pub type Result<T, E = super::ec2::Error> = std::result::Result<T, E>;
+
+/// A machine that pgconvoy runs on. Every call is safe to repeat: from another process too, after any kill.
+pub trait Place {
+    /// What it is, for people: `i4i.4xlarge in us-east-1, about $1.37 an hour`.
+    fn describe(&self) -> String;
+
+    /// Makes it, or finds it, and comes back when jobs can be started on it. `tell` hears what is being done.
+    ///
+    /// # Errors
+    /// It cannot be had. What was made so far is found again by the next call, and ended by [`Place::down`].
+    fn up(&self, tell: &mut dyn FnMut(&str)) -> Result<()>;
+
+    /// Starts `job` unless it was started before, and gives every line of its output, from the first, exactly once,
+    /// until it has ended; then its exit code. Lost connections are made again.
+    ///
+    /// # Errors
+    /// See [`super::ssh::Error`]: `Detached` when `watch` was called off (the job goes on), `JobLost`.
+    fn run(&self, job: &Job, watch: &Watch, on_line: &mut dyn FnMut(&str)) -> Result<u8>;
+
+    /// What has become of a job.
+    ///
+    /// # Errors
+    /// It is out of reach.
+    fn job_state(&self, id: &str) -> Result<JobState>;
+
+    /// Asks a job to stop, as Ctrl-C does.
+    ///
+    /// # Errors
+    /// It is out of reach.
+    fn stop(&self, id: &str) -> Result<()>;
+
+    /// Ends it with all that is on it, and comes back when that is proven. Nothing there is fine.
+    ///
+    /// # Errors
+    /// It could not be proven.
+    fn down(&self, tell: &mut dyn FnMut(&str)) -> Result<()>;
+}

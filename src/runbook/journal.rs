@@ -1,0 +1,315 @@
+//! What a runbook has done, one line of JSON each: appended, flushed to the disk, then acted upon.
+//!
+//! Invariants: a record that [`Journal::append`] has returned from outlives the machine; one process at a time writes; no
+//! record holds a password (records are made of names and numbers, and what servers say is redacted).
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{Error, Result};
+use crate::model::redact;
+
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(25);
+
+/// One line of a journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub number: u64,
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// Since 1970.
+    pub at_ms: u64,
+    #[serde(flatten)]
+    pub entry: Entry,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Entry {
+    /// The first record: whose journal this is.
+    Opened {
+        run: String,
+        subject: String,
+        plan_sha256: String,
+    },
+    /// Another process goes on with it.
+    Resumed {},
+    /// A step is about to be acted on.
+    Intent {
+        step: String,
+        attempt: u32,
+        note: Value,
+    },
+    /// The act has returned.
+    Called {
+        step: String,
+        note: Value,
+    },
+    /// What is waited for.
+    Observed {
+        step: String,
+        what: String,
+    },
+    /// The step's end was seen.
+    Done {
+        step: String,
+        facts: Value,
+    },
+    Failed {
+        step: String,
+        why: String,
+    },
+    /// Somebody has typed the name.
+    Confirmed {
+        gate: String,
+    },
+    Held {
+        gate: String,
+    },
+    Aborting {
+        window: u8,
+        why: String,
+    },
+    Undone {
+        step: String,
+        what: String,
+    },
+    /// Everything is as it was before the window. What these steps had done does not count any more.
+    Aborted {
+        window: u8,
+        steps: Vec<String>,
+    },
+    /// A window that was being taken back is not: its new database has rows that are nowhere else.
+    Forward {
+        window: u8,
+        why: String,
+    },
+    /// The run stops before the app goes down.
+    Hold {},
+    /// It need not any more.
+    CutOver {},
+    /// Something that the run had made is gone again.
+    Removed {
+        what: String,
+    },
+    Finished {},
+}
+
+/// A journal that is written to. The lock goes with it.
+pub struct Journal {
+    file: File,
+    path: PathBuf,
+    next: u64,
+    records_left: Option<u64>,
+}
+
+impl Journal {
+    /// Makes a new journal, or opens one to go on with. A last line that was torn by a crash was never acted upon: it is
+    /// cut off.
+    ///
+    /// # Errors
+    /// Another process has it open; it cannot be read or written; a line other than the last is damaged.
+    pub fn open(path: &Path) -> Result<(Self, Vec<Record>)> {
+        let cannot = |error| Error::journal(path, error);
+        let mut file =
+            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(cannot)?;
+        if !lock(&file) {
+            let name = path.display();
+            return Err(Error::Refused(format!("another process is at work on {name}: look on with `attach`")));
+        }
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).map_err(cannot)?;
+        let (records, whole_bytes) = parse(&text, path)?;
+        if whole_bytes < text.len() {
+            file.set_len(whole_bytes as u64).map_err(cannot)?;
+            file.seek(SeekFrom::End(0)).map_err(cannot)?;
+        }
+        file.sync_all().map_err(cannot)?;
+        if records.is_empty() {
+            sync_directory(path)?;
+        }
+        let next = records.last().map_or(1, |record| record.number + 1);
+        Ok((Self { file, path: path.to_owned(), next, records_left: None }, records))
+    }
+
+    /// Reads one that another process may be writing.
+    ///
+    /// # Errors
+    /// There is none, or it is damaged.
+    pub fn read(path: &Path) -> Result<Vec<Record>> {
+        let text = std::fs::read(path).map_err(|error| Error::journal(path, error))?;
+        Ok(parse(&text, path)?.0)
+    }
+
+    /// Whether a process has it open to write.
+    pub fn is_at_work(path: &Path) -> bool {
+        let Ok(file) = File::open(path) else { return false };
+        flock(&file, FlockOperation::NonBlockingLockShared).is_err()
+    }
+
+    /// Refuses every record after so many more, as if the process had been killed after them: for tests.
+    #[doc(hidden)]
+    pub fn die_after(&mut self, records: u64) {
+        self.records_left = Some(records);
+    }
+
+    /// Returns when the record is on the disk.
+    ///
+    /// # Errors
+    /// It is not known to be there: nothing may be done that it would have announced.
+    pub fn append(&mut self, entry: Entry) -> Result<Record> {
+        if let Some(left) = &mut self.records_left {
+            *left = left.checked_sub(1).ok_or(Error::Killed)?;
+        }
+        let now = OffsetDateTime::now_utc();
+        let at = now.format(&Rfc3339).unwrap_or_default();
+        let at_ms = u64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
+        let record = Record { number: self.next, at, at_ms, entry };
+        let mut line = redact(&serde_json::to_string(&record).map_err(|e| Error::Internal(e.to_string()))?);
+        line.push('\n');
+        let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data());
+        written.map_err(|error| Error::journal(&self.path, error))?;
+        self.next += 1;
+        Ok(record)
+    }
+}
+
+/// Those who look whether somebody is at work have the lock for a moment.
+fn lock(file: &File) -> bool {
+    (0..LOCK_ATTEMPTS).any(|attempt| {
+        std::thread::sleep(LOCK_PAUSE * u32::from(attempt > 0));
+        flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
+    })
+}
+
+/// The records, and how many bytes they take.
+fn parse(text: &[u8], path: &Path) -> Result<(Vec<Record>, usize)> {
+    let mut records: Vec<Record> = Vec::new();
+    let mut at = 0;
+    while let Some(length) = text[at..].iter().position(|&byte| byte == b'\n') {
+        let line = &text[at..at + length];
+        let record: Record = serde_json::from_slice(line).map_err(|error| {
+            let name = path.display();
+            Error::Refused(format!("line {} of {name} is damaged: {error}", records.len() + 1))
+        })?;
+        if record.number != records.len() as u64 + 1 {
+            return Err(Error::Refused(format!("record {} of {} is missing", records.len() + 1, path.display())));
+        }
+        records.push(record);
+        at += length + 1;
+    }
+    Ok((records, at))
+}
+
+/// The file's name must outlive the machine as well.
+fn sync_directory(path: &Path) -> Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| Error::journal(directory, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn note(what: &str) -> Entry {
+        Entry::Observed { step: "a".into(), what: what.into() }
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_a_torn_line_is_cut_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j");
+        let (mut journal, none) = Journal::open(&path).unwrap();
+        assert!(none.is_empty());
+        journal.append(note("one")).unwrap();
+        journal.append(Entry::Done { step: "b".into(), facts: json!({"x": 1}) }).unwrap();
+        drop(journal);
+        let whole = std::fs::read(&path).unwrap();
+        let second = whole.iter().position(|&b| b == b'\n').unwrap() + 1;
+        for cut in second..whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let (mut journal, records) = Journal::open(&path).unwrap();
+            assert_eq!(records.len(), 1, "cut at {cut}");
+            journal.append(note("two")).unwrap();
+            drop(journal);
+            let records = Journal::read(&path).unwrap();
+            assert_eq!(records.iter().map(|r| r.number).collect::<Vec<_>>(), [1, 2]);
+            assert_eq!(records[1].entry, note("two"));
+        }
+    }
+
+    #[test]
+    fn damage_before_the_end_is_no_torn_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j");
+        let (mut journal, _) = Journal::open(&path).unwrap();
+        for what in ["one", "two", "three"] {
+            journal.append(note(what)).unwrap();
+        }
+        drop(journal);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replacen("\"event\"", "\"evnt\"", 1)).unwrap();
+        assert!(Journal::open(&path).is_err());
+        let without_second: Vec<&str> =
+            text.lines().enumerate().filter(|(i, _)| *i != 1).map(|(_, line)| line).collect();
+        std::fs::write(&path, without_second.join("\n") + "\n").unwrap();
+        assert!(Journal::open(&path).is_err());
+    }
+
+    #[test]
+    fn one_process_at_a_time_writes_and_others_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j");
+        let (mut journal, _) = Journal::open(&path).unwrap();
+        journal.append(note("one")).unwrap();
+        assert!(Journal::open(&path).is_err());
+        assert!(Journal::is_at_work(&path));
+        assert_eq!(Journal::read(&path).unwrap().len(), 1);
+        drop(journal);
+        assert!(!Journal::is_at_work(&path));
+        assert!(Journal::open(&path).is_ok());
+    }
+
+    /// As `status` does, now and then.
+    #[test]
+    fn who_looks_for_a_moment_does_not_stop_who_begins() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j");
+        drop(Journal::open(&path).unwrap());
+        let looking = File::open(&path).unwrap();
+        flock(&looking, FlockOperation::NonBlockingLockShared).unwrap();
+        let looked = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(60));
+            drop(looking);
+        });
+        assert!(Journal::open(&path).is_ok());
+        looked.join().unwrap();
+    }
+
+    #[test]
+    fn passwords_do_not_get_in_and_others_may_not_look() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j");
+        let (mut journal, _) = Journal::open(&path).unwrap();
+        journal.append(note("refused by postgres://u:hunter2@h/d")).unwrap();
+        let why = "connection to 'postgres://u:hunter2@h/d' lost".into();
+        journal.append(Entry::Failed { step: "a".into(), why }).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("hunter2"), "{text}");
+        assert_eq!(Journal::read(&path).unwrap().len(), 2);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,14 @@
+//! Whole migrations, on a Heroku that is none: what goes wrong, and that the app ends migrated or as it was.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod cutover;
+mod fixture;
+mod heroku_cli;
+mod kills;
+mod pretended;
+mod program;
+mod real;
+#[path = "../support/mod.rs"]
+mod support;
+mod writer;
