@@ -77,7 +77,7 @@ impl<P: Provider> Runner<'_, P> {
             }
             match self.gate(step) {
                 Ok(None) => {}
-                Ok(Some(ended)) => return self.stop_at(step, ended).await,
+                Ok(Some(ended)) => return self.stop_at(ended).await,
                 Err(error) => return self.failed(step, error).await,
             }
             self.say(Event::StepStarted { number, of: count, title: step.title.clone() });
@@ -199,9 +199,9 @@ impl<P: Provider> Runner<'_, P> {
     }
 
     /// Nobody waits at a gate while the app is down.
-    async fn stop_at(&mut self, step: &Step<P::Action>, ended: Ended) -> Result<Ended> {
-        match (step.phase, &ended, self.open_window()) {
-            (Phase::Frozen(_), Ended::Held { before, why }, Some(window)) => {
+    async fn stop_at(&mut self, ended: Ended) -> Result<Ended> {
+        match (&ended, self.open_window()) {
+            (Ended::Held { before, why }, Some(window)) => {
                 let why = format!("stopped before `{before}`: {why}");
                 self.start_abort(window, &why).await
             }
@@ -280,15 +280,22 @@ impl<P: Provider> Runner<'_, P> {
         if matches!(error, Error::Killed) {
             return Err(error);
         }
-        self.record(Entry::Failed { step: step.id.clone(), why: error.to_string() })?;
+        let entry = Entry::Failed { step: step.id.clone(), why: error.to_string() };
         match self.open_window() {
-            Some(window) => self.start_abort(window, &format!("{}: {error}", step.title)).await,
-            None => Err(error),
+            Some(window) => {
+                self.note(entry)?;
+                self.start_abort(window, &format!("{}: {error}", step.title)).await
+            }
+            None => {
+                // Where the journal was the reason, it is a second time.
+                let _ = self.record(entry);
+                Err(error)
+            }
         }
     }
 
     async fn start_abort(&mut self, window: u8, why: &str) -> Result<Ended> {
-        self.record(Entry::Aborting { window, why: why.to_owned() })?;
+        self.note(Entry::Aborting { window, why: why.to_owned() })?;
         self.take_back(window, why).await
     }
 
@@ -304,7 +311,7 @@ impl<P: Provider> Runner<'_, P> {
         }
         let taken: Vec<String> =
             steps.iter().filter(|step| step.phase.window() == Some(window)).map(|step| step.id.clone()).collect();
-        self.record(Entry::Aborted { window, steps: taken })?;
+        self.note(Entry::Aborted { window, steps: taken })?;
         Ok(Ended::Aborted { window, why: why.to_owned() })
     }
 
@@ -314,7 +321,7 @@ impl<P: Provider> Runner<'_, P> {
             match self.provider.undo(step, &self.past).await {
                 Ok(Some(what)) => {
                     self.say(Event::Note { message: format!("taken back: {what}") });
-                    self.record(Entry::Undone { step: step.id.clone(), what })?;
+                    self.note(Entry::Undone { step: step.id.clone(), what })?;
                     return Ok(());
                 }
                 Ok(None) => return Ok(()),
@@ -323,7 +330,7 @@ impl<P: Provider> Runner<'_, P> {
                     tokio::time::sleep(self.policy.poll).await;
                 }
                 Err(error) => {
-                    self.record(Entry::Failed { step: step.id.clone(), why: error.to_string() })?;
+                    self.note(Entry::Failed { step: step.id.clone(), why: error.to_string() })?;
                     return Err(error);
                 }
             }
@@ -362,9 +369,28 @@ impl<P: Provider> Runner<'_, P> {
     }
 
     fn record(&mut self, entry: Entry) -> Result<()> {
+        if self.is_coming_up() {
+            return self.note(entry);
+        }
         let record = self.journal.append(entry)?;
         self.past.push(record);
         Ok(())
+    }
+
+    /// For what is done all the same: the app is not left down because a disk is full.
+    fn note(&mut self, entry: Entry) -> Result<()> {
+        let (record, unwritten) = self.journal.note(entry)?;
+        if let Some(error) = unwritten {
+            self.run.events.warn(format!("the journal cannot be written; the app is brought up all the same: {error}"));
+        }
+        self.past.push(record);
+        Ok(())
+    }
+
+    /// The thaw of a window has begun, which stands in the journal, and has not ended.
+    fn is_coming_up(&self) -> bool {
+        let Some(window) = self.thawed() else { return false };
+        self.steps.iter().any(|step| step.phase == Phase::Thaw(window) && self.past.done(&step.id).is_none())
     }
 
     fn say(&self, event: Event) {
