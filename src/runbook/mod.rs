@@ -13,15 +13,18 @@ mod error;
 pub mod example;
 pub mod heroku;
 pub mod journal;
+mod lock;
 mod past;
 mod report;
 mod runner;
 mod servers;
 mod shell;
 mod step;
+mod stillness;
 
 pub use error::{Error, Result};
 pub use journal::Journal;
+pub use lock::AppLock;
 pub use past::Past;
 pub use report::{MigrationReport, State as StepState, StepTime, Window};
 pub use runner::{Ended, Policy, Runner};
