@@ -86,3 +86,12 @@ pub fn parse_seconds(text: &str) -> Result<Seconds, String> {
     };
     number.checked_mul(factor).map(Seconds).ok_or_else(wrong)
 }
+
+/// # Errors
+/// As [`parse_seconds`]; or it is no time at all.
+pub fn parse_some_seconds(text: &str) -> Result<Seconds, String> {
+    match parse_seconds(text)? {
+        Seconds(0) => Err("that is no time at all: write at least 1s".into()),
+        seconds => Ok(seconds),
+    }
+}
