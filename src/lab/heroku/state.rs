@@ -33,6 +33,8 @@ pub struct State {
     pub log: Vec<Logged>,
     /// No follower catches up.
     pub lag_is_stuck: bool,
+    /// What the Data API leaves out of what it lists of a database: `Followers`.
+    pub unsaid: Vec<String>,
     pub(super) happened: Vec<Happening>,
     next_id: u64,
 }
@@ -85,6 +87,7 @@ impl State {
             faults: Vec::new(),
             log: Vec::new(),
             lag_is_stuck: false,
+            unsaid: Vec::new(),
             happened: Vec::new(),
             next_id: 1,
             setup,
