@@ -252,11 +252,17 @@ impl<D: Databases> Provider for Anywhere<'_, D> {
         let how = HowToCopy { jobs: self.wanted.jobs, again, heroku: self.wanted.managed };
         let (source, target) = (self.source(), self.target());
         match step.action {
-            Action::Preflight => self.preflight(how, run).await,
+            Action::Preflight => {
+                self.check_target_is_as_left(past).await?;
+                self.preflight(how, run).await
+            }
             Action::Freeze => self.command(freeze, run).await,
             Action::Fence => self.databases.fence(source).await.map(|()| Value::Null),
-            Action::Copy => facts(&self.databases.copy(source, target, how, run).await?),
-            Action::Verify => facts(&self.databases.verify(source, target, how, run).await?),
+            Action::Copy => {
+                self.check_target_is_as_left(past).await?;
+                self.with_mark(facts(&self.databases.copy(source, target, how, run).await?)?).await
+            }
+            Action::Verify => self.with_mark(facts(&self.databases.verify(source, target, how, run).await?)?).await,
             // Where there is no way back, half of it would be the worst.
             Action::Switch if self.wanted.commands.unswitch.is_none() => self.command(switch, &unstopped(run)).await,
             Action::Switch => self.command(switch, run).await,
@@ -291,6 +297,10 @@ impl<D: Databases> Provider for Anywhere<'_, D> {
 }
 
 const COPY: &str = "copy";
+/// Under which a mark of the target stands in what a step has found.
+const MARK: &str = "target_mark";
+/// Sessions that were closed count what they have written a moment later.
+const SESSIONS_END: Duration = Duration::from_millis(300);
 
 impl<D: Databases> Anywhere<'_, D> {
     fn source(&self) -> At<'_> {
@@ -359,6 +369,43 @@ impl<D: Databases> Anywhere<'_, D> {
         }
         self.databases.preflight(source, target, how, run).await?;
         Ok(json!({ "settings_not_moved": missing }))
+    }
+
+    /// What was found, and what the target is like now; nothing where it cannot be asked, which is no reason to do it again.
+    async fn with_mark(&self, mut found: Value) -> Result<Value> {
+        tokio::time::sleep(SESSIONS_END).await;
+        found[MARK] = match self.databases.mark(self.target()).await {
+            Ok(mark) => facts(&mark)?,
+            Err(_) => Value::Null,
+        };
+        Ok(found)
+    }
+
+    /// What an earlier attempt has filled is dropped only where nobody has written to it since: it could be in use by now.
+    async fn check_target_is_as_left(&self, past: &Past) -> Result<()> {
+        // The attempt that is under way has announced itself.
+        let earlier = past.records().iter().rposition(|record| matches!(record.entry, Entry::Aborted { .. }));
+        let records = &past.records()[..earlier.unwrap_or_default()];
+        let left = records.iter().rev().find_map(|record| match &record.entry {
+            Entry::Intent { step, .. } if step == COPY => Some(None),
+            Entry::Called { note, .. } => note.get(MARK).map(Some),
+            _ => None,
+        });
+        let Some(Some(left)) = left else { return Ok(()) };
+        let Ok(left) = serde_json::from_value::<Mark>(left.clone()) else {
+            return Err(Error::Refused(
+                "it is not known how this run has left the target: begin another run with an empty database".into(),
+            ));
+        };
+        match left.moved(&self.databases.mark(self.target()).await?) {
+            // By this attempt, which has begun to drop it.
+            Some(_) if past.attempts(COPY) > 1 => Ok(()),
+            Some(what) => Err(Error::Refused(format!(
+                "somebody has written to the target since this run has filled it ({what}): it is not dropped; begin another \
+                 run with an empty database"
+            ))),
+            None => Ok(()),
+        }
     }
 
     async fn see_fence(&self, was_done: bool) -> Result<Seen> {

@@ -387,7 +387,6 @@ mod tests {
             "ALTER ROLE u PASSWORD 'hunter2",
             "the end is password = 'hunter2\\' and \"more\"",
             "postgres://u:hunter2@h/d",
-            "postgres://u:hunter2\\\"@h",
             "age-secret-key-1hunter2",
         ];
         let mut returned = Vec::new();

@@ -280,17 +280,10 @@ impl<P: Provider> Runner<'_, P> {
         if matches!(error, Error::Killed) {
             return Err(error);
         }
-        let entry = Entry::Failed { step: step.id.clone(), why: error.to_string() };
+        self.note(Entry::Failed { step: step.id.clone(), why: error.to_string() })?;
         match self.open_window() {
-            Some(window) => {
-                self.note(entry)?;
-                self.start_abort(window, &format!("{}: {error}", step.title)).await
-            }
-            None => {
-                // Where the journal was the reason, it is a second time.
-                let _ = self.record(entry);
-                Err(error)
-            }
+            Some(window) => self.start_abort(window, &format!("{}: {error}", step.title)).await,
+            None => Err(error),
         }
     }
 
@@ -381,7 +374,7 @@ impl<P: Provider> Runner<'_, P> {
     fn note(&mut self, entry: Entry) -> Result<()> {
         let (record, unwritten) = self.journal.note(entry)?;
         if let Some(error) = unwritten {
-            self.run.events.warn(format!("the journal cannot be written; the app is brought up all the same: {error}"));
+            self.run.events.warn(format!("the journal cannot be written, and is gone on without for now: {error}"));
         }
         self.past.push(record);
         Ok(())

@@ -183,6 +183,19 @@ async fn a_switch_that_fails_is_taken_back_and_the_run_can_go_on() {
     assert_eq!(app.target.one("SELECT count(*) FROM t").await, "501");
 }
 
+/// Somebody has decided otherwise, and uses what was copied.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_in_use_by_now_is_not_dropped() {
+    let Some(app) = App::new().await else { return };
+    let ran = app.migrate("exit 3", &[]).await.expect_code(1);
+    assert!(ran.stdout.contains("everything is as it was before"), "{}", ran.stdout);
+    app.target.execute("INSERT INTO t (x) VALUES ('only here')").await;
+    let refused = app.migrate("exit 3", &["--resume"]).await.expect_code(2);
+    assert!(refused.stderr.contains("somebody has written to the target"), "{}", refused.stderr);
+    assert_eq!(app.reads("state"), "up");
+    assert_eq!(app.target.one("SELECT count(*) FROM t").await, "501");
+}
+
 /// A transaction that was open when the app was stopped, and is committed after: nothing counts it before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_is_open_at_the_freeze_is_waited_for() {

@@ -1,6 +1,9 @@
 //! What is refused, because it is not known, or because somebody else would go on using what is left behind.
 
-use pgconvoy::lab::heroku::{Setup, State};
+use std::sync::Arc;
+
+use pgconvoy::cloud::heroku::{Credentials, Heroku, HttpTransport};
+use pgconvoy::lab::heroku::{HerokuServer, KEY, Setup, State, World};
 use pgconvoy::runbook::heroku::{Kind, Order, Plan, ToPlan, Wishes, make_plan};
 use pgconvoy::runbook::{Answer, Confirm, Confirmed, Ended, Gate, Result};
 
@@ -76,6 +79,26 @@ async fn a_second_run_for_the_same_app_is_refused() {
     // Its own follower is no reason to stop, and at its end nothing is in the way of the next.
     assert_eq!(case.execute(Order::Resume).await.unwrap(), Ended::Finished);
     assert_eq!(plan(&case, wishes(), Kind::Migration, "t2").await.1, Vec::<String>::new());
+}
+
+/// An app that runs on more dynos than Heroku names at once is not without dynos.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_are_read_to_their_end() {
+    let world = Arc::new(World::new(Setup::default()));
+    world.with(|world| (world.formation[0].quantity, world.page_max) = (7, Some(3)));
+    let server = HerokuServer::start(world).unwrap();
+    let host = server.url();
+    let given = |name: &str| match name {
+        "HEROKU_API_KEY" => Some(KEY.to_owned()),
+        "HEROKU_HOST" => Some(host.clone()),
+        "HEROKU_DATA_HOST" => Some("127.0.0.1".into()),
+        _ => None,
+    };
+    let heroku = Heroku::new(HttpTransport::new(&Credentials::from_env(given).unwrap()).unwrap());
+    let names: Vec<String> = heroku.dynos("sphinx").unwrap().into_iter().map(|dyno| dyno.name).collect();
+    assert_eq!(names, ["web.1", "web.2", "web.3", "web.4", "web.5", "web.6", "web.7", "worker.1"]);
+    assert_eq!(heroku.plans().unwrap().len(), 6);
+    assert_eq!(heroku.attachments("sphinx").unwrap().len(), 2);
 }
 
 struct NotYet;

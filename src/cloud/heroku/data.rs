@@ -140,6 +140,13 @@ mod tests {
     }
 
     #[test]
+    fn a_database_has_not_come_to_be_well_where_it_is_not_said() {
+        let read = |status: Value| serde_json::from_value::<WaitStatus>(status);
+        assert!(read(json!({"waiting?": false, "error?": false})).is_ok_and(|status| !status.has_failed));
+        assert!(read(json!({"waiting?": false})).is_err() && read(json!({"error?": false})).is_err());
+    }
+
+    #[test]
     fn addresses_are_not_kept() {
         let entry = json!({"name": "Following", "values": ["postgres://u:hunter2@h/d"], "resolve_db_name": true});
         let database = Database::read(&json!({"info": [entry], "following": "postgres://u:hunter2@h/d"}));

@@ -33,6 +33,8 @@ pub struct State {
     pub log: Vec<Logged>,
     /// No follower catches up.
     pub lag_is_stuck: bool,
+    /// So many members of a list are given at once, over HTTP; Heroku gives 200. `None`: all.
+    pub page_max: Option<usize>,
     /// What the Data API leaves out of what it lists of a database: `Followers`.
     pub unsaid: Vec<String>,
     pub(super) happened: Vec<Happening>,
@@ -87,6 +89,7 @@ impl State {
             faults: Vec::new(),
             log: Vec::new(),
             lag_is_stuck: false,
+            page_max: None,
             unsaid: Vec::new(),
             happened: Vec::new(),
             next_id: 1,
