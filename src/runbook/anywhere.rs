@@ -260,7 +260,9 @@ impl<D: Databases> Provider for Anywhere<'_, D> {
             Action::Fence => self.databases.fence(source).await.map(|()| Value::Null),
             Action::Copy => {
                 self.check_target_is_as_left(past).await?;
-                self.with_mark(facts(&self.databases.copy(source, target, how, run).await?)?).await
+                let mut copied = facts(&self.databases.copy(source, target, how, run).await?)?;
+                copied["settings_left"] = json!(self.carry_settings(run).await?);
+                self.with_mark(copied).await
             }
             Action::Verify => self.with_mark(facts(&self.databases.verify(source, target, how, run).await?)?).await,
             // Where there is no way back, half of it would be the worst.
@@ -359,21 +361,24 @@ impl<D: Databases> Anywhere<'_, D> {
         if there.in_recovery {
             return Err(Error::Refused("the source is a standby: somebody writes to its primary".into()));
         }
-        let here = self.databases.facts(target).await?.settings;
-        let missing: Vec<String> = there.settings.into_iter().filter(|name| !here.contains(name)).collect();
-        if !missing.is_empty() {
+        self.databases.preflight(source, target, how, run).await.map(|()| Value::Null)
+    }
+
+    /// Settings of the database, which are no part of what is in it.
+    async fn carry_settings(&self, run: &Run) -> Result<Vec<String>> {
+        let left = self.databases.carry_settings(self.source(), self.target()).await?;
+        if !left.is_empty() {
             run.events.warn(format!(
-                "settings of the source are not moved, set them at the target with ALTER DATABASE or ALTER ROLE: {}",
-                missing.join(", ")
+                "settings of the source that the target does not have, for ALTER DATABASE or ALTER ROLE: {}",
+                left.join(", ")
             ));
         }
-        self.databases.preflight(source, target, how, run).await?;
-        Ok(json!({ "settings_not_moved": missing }))
+        Ok(left)
     }
 
     /// What was found, and what the target is like now; nothing where it cannot be asked, which is no reason to do it again.
     async fn with_mark(&self, mut found: Value) -> Result<Value> {
-        tokio::time::sleep(SESSIONS_END).await;
+        tokio::time::sleep(SESSIONS_END.min(Duration::from_secs(self.wanted.still_s))).await;
         found[MARK] = match self.databases.mark(self.target()).await {
             Ok(mark) => facts(&mark)?,
             Err(_) => Value::Null,

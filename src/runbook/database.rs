@@ -30,7 +30,8 @@ pub struct DatabaseFacts {
     pub read_only_setting: Option<String>,
     pub connection_limit: u64,
     pub in_recovery: bool,
-    /// Names of what ALTER DATABASE and ALTER ROLE have set for it: `work_mem`, `search_path for app`. It is not moved.
+    /// Names of what ALTER DATABASE and ALTER ROLE have set for it: `work_mem`, `search_path for app`. It is not a part of
+    /// what is in the database.
     #[serde(default)]
     pub settings: Vec<String>,
 }
@@ -170,6 +171,8 @@ pub trait Databases {
     fn look_at_fence(&self, at: At<'_>) -> impl Future<Output = Result<Fence>>;
     fn mark(&self, at: At<'_>) -> impl Future<Output = Result<Mark>>;
     fn identity(&self, at: At<'_>) -> impl Future<Output = Result<Identity>>;
+    /// Sets at one database what ALTER DATABASE has set at the other; the names of what could not be.
+    fn carry_settings(&self, from: At<'_>, to: At<'_>) -> impl Future<Output = Result<Vec<String>>>;
     /// Who else is connected.
     fn other_sessions(&self, at: At<'_>) -> impl Future<Output = Result<Vec<OtherSession>>>;
     /// Where its write-ahead log is now.

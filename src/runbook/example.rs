@@ -139,6 +139,10 @@ impl Databases for Pretended {
         Ok(Identity { address: at.name.to_owned(), user: "u".into(), server })
     }
 
+    async fn carry_settings(&self, _from: At<'_>, _to: At<'_>) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     async fn other_sessions(&self, _at: At<'_>) -> Result<Vec<OtherSession>> {
         Ok(Vec::new())
     }

@@ -260,7 +260,7 @@ fn redact_strings(value: &mut Value) {
 }
 
 /// A process that has just ended may have left a child between its fork and its exec, which holds the lock for a moment more.
-fn lock(file: &File) -> bool {
+pub(super) fn lock(file: &File) -> bool {
     let until = Instant::now() + LOCK_PATIENCE;
     loop {
         match flock(file, FlockOperation::NonBlockingLockExclusive) {

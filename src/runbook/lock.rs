@@ -4,9 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 
+use super::journal::lock;
 use super::{Error, Result, hex};
 
 /// Held for as long as it lives. It counts on this machine; what a run on another machine has made is seen at the app.
@@ -29,12 +29,12 @@ impl AppLock {
         let writable = OpenOptions::new().read(true).append(true).create(true).mode(0o644).open(&path);
         // Another user's can be locked all the same.
         let file = writable.or_else(|_| File::open(&path)).map_err(|error| Error::journal(&path, error))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(_) => Err(Error::Refused(format!(
-                "another process is at work on {app}, with this plan or another one: look on with `attach`"
-            ))),
+        if lock(&file) {
+            return Ok(Self { _file: file });
         }
+        Err(Error::Refused(format!(
+            "another process is at work on {app}, with this plan or another one: look on with `attach`"
+        )))
     }
 }
 

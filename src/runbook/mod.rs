@@ -18,6 +18,7 @@ mod past;
 mod report;
 mod runner;
 mod servers;
+mod settings;
 mod shell;
 mod step;
 mod stillness;

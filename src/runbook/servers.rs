@@ -9,7 +9,7 @@ use super::database::{
     At, Copied, DatabaseFacts, Databases, Fence, Filled, HowToCopy, Identity, Mark, OtherSession, Replay, Verified,
 };
 use super::shell::{Ran, shell};
-use super::{Error, Result, stillness};
+use super::{Error, Result, settings, stillness};
 use crate::archive::Identities;
 use crate::model::{Lsn, ServerVersion, Side, quote_ident};
 use crate::ops::{
@@ -76,7 +76,7 @@ impl Session {
         if self.version() >= ServerVersion::V10 { modern } else { old }
     }
 
-    async fn run(&self, sql: &str) -> Result<()> {
+    pub(super) async fn run(&self, sql: &str) -> Result<()> {
         self.rows(sql).await.map(drop)
     }
 }
@@ -120,7 +120,7 @@ impl Databases for Servers {
             connection_limit: number(&about[1]),
             read_only_setting: Some(about[2].clone()).filter(|text| !text.is_empty()),
             in_recovery: session.control.in_recovery,
-            settings: stillness::settings(&session).await?,
+            settings: settings::names(&session).await?,
         })
     }
 
@@ -175,6 +175,10 @@ impl Databases for Servers {
         let conninfo = ConnInfo::resolve(Side::Source, Some(at.url.expose()), &ProcessEnv)?;
         let server = stillness::server_identity(&Session::open(at).await?).await?;
         Ok(Identity { address: conninfo.address(), user: conninfo.user().to_owned(), server })
+    }
+
+    async fn carry_settings(&self, from: At<'_>, to: At<'_>) -> Result<Vec<String>> {
+        settings::carry_over(&Session::open(from).await?, &Session::open(to).await?).await
     }
 
     async fn other_sessions(&self, at: At<'_>) -> Result<Vec<OtherSession>> {

@@ -203,19 +203,3 @@ pub(super) async fn server_identity(session: &Session) -> Result<ServerIdentity>
     let database_oid = row[1].parse().map_err(|_| Error::Internal(format!("`{}` is no oid", row[1])))?;
     Ok(ServerIdentity { system_identifier, database: row[0].clone(), database_oid })
 }
-
-/// By name only: a value may be a secret.
-pub(super) async fn settings(session: &Session) -> Result<Vec<String>> {
-    let rows = session
-        .rows(
-            "SELECT split_part(setting, '=', 1) || coalesce(' for ' || rolname, '')
-                 || CASE WHEN setdatabase = 0 THEN ' in all databases' ELSE '' END
-             FROM pg_db_role_setting LEFT JOIN pg_roles r ON r.oid = setrole, unnest(setconfig) setting
-             WHERE (setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
-                    OR setdatabase = 0 AND rolname = current_user)
-                AND setting NOT LIKE 'default\\_transaction\\_read\\_only=%'
-             ORDER BY 1",
-        )
-        .await?;
-    Ok(rows.into_iter().flatten().collect())
-}

@@ -35,7 +35,10 @@ const NO_CHANGES: [&str; 4] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_that_changes_a_database_shows_and_nothing_else() {
-    for cluster in clusters().await {
+    // Between the oldest and the newest there is nothing else to be read.
+    let mut clusters = clusters().await;
+    let newest = clusters.pop();
+    for cluster in clusters.into_iter().take(1).chain(newest) {
         let db = TestDb::new(&cluster, "still").await;
         db.execute("CREATE TABLE t (id int CHECK (id > 0)); CREATE SEQUENCE s; INSERT INTO t SELECT i FROM generate_series(1, 50) i").await;
         let url = Secret::new(db.uri());
