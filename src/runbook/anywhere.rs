@@ -260,9 +260,9 @@ impl<D: Databases> Provider for Anywhere<'_, D> {
             Action::Fence => self.databases.fence(source).await.map(|()| Value::Null),
             Action::Copy => {
                 self.check_target_is_as_left(past).await?;
-                let mut copied = facts(&self.databases.copy(source, target, how, run).await?)?;
-                copied["settings_left"] = json!(self.carry_settings(run).await?);
-                self.with_mark(copied).await
+                let mut found = facts(&self.databases.copy(source, target, how, run).await?)?;
+                found["settings_left"] = json!(self.carry_settings(run).await?);
+                self.with_mark(found).await
             }
             Action::Verify => self.with_mark(facts(&self.databases.verify(source, target, how, run).await?)?).await,
             // Where there is no way back, half of it would be the worst.

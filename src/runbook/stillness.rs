@@ -151,9 +151,21 @@ async fn definitions(session: &Session) -> Result<String> {
     session.one(&format!("SELECT sum(rows) || ' ' || sum(made) FROM ({}) c", each.join(" UNION ALL "))).await
 }
 
+/// Those that are still there a moment later: one of ours that was just closed may take it to end.
+pub(super) async fn other_sessions(session: &Session) -> Result<Vec<OtherSession>> {
+    let sessions = other_sessions_now(session).await?;
+    if sessions.is_empty() {
+        return Ok(sessions);
+    }
+    tokio::time::sleep(SESSION_END).await;
+    other_sessions_now(session).await
+}
+
+const SESSION_END: Duration = Duration::from_millis(300);
+
 /// Sessions of other roles hide what they do, but not the locks that tell whether they are in a transaction: each holds one on
 /// its own virtual id (PostgreSQL docs, "pg_locks"). Subscriptions that are on are sessions too: they write what arrives.
-pub(super) async fn other_sessions(session: &Session) -> Result<Vec<OtherSession>> {
+async fn other_sessions_now(session: &Session) -> Result<Vec<OtherSession>> {
     // Before 10 an autovacuum worker looks like a session of the first superuser's, which has no client.
     let workers =
         if session.version() >= ServerVersion::V10 { "" } else { "AND NOT (rolsuper AND client_port IS NULL)" };
