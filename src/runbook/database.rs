@@ -30,18 +30,54 @@ pub struct DatabaseFacts {
     pub read_only_setting: Option<String>,
     pub connection_limit: u64,
     pub in_recovery: bool,
+    /// Names of what ALTER DATABASE and ALTER ROLE have set for it: `work_mem`, `search_path for app`. It is not a part of
+    /// what is in the database.
+    #[serde(default)]
+    pub settings: Vec<String>,
+}
+
+/// Which database an address leads to. Holds no password.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// As it was given: every host with its port, and the name of the database.
+    pub address: String,
+    pub user: String,
+    pub server: ServerIdentity,
+}
+
+/// What the server says of itself. Copies of a server's files, standbys for one, say the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerIdentity {
+    /// What initdb has made up; `None`: the role may not ask.
+    pub system_identifier: Option<String>,
+    pub database: String,
+    pub database_oid: u32,
+}
+
+/// Another session in a database, as every role can see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherSession {
+    pub user: String,
+    /// A superuser's, and not of the role that asks.
+    pub is_superusers: bool,
+    /// It holds the lock that every transaction holds on itself.
+    pub is_in_transaction: bool,
 }
 
 /// Everything that moves when somebody writes. Two that are equal: nobody has written between them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
-    /// Rows inserted, updated and deleted, also of large objects and catalogs, since the counters were set to zero.
+    /// Rows inserted, updated and deleted, also of large objects, since the counters were set to zero.
     pub changed_rows: u64,
     /// When that was: a server that has crashed counts anew.
     pub counters_since: String,
     /// Of the files of all relations: what TRUNCATE and rewrites change, and nothing counts.
     pub files: String,
     pub sequences: String,
+    /// Of the catalogs: how many rows they have, and which transactions have made them. Every definition that is made, changed
+    /// or dropped shows there.
+    #[serde(default)]
+    pub definitions: String,
     pub prepared_transactions: u64,
 }
 
@@ -105,6 +141,25 @@ pub struct HowToCopy {
     pub heroku: bool,
 }
 
+impl Mark {
+    /// Why what stood at the first mark is not all that is there at the second; `None`: nobody has written between them.
+    pub(super) fn moved(&self, now: &Self) -> Option<String> {
+        if self == now {
+            return None;
+        }
+        let rows = now.changed_rows.abs_diff(self.changed_rows);
+        let what = match () {
+            () if rows > 0 => format!("{rows} rows"),
+            () if now.counters_since != self.counters_since => "counters began anew".into(),
+            () if now.prepared_transactions != self.prepared_transactions => "prepared transactions".into(),
+            () if now.sequences != self.sequences => "sequences".into(),
+            () if now.files != self.files => "files of relations".into(),
+            () => "definitions".into(),
+        };
+        Some(what)
+    }
+}
+
 /// Real servers, or something that stands for them.
 pub trait Databases {
     /// # Errors
@@ -115,6 +170,11 @@ pub trait Databases {
     fn unfence(&self, at: At<'_>) -> impl Future<Output = Result<()>>;
     fn look_at_fence(&self, at: At<'_>) -> impl Future<Output = Result<Fence>>;
     fn mark(&self, at: At<'_>) -> impl Future<Output = Result<Mark>>;
+    fn identity(&self, at: At<'_>) -> impl Future<Output = Result<Identity>>;
+    /// Sets at one database what ALTER DATABASE has set at the other; the names of what could not be.
+    fn carry_settings(&self, from: At<'_>, to: At<'_>) -> impl Future<Output = Result<Vec<String>>>;
+    /// Who else is connected.
+    fn other_sessions(&self, at: At<'_>) -> impl Future<Output = Result<Vec<OtherSession>>>;
     /// Where its write-ahead log is now.
     fn lsn(&self, at: At<'_>) -> impl Future<Output = Result<Lsn>>;
     fn replay(&self, at: At<'_>) -> impl Future<Output = Result<Replay>>;

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::database::{At, Copied, DatabaseFacts, Databases, Fence, Filled, HowToCopy, Mark, Replay, Verified};
+use super::database::{
+    At, Copied, DatabaseFacts, Databases, Fence, Filled, HowToCopy, Identity, Mark, OtherSession, Replay,
+    ServerIdentity, Verified,
+};
 use super::{Error, Result};
 use crate::cloud::heroku::{self, Reply, Request, Transport};
 use crate::lab::heroku::{KEY, World};
@@ -19,7 +22,7 @@ impl Transport for StandIn {
         let answer = self.0.handle(request.method.as_str(), request.path, &body);
         let what = format!("{} {}", request.method, request.path);
         match answer.body {
-            Some(body) => Ok(Reply { status: answer.status, body }),
+            Some(body) => Ok(Reply { status: answer.status, body, next_range: None }),
             None => Err(heroku::Error::NoReply { what, why: "the connection was closed".into() }),
         }
     }
@@ -140,6 +143,7 @@ impl Databases for Pretended {
             read_only_setting: self.is_fenced(at.name).then(|| "on".into()),
             connection_limit: 500,
             in_recovery: self.follows(at.name),
+            settings: vec!["work_mem".into()],
         })
     }
 
@@ -164,7 +168,28 @@ impl Databases for Pretended {
         let own = self.rows(at.name).len() as u64;
         let changed_rows = own + self.state().written.get(at.name).copied().unwrap_or_default();
         let (files, sequences) = ("231 4711".to_owned(), "12 99".to_owned());
-        Ok(Mark { changed_rows, counters_since: "never".into(), files, sequences, prepared_transactions: 0 })
+        let definitions = "2711 4812".to_owned();
+        Ok(Mark {
+            changed_rows,
+            counters_since: "never".into(),
+            files,
+            sequences,
+            definitions,
+            prepared_transactions: 0,
+        })
+    }
+
+    async fn identity(&self, at: At<'_>) -> Result<Identity> {
+        let server = ServerIdentity { system_identifier: None, database: at.name.to_owned(), database_oid: 16_384 };
+        Ok(Identity { address: at.name.to_owned(), user: "u".into(), server })
+    }
+
+    async fn carry_settings(&self, _from: At<'_>, _to: At<'_>) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    async fn other_sessions(&self, _at: At<'_>) -> Result<Vec<OtherSession>> {
+        Ok(Vec::new())
     }
 
     async fn lsn(&self, _at: At<'_>) -> Result<Lsn> {

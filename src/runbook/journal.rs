@@ -1,13 +1,14 @@
 //! What a runbook has done, one line of JSON each: appended, flushed to the disk, then acted upon.
 //!
-//! Invariants: a record that [`Journal::append`] has returned from outlives the machine; one process at a time writes; no
-//! record holds a password (records are made of names and numbers, and what servers say is redacted).
+//! Invariants: a record that [`Journal::append`] has returned from outlives the machine, and is read again as it was returned;
+//! one process at a time writes; a write that failed leaves nothing behind; no record holds a password (records are made of
+//! names and numbers, and what servers say is redacted).
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,7 @@ use time::format_description::well_known::Rfc3339;
 use super::{Error, Result};
 use crate::model::redact;
 
-const LOCK_ATTEMPTS: u32 = 20;
-const LOCK_PAUSE: Duration = Duration::from_millis(25);
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// One line of a journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +41,11 @@ pub enum Entry {
         run: String,
         subject: String,
         plan_sha256: String,
+    },
+    /// Which servers it is about, as they say themselves: it is gone on with at no others.
+    Servers {
+        source: Value,
+        target: Value,
     },
     /// Another process goes on with it.
     Resumed {},
@@ -110,6 +115,12 @@ pub struct Journal {
     file: File,
     path: PathBuf,
     next: u64,
+    /// How long the file is up to its last good record.
+    good_bytes: u64,
+    /// Behind that there may be a part of what could not be written.
+    is_torn: bool,
+    /// Lines of [`Journal::note`] that could not be written yet.
+    owed: Vec<u8>,
     records_left: Option<u64>,
 }
 
@@ -139,7 +150,16 @@ impl Journal {
             sync_directory(path)?;
         }
         let next = records.last().map_or(1, |record| record.number + 1);
-        Ok((Self { file, path: path.to_owned(), next, records_left: None }, records))
+        let journal = Self {
+            file,
+            path: path.to_owned(),
+            next,
+            good_bytes: whole_bytes as u64,
+            is_torn: false,
+            owed: Vec::new(),
+            records_left: None,
+        };
+        Ok((journal, records))
     }
 
     /// Reads one that another process may be writing.
@@ -166,30 +186,99 @@ impl Journal {
     /// Returns when the record is on the disk.
     ///
     /// # Errors
-    /// It is not known to be there: nothing may be done that it would have announced.
+    /// It is not there: nothing may be done that it would have announced. Later records are not kept from being written.
     pub fn append(&mut self, entry: Entry) -> Result<Record> {
+        let (record, line) = self.line(entry)?;
+        let owed_bytes = self.owed.len();
+        self.owed.extend(line);
+        if let Err(error) = self.write_owed() {
+            self.owed.truncate(owed_bytes);
+            return Err(error);
+        }
+        self.next += 1;
+        Ok(record)
+    }
+
+    /// For what has to be done whether it can be written down or not. What cannot be written now is written before the next
+    /// record that can. Beside the record: why it is not on the disk yet.
+    ///
+    /// # Errors
+    /// A test has stopped the journal, or the record cannot be put in words.
+    pub fn note(&mut self, entry: Entry) -> Result<(Record, Option<Error>)> {
+        let (record, line) = self.line(entry)?;
+        self.owed.extend(line);
+        self.next += 1;
+        Ok((record, self.write_owed().err()))
+    }
+
+    /// A record as it will be read, and its line.
+    fn line(&mut self, entry: Entry) -> Result<(Record, Vec<u8>)> {
         if let Some(left) = &mut self.records_left {
             *left = left.checked_sub(1).ok_or(Error::Killed)?;
         }
+        let internal = |error: serde_json::Error| Error::Internal(format!("a record for the journal: {error}"));
         let now = OffsetDateTime::now_utc();
         let at = now.format(&Rfc3339).unwrap_or_default();
         let at_ms = u64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
         let record = Record { number: self.next, at, at_ms, entry };
-        let mut line = redact(&serde_json::to_string(&record).map_err(|e| Error::Internal(e.to_string()))?);
-        line.push('\n');
-        let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.sync_data());
-        written.map_err(|error| Error::journal(&self.path, error))?;
-        self.next += 1;
-        Ok(record)
+        let mut value = serde_json::to_value(&record).map_err(internal)?;
+        redact_strings(&mut value);
+        let record: Record = serde_json::from_value(value).map_err(internal)?;
+        let mut line = serde_json::to_vec(&record).map_err(internal)?;
+        // What could not be read again would make the whole journal useless, at the worst time.
+        let record = serde_json::from_slice(&line).map_err(internal)?;
+        line.push(b'\n');
+        Ok((record, line))
+    }
+
+    fn write_owed(&mut self) -> Result<()> {
+        let written = self.try_to_write_owed();
+        if written.is_err() {
+            // The process may end now: the next one shall find a whole journal.
+            self.is_torn = self.cut_off().is_err();
+        }
+        written.map_err(|error| Error::journal(&self.path, error))
+    }
+
+    fn try_to_write_owed(&mut self) -> std::io::Result<()> {
+        if self.is_torn {
+            self.cut_off()?;
+            self.is_torn = false;
+        }
+        self.file.write_all(&self.owed)?;
+        self.file.sync_data()?;
+        self.good_bytes += self.owed.len() as u64;
+        self.owed.clear();
+        Ok(())
+    }
+
+    fn cut_off(&self) -> std::io::Result<()> {
+        self.file.set_len(self.good_bytes)?;
+        self.file.sync_data()
     }
 }
 
-/// Those who look whether somebody is at work have the lock for a moment.
-fn lock(file: &File) -> bool {
-    (0..LOCK_ATTEMPTS).any(|attempt| {
-        std::thread::sleep(LOCK_PAUSE * u32::from(attempt > 0));
-        flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
-    })
+/// Each string by itself: what looks like a password's end in the text of a record may be the text's own syntax.
+fn redact_strings(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = redact(text),
+        Value::Array(items) => items.iter_mut().for_each(redact_strings),
+        Value::Object(members) => members.values_mut().for_each(redact_strings),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// A process that has just ended may have left a child between its fork and its exec, which holds the lock for a moment more;
+/// so do those who look whether somebody is at work.
+pub(super) fn lock(file: &File) -> bool {
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return true,
+            Err(_) if Instant::now() > until => return false,
+            Err(_) => std::thread::sleep(LOCK_PATIENCE / 50),
+        }
+    }
 }
 
 /// The records, and how many bytes they take.
@@ -311,5 +400,53 @@ mod tests {
         assert!(!text.contains("hunter2"), "{text}");
         assert_eq!(Journal::read(&path).unwrap().len(), 2);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    /// Where a password ends in a line of JSON is not where it ends in the string.
+    #[test]
+    fn whatever_a_server_says_is_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j");
+        let (mut journal, _) = Journal::open(&path).unwrap();
+        let texts = [
+            "password=hunter2",
+            "ALTER ROLE u PASSWORD 'hunter2",
+            "the end is password = 'hunter2\\' and \"more\"",
+            "postgres://u:hunter2@h/d",
+            "age-secret-key-1hunter2",
+        ];
+        let mut returned = Vec::new();
+        for text in texts {
+            let entry = Entry::Done { step: text.into(), facts: json!({"x": [text, {"why": text}]}) };
+            returned.push(journal.append(entry).unwrap());
+        }
+        drop(journal);
+        let (_, records) = Journal::open(&path).unwrap();
+        assert_eq!(records, returned);
+        assert!(!std::fs::read_to_string(&path).unwrap().contains("hunter2"));
+    }
+
+    /// A full disk: some bytes are written, and the call fails.
+    fn tear(journal: &mut Journal) {
+        journal.file.write_all(br#"{"number":2,"at":"#).unwrap();
+        journal.is_torn = true;
+    }
+
+    #[test]
+    fn what_a_failed_write_left_is_cut_off_before_the_next_record() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j");
+        let (mut journal, _) = Journal::open(&path).unwrap();
+        journal.append(note("one")).unwrap();
+        tear(&mut journal);
+        journal.append(note("two")).unwrap();
+        tear(&mut journal);
+        // What could not be written when it was noted comes first.
+        let (_, line) = journal.line(note("three")).unwrap();
+        journal.owed.extend(line);
+        journal.next += 1;
+        journal.append(note("four")).unwrap();
+        let whats: Vec<Entry> = Journal::read(&path).unwrap().into_iter().map(|record| record.entry).collect();
+        assert_eq!(whats, ["one", "two", "three", "four"].map(note));
     }
 }

@@ -397,21 +397,28 @@ impl<P: Provider> Runner<'_, P> {
     }
 
     fn record(&mut self, entry: Entry) -> Result<()> {
+        if self.is_coming_up() {
+            return self.note(entry);
+        }
         let record = self.journal.append(entry)?;
         self.past.push(record);
         Ok(())
     }
 
-    /// A record that nothing depends on: the app is not kept down because it cannot be written.
+    /// For what is done all the same: the app is not left down because a disk is full.
     pub(super) fn note(&mut self, entry: Entry) -> Result<()> {
-        match self.record(entry) {
-            Err(Error::Killed) => Err(Error::Killed),
-            Err(error) => {
-                self.run.events.warn(format!("the journal cannot be written: {error}"));
-                Ok(())
-            }
-            Ok(()) => Ok(()),
+        let (record, unwritten) = self.journal.note(entry)?;
+        if let Some(error) = unwritten {
+            self.run.events.warn(format!("the journal cannot be written, and is gone on without for now: {error}"));
         }
+        self.past.push(record);
+        Ok(())
+    }
+
+    /// The thaw of a window has begun, which stands in the journal, and has not ended.
+    fn is_coming_up(&self) -> bool {
+        let Some(window) = self.thawed() else { return false };
+        self.steps.iter().any(|step| step.phase == Phase::Thaw(window) && self.past.done(&step.id).is_none())
     }
 
     pub(super) fn say(&self, event: Event) {

@@ -5,9 +5,11 @@ use std::time::Instant;
 
 use tokio_postgres::SimpleQueryMessage;
 
-use super::database::{At, Copied, DatabaseFacts, Databases, Fence, Filled, HowToCopy, Mark, Replay, Verified};
+use super::database::{
+    At, Copied, DatabaseFacts, Databases, Fence, Filled, HowToCopy, Identity, Mark, OtherSession, Replay, Verified,
+};
 use super::shell::{Ran, shell};
-use super::{Error, Result};
+use super::{Error, Result, settings, stillness};
 use crate::archive::Identities;
 use crate::model::{Lsn, ServerVersion, Side, quote_ident};
 use crate::ops::{
@@ -33,20 +35,20 @@ pub struct Servers {
 const DIFFERENCES_MAX: usize = 20;
 
 /// One connection, for a few queries.
-struct Session {
+pub(super) struct Session {
     control: Control,
     side: Side,
 }
 
 impl Session {
-    async fn open(at: At<'_>) -> Result<Self> {
+    pub(super) async fn open(at: At<'_>) -> Result<Self> {
         let side = Side::Source;
         let conninfo = ConnInfo::resolve(side, Some(at.url.expose()), &ProcessEnv)?;
         Ok(Self { control: control::connect(&conninfo).await?, side })
     }
 
     /// The rows of the last statement that gives some, as text; NULL is empty.
-    async fn rows(&self, sql: &str) -> Result<Vec<Vec<String>>> {
+    pub(super) async fn rows(&self, sql: &str) -> Result<Vec<Vec<String>>> {
         let messages = self.control.client.simple_query(sql).await;
         let messages = messages.map_err(|error| pg::Error::control(self.side, &error, Some(sql)))?;
         let rows = messages.iter().filter_map(|message| match message {
@@ -56,16 +58,16 @@ impl Session {
         Ok(rows.map(|row| (0..row.len()).map(|i| row.get(i).unwrap_or_default().to_owned()).collect()).collect())
     }
 
-    async fn row(&self, sql: &str) -> Result<Vec<String>> {
+    pub(super) async fn row(&self, sql: &str) -> Result<Vec<String>> {
         let rows = self.rows(sql).await?;
         rows.into_iter().next().ok_or_else(|| Error::Internal(format!("`{sql}` gives no row")))
     }
 
-    async fn one(&self, sql: &str) -> Result<String> {
+    pub(super) async fn one(&self, sql: &str) -> Result<String> {
         Ok(self.row(sql).await?.into_iter().next().unwrap_or_default())
     }
 
-    fn version(&self) -> ServerVersion {
+    pub(super) fn version(&self) -> ServerVersion {
         self.control.version
     }
 
@@ -74,7 +76,7 @@ impl Session {
         if self.version() >= ServerVersion::V10 { modern } else { old }
     }
 
-    async fn run(&self, sql: &str) -> Result<()> {
+    pub(super) async fn run(&self, sql: &str) -> Result<()> {
         self.rows(sql).await.map(drop)
     }
 }
@@ -84,7 +86,7 @@ const OTHERS: &str = "FROM pg_stat_activity JOIN pg_roles r ON r.oid = usesysid
     WHERE datname = current_database() AND pid <> pg_backend_pid()";
 
 /// Relations of the user's own; the tables of pgconvoy in a target are never at a source.
-const USER_SCHEMAS: &str = "nspname NOT IN ('pg_catalog', 'information_schema') AND nspname NOT LIKE 'pg\\_toast%' AND nspname NOT LIKE 'pg\\_temp%'";
+pub(super) const USER_SCHEMAS: &str = "nspname NOT IN ('pg_catalog', 'information_schema') AND nspname NOT LIKE 'pg\\_toast%' AND nspname NOT LIKE 'pg\\_temp%'";
 
 impl Databases for Servers {
     async fn facts(&self, at: At<'_>) -> Result<DatabaseFacts> {
@@ -118,6 +120,7 @@ impl Databases for Servers {
             connection_limit: number(&about[1]),
             read_only_setting: Some(about[2].clone()).filter(|text| !text.is_empty()),
             in_recovery: session.control.in_recovery,
+            settings: settings::names(&session).await?,
         })
     }
 
@@ -165,38 +168,21 @@ impl Databases for Servers {
     }
 
     async fn mark(&self, at: At<'_>) -> Result<Mark> {
-        let session = Session::open(at).await?;
-        let counters = session
-            .row(
-                "SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::bigint,
-                    (SELECT coalesce(stats_reset::text, 'never') FROM pg_stat_database WHERE datname = current_database())
-                 FROM pg_stat_all_tables
-                 WHERE schemaname NOT IN ('pg_catalog', 'information_schema') AND schemaname NOT LIKE 'pg\\_t%'
-                    OR relid IN ('pg_catalog.pg_largeobject'::regclass, 'pg_catalog.pg_proc'::regclass,
-                                 'pg_catalog.pg_constraint'::regclass, 'pg_catalog.pg_type'::regclass)",
-            )
-            .await?;
-        let files = session
-            .one(&format!(
-                "SELECT count(*) || ' ' || coalesce(sum(relfilenode::bigint), 0)
-                 FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE {USER_SCHEMAS}"
-            ))
-            .await?;
-        let sequences = if session.version() >= ServerVersion::V10 {
-            session.one("SELECT count(*) || ' ' || coalesce(sum(last_value::numeric), 0) FROM pg_sequences").await?
-        } else {
-            "not looked at".into()
-        };
-        let prepared =
-            session.one("SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()").await?;
-        let count = |text: &str| text.parse().map_err(|_| Error::Internal(format!("`{text}` is no count")));
-        Ok(Mark {
-            changed_rows: count(&counters[0])?,
-            counters_since: counters[1].clone(),
-            files,
-            sequences,
-            prepared_transactions: count(&prepared)?,
-        })
+        stillness::mark(&Session::open(at).await?).await
+    }
+
+    async fn identity(&self, at: At<'_>) -> Result<Identity> {
+        let conninfo = ConnInfo::resolve(Side::Source, Some(at.url.expose()), &ProcessEnv)?;
+        let server = stillness::server_identity(&Session::open(at).await?).await?;
+        Ok(Identity { address: conninfo.address(), user: conninfo.user().to_owned(), server })
+    }
+
+    async fn carry_settings(&self, from: At<'_>, to: At<'_>) -> Result<Vec<String>> {
+        settings::carry_over(&Session::open(from).await?, &Session::open(to).await?).await
+    }
+
+    async fn other_sessions(&self, at: At<'_>) -> Result<Vec<OtherSession>> {
+        stillness::other_sessions(&Session::open(at).await?).await
     }
 
     async fn lsn(&self, at: At<'_>) -> Result<Lsn> {
@@ -333,7 +319,7 @@ impl Servers {
         // Without a shell between, so that it is pgconvoy that is asked to end.
         let command = format!("exec {prefix} {arguments}");
         let started = Instant::now();
-        let ran = shell(&command, &[("PGCONVOY_SOURCE", from.url), ("PGCONVOY_TARGET", to.url)], run).await?;
+        let ran = shell(&command, &[("PGCONVOY_SOURCE", from.url), ("PGCONVOY_TARGET", to.url)], None, run).await?;
         Ok((ran, command, u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)))
     }
 

@@ -1,12 +1,15 @@
 //! Commands of the user's own.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::process::Child;
 
 use super::{Error, Result};
-use crate::model::{Secret, redact};
+use crate::model::{Secret, format_duration_ms, redact};
 use crate::ops::Run;
 
 /// Of what a command says, so much is kept: the end, where the reason stands.
@@ -33,39 +36,120 @@ impl Ran {
     }
 }
 
-/// Runs a command with `sh -c` to its end, with addresses in its environment: nobody sees them there. Ends it where the run is
-/// stopped.
+/// Runs a command with `sh -c` to its end, with addresses in its environment: nobody sees them there. What it has started and
+/// left running is not waited for. Ends it where the run is stopped, or after `limit`.
+///
+/// It is a process group of its own: Ctrl-C at the terminal reaches the run alone, which decides what is ended.
 ///
 /// # Errors
-/// It could not be started, or the run was stopped.
-pub(super) async fn shell(command: &str, addresses: &[(&str, &Secret)], run: &Run) -> Result<Ran> {
+/// It could not be started, it took too long, or the run was stopped.
+pub(super) async fn shell(
+    command: &str,
+    addresses: &[(&str, &Secret)],
+    limit: Option<Duration>,
+    run: &Run,
+) -> Result<Ran> {
+    let failed =
+        |status: String, output: String| Error::Command { command: redact(command), status, output: redact(&output) };
+    let cannot = |error: std::io::Error| failed("no start".into(), error.to_string());
+    // Not a pipe: a server that the command starts would hold it open for as long as it lives.
+    let output = tempfile::tempfile().map_err(cannot)?;
     let mut sh = tokio::process::Command::new("sh");
-    sh.args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    sh.args(["-c", command]).stdin(Stdio::null()).kill_on_drop(true).process_group(0);
+    sh.stdout(output.try_clone().map_err(cannot)?).stderr(output.try_clone().map_err(cannot)?);
     for (name, address) in addresses {
         sh.env(name, address.expose());
     }
-    let cannot = |error: std::io::Error| Error::Command {
-        command: redact(command),
-        status: "no start".into(),
-        output: error.to_string(),
-    };
-    let child = sh.spawn().map_err(cannot)?;
-    let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-    let ended = child.wait_with_output();
-    tokio::pin!(ended);
-    let output = tokio::select! {
-        output = &mut ended => output.map_err(cannot)?,
-        () = run.cancel.cancelled() => {
-            if let Some(pid) = pid {
-                // Where it has ended meanwhile, there is nobody to tell.
-                let _ = kill_process(pid, Signal::TERM);
-            }
-            let _ = tokio::time::timeout(TERMINATION, &mut ended).await;
-            return Err(Error::Cancelled);
+    let mut child = sh.spawn().map_err(cannot)?;
+    let over = async {
+        match limit {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
         }
     };
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    let said = redact(said.trim());
+    let status = tokio::select! {
+        status = child.wait() => status.map_err(cannot)?,
+        () = run.cancel.cancelled() => {
+            end(&mut child).await;
+            return Err(Error::Cancelled);
+        }
+        () = over => {
+            end(&mut child).await;
+            let limit_ms = limit.map_or(0, |limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+            return Err(failed(format!("no end within {}", format_duration_ms(limit_ms)), last_words(&output)));
+        }
+    };
+    Ok(Ran { code: status.code(), output: last_words(&output) })
+}
+
+/// Asks it to end, and makes it end where it does not.
+async fn end(child: &mut Child) {
+    let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    for signal in [Signal::TERM, Signal::KILL] {
+        if let Some(group) = group {
+            // Where it has ended meanwhile, there is nobody to tell.
+            let _ = kill_process_group(group, signal);
+        }
+        if tokio::time::timeout(TERMINATION, child.wait()).await.is_ok() {
+            return;
+        }
+    }
+}
+
+/// The end of what was said so far. Read where it stands: the file's position is the writers'.
+fn last_words(output: &File) -> String {
+    let length = output.metadata().map_or(0, |about| about.len());
+    let mut text = vec![0; OUTPUT_CHARS_MAX * 4];
+    let from = length.saturating_sub(text.len() as u64);
+    let read = output.read_at(&mut text, from).unwrap_or_default();
+    let said = redact(String::from_utf8_lossy(&text[..read]).trim());
     let skipped = said.chars().count().saturating_sub(OUTPUT_CHARS_MAX);
-    Ok(Ran { code: output.status.code(), output: said.chars().skip(skipped).collect() })
+    said.chars().skip(skipped).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_command_has_left_running_is_not_waited_for() {
+        let began = Instant::now();
+        let ran = shell("sleep 300 & echo started; echo $! >&2", &[], None, &Run::unattended()).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(100));
+        let mut said = ran.output.lines();
+        assert_eq!((ran.code, said.next()), (Some(0), Some("started")));
+        let left = Pid::from_raw(said.next().unwrap().parse().unwrap()).unwrap();
+        rustix::process::kill_process(left, Signal::KILL).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_command_without_an_end_is_ended_with_all_that_it_has_started() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("pid");
+        let command = format!("echo waiting; sleep 300 & echo $! > {}; wait", file.display());
+        let limit = Some(Duration::from_millis(500));
+        let error = shell(&command, &[], limit, &Run::unattended()).await.err().unwrap().to_string();
+        assert!(error.contains("no end within") && error.ends_with("waiting"), "{error}");
+        let started = Pid::from_raw(std::fs::read_to_string(file).unwrap().trim().parse().unwrap()).unwrap();
+        let gone = || {
+            let state = std::fs::read_to_string(format!("/proc/{}/stat", started.as_raw_nonzero()));
+            state.map_or(true, |state| state.contains(") Z"))
+        };
+        let until = Instant::now() + Duration::from_secs(60);
+        while !gone() {
+            assert!(Instant::now() < until);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn passwords_are_not_repeated_and_the_end_is_what_is_kept() {
+        let command = "seq 1 1000; echo 'postgres://u:hunter2@h/d'; exit 3";
+        let ran = shell(command, &[], None, &Run::unattended()).await.unwrap();
+        assert!(ran.output.ends_with("postgres://u:***@h/d") && ran.output.chars().count() == OUTPUT_CHARS_MAX);
+        let error = ran.success(command).unwrap_err().to_string();
+        assert!(!error.contains("hunter2") && error.contains("exit code 3"), "{error}");
+    }
 }

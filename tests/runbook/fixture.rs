@@ -23,6 +23,7 @@ pub fn wishes() -> Wishes {
         budget_s: 600,
         hold_s: 0,
         release_is_harmless: false,
+        other_names_are_unused: false,
         still_s: 0,
         poll_ms: 0,
         elsewhere: None,

@@ -7,7 +7,7 @@ use pgconvoy::lab::heroku::KEY;
 
 use crate::fixture::ORIGINAL;
 use crate::real::{PASSWORD, Site, TABLES, as_the_app};
-use crate::support::{Pgconvoy, Ran, TestDb, cluster};
+use crate::support::{Pgconvoy, Ran};
 
 fn heroku(site: &Site, args: &[&str]) -> Pgconvoy {
     Pgconvoy::new(["heroku"].iter().chain(args))
@@ -16,7 +16,7 @@ fn heroku(site: &Site, args: &[&str]) -> Pgconvoy {
         .env("HEROKU_DATA_HOST", "127.0.0.1")
 }
 
-async fn run(pgconvoy: Pgconvoy) -> Ran {
+pub async fn run(pgconvoy: Pgconvoy) -> Ran {
     let ran = tokio::task::spawn_blocking(move || pgconvoy.run()).await.unwrap();
     for shown in [&ran.stdout, &ran.stderr] {
         assert!(!shown.contains(PASSWORD) && !shown.contains(KEY), "{shown}");
@@ -181,87 +181,4 @@ async fn record_a_session() {
 async fn the_example_needs_nobody() {
     let ran = run(Pgconvoy::new(["heroku", "plan", "--example"])).await.expect_success();
     assert!(ran.stdout.starts_with("EXAMPLE") && ran.stdout.contains("sphinx: finished"), "{}", ran.stdout);
-}
-
-/// An app that is a file, which says where it writes.
-struct App {
-    directory: tempfile::TempDir,
-    source: TestDb,
-    target: TestDb,
-}
-
-impl App {
-    async fn new() -> Option<Self> {
-        let old = cluster(pgconvoy::lab::Major::V14).await?;
-        let new = cluster(pgconvoy::lab::Major::V17).await?;
-        let app = Self {
-            directory: tempfile::tempdir().unwrap(),
-            source: TestDb::new(&old, "moved").await,
-            target: TestDb::new(&new, "moved").await,
-        };
-        app.source.execute("CREATE TABLE t (id serial PRIMARY KEY, x text); INSERT INTO t (x) SELECT i FROM generate_series(1, 500) i").await;
-        std::fs::write(app.directory.path().join("uses"), "source").unwrap();
-        std::fs::write(app.directory.path().join("state"), "up").unwrap();
-        Some(app)
-    }
-
-    fn reads(&self, file: &str) -> String {
-        std::fs::read_to_string(self.directory.path().join(file)).unwrap().trim().to_owned()
-    }
-
-    async fn migrate(&self, switch: &str, more: &[&str]) -> Ran {
-        let (source, target) = (self.source.uri(), self.target.uri());
-        let args = [
-            "migrate",
-            "journal",
-            "--source",
-            &source,
-            "--target",
-            &target,
-            "--freeze",
-            "echo down > state",
-            "--thaw",
-            "echo up > state",
-            "--switch",
-            switch,
-            "--unswitch",
-            "echo source > uses",
-            "--still-for",
-            "1s",
-            "-j",
-            "2",
-            "--yes-i-mean",
-            &self.source.name,
-        ];
-        run(Pgconvoy::new(args.iter().chain(more)).current_dir(self.directory.path())).await
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn any_two_servers_are_migrated_by_the_same_steps() {
-    let Some(app) = App::new().await else { return };
-    let ran = app.migrate("echo target > uses", &[]).await.expect_success();
-    assert!(ran.stdout.contains("finished"), "{}", ran.stdout);
-    assert_eq!((app.reads("uses"), app.reads("state")), ("target".into(), "up".into()));
-    assert_eq!(app.target.one("SELECT count(*) FROM t").await, "500");
-    assert_eq!(app.target.one("SHOW default_transaction_read_only").await, "off");
-    assert_eq!(app.source.one("SHOW default_transaction_read_only").await, "on");
-    let again = app.migrate("echo target > uses", &[]).await.expect_code(2);
-    assert!(again.stderr.contains("begun already"), "{}", again.stderr);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_switch_that_fails_is_taken_back() {
-    let Some(app) = App::new().await else { return };
-    let ran = app.migrate("echo target > uses; echo 'no such host' >&2; exit 3", &[]).await.expect_code(1);
-    assert!(
-        ran.stdout.contains("everything is as it was before") && ran.stdout.contains("no such host"),
-        "{}",
-        ran.stdout
-    );
-    assert_eq!((app.reads("uses"), app.reads("state")), ("source".into(), "up".into()));
-    app.source.execute("INSERT INTO t (x) VALUES ('goes on')").await;
-    // With another command it is another migration, and says so.
-    let other = app.migrate("echo target > uses", &["--resume"]).await.expect_code(2);
-    assert!(other.stderr.contains("other commands"), "{}", other.stderr);
 }

@@ -6,7 +6,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueHint};
 
 use super::groups::{JobsArgs, ProgressArgs};
-use super::values::{Conninfo, Seconds, parse_seconds};
+use super::values::{Conninfo, Seconds, parse_seconds, parse_some_seconds};
 
 const HEROKU_HELP: &str = "\
 Environment:
@@ -106,11 +106,14 @@ pub struct HerokuPlanArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_seconds, default_value = "24h", help_heading = "Safety")]
     pub hold_time: Seconds,
     /// How long the database must be seen to stand still
-    #[arg(long, value_name = "TIME", value_parser = parse_seconds, default_value = "10s", help_heading = "Safety")]
+    #[arg(long, value_name = "TIME", value_parser = parse_some_seconds, default_value = "10s", help_heading = "Safety")]
     pub still_for: Seconds,
     /// The release process may run whenever an attachment changes: it migrates nothing
     #[arg(long, help_heading = "Safety")]
     pub release_is_harmless: bool,
+    /// Other names than DATABASE that lead to the database, and config vars that hold its address, are read by nobody
+    #[arg(long, help_heading = "Safety")]
+    pub other_names_are_unused: bool,
     /// What runs pgconvoy on a machine near the databases, to copy and compare there
     ///
     /// Its arguments are appended; PGCONVOY_SOURCE and PGCONVOY_TARGET are in its environment, to be passed on:
@@ -151,7 +154,8 @@ pub struct HerokuLookArgs {
 /// Migrate an app from any server to any other: stopped, copied, compared and switched by one command.
 ///
 /// The same steps as for Heroku, without its interfaces: commands of your own stop the app, switch it and start it again.
-/// They run with `sh -c`, end with 0 when done, and may be run twice. Whatever fails before the switch is taken back.
+/// They run with `sh -c`, end with 0 when done, and may be run twice; what they leave running is not waited for. Whatever
+/// fails before the switch is taken back.
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   pgconvoy migrate shop.journal --source service=old --target service=new \\
@@ -180,19 +184,24 @@ pub struct MigrateArgs {
     /// Makes the app use the source again; without it, the switch is the point of no return
     #[arg(long, value_name = "COMMAND", help_heading = "Commands")]
     pub unswitch: Option<String>,
+    /// A command that takes longer is ended, and has failed
+    #[arg(long, value_name = "TIME", value_parser = parse_some_seconds, default_value = "10m", help_heading = "Commands")]
+    pub command_limit: Seconds,
     /// Do not make the source read only and end its role's sessions: for roles that do not own the database
+    ///
+    /// All sessions of the source have to be ended by your command then, also idle ones.
     #[arg(long, help_heading = "Safety")]
     pub no_fence: bool,
     /// Downtime that is too much, such as 90m: everything is taken back then
     #[arg(long, value_name = "TIME", value_parser = parse_seconds, default_value = "2h", help_heading = "Safety")]
     pub budget: Seconds,
     /// How long the source must be seen to stand still
-    #[arg(long, value_name = "TIME", value_parser = parse_seconds, default_value = "10s", help_heading = "Safety")]
+    #[arg(long, value_name = "TIME", value_parser = parse_some_seconds, default_value = "10s", help_heading = "Safety")]
     pub still_for: Seconds,
     /// The target's role is no superuser: leave owners, privileges and tablespaces out
     #[arg(long, help_heading = "Target")]
     pub managed: bool,
-    /// Go on with a run that was killed, stopped or held; with the same commands
+    /// Go on with a run that was killed, stopped, held or taken back; with the same commands and servers
     #[arg(long, conflicts_with = "abort")]
     pub resume: bool,
     /// Take the app back to what it was

@@ -75,6 +75,10 @@ fn nonsense_is_a_usage_error() {
         ("demo --scale NaN", ErrorKind::ValueValidation),
         ("demo --from 9", ErrorKind::ValueValidation),
         ("demo --from fifteen", ErrorKind::ValueValidation),
+        ("heroku plan a --still-for 0s", ErrorKind::ValueValidation),
+        ("heroku plan a --hold-time 5000d", ErrorKind::ValueValidation),
+        ("migrate j --freeze a --thaw b --switch c --still-for 0s", ErrorKind::ValueValidation),
+        ("migrate j --freeze a --thaw b --switch c --command-limit 0s", ErrorKind::ValueValidation),
     ] {
         assert_eq!(parse(line).unwrap_err().kind(), kind, "{line}");
     }

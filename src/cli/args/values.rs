@@ -66,6 +66,9 @@ fn percent(factor: f64) -> u32 {
     (factor * 100.0).round().max(1.0) as u32
 }
 
+/// Ten years: milliseconds of it can be counted, and nobody means more.
+const MAX_SECONDS: u64 = 3650 * 86_400;
+
 /// A time as people write it: `90m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seconds(pub u64);
@@ -84,5 +87,15 @@ pub fn parse_seconds(text: &str) -> Result<Seconds, String> {
         "d" => 86_400,
         _ => return Err(wrong()),
     };
-    number.checked_mul(factor).map(Seconds).ok_or_else(wrong)
+    let seconds = number.checked_mul(factor).ok_or_else(wrong)?;
+    if seconds > MAX_SECONDS { Err("that is more than ten years".into()) } else { Ok(Seconds(seconds)) }
+}
+
+/// # Errors
+/// As [`parse_seconds`]; or it is no time at all.
+pub fn parse_some_seconds(text: &str) -> Result<Seconds, String> {
+    match parse_seconds(text)? {
+        Seconds(0) => Err("that is no time at all: write at least 1s".into()),
+        seconds => Ok(seconds),
+    }
 }

@@ -13,15 +13,13 @@ use pgconvoy::model::Secret;
 use pgconvoy::ops::{self, Run};
 use pgconvoy::pg::ConnInfo;
 use pgconvoy::pg::conninfo::ProcessEnv;
-use pgconvoy::runbook::anywhere::{Anywhere, Commands, Move};
+use pgconvoy::runbook::anywhere::{self, Commands, Move};
 use pgconvoy::runbook::example::{Pretended, StandIn};
 use pgconvoy::runbook::heroku::{
     Action, Execution, Kind, Measured, Order, Plan, ToPlan, Wishes, clean_up, execute, look, make_plan, measured,
 };
 use pgconvoy::runbook::journal::Entry;
-use pgconvoy::runbook::{
-    Confirm, Confirmed, Ended, Error, Journal, MigrationReport, Past, Policy, Result, Runner, Servers, Step,
-};
+use pgconvoy::runbook::{AppLock, Confirm, Confirmed, Ended, Error, MigrationReport, Policy, Result, Servers, Step};
 
 use super::args::{HerokuCommand, HerokuLookArgs, HerokuPlanArgs, HerokuRunArgs, MigrateArgs};
 use super::commands::{Outcome, block_on, outcome};
@@ -55,11 +53,21 @@ fn connect() -> Result<Heroku> {
     Ok(Heroku::new(HttpTransport::new(&credentials)?))
 }
 
+/// For everything that changes something.
+fn lock(app: &str) -> Result<AppLock> {
+    let credentials = Credentials::from_env(|name| std::env::var(name).ok())?;
+    AppLock::take(&credentials.platform, app)
+}
+
 async fn plan(args: &HerokuPlanArgs, canvas: &Canvas) -> Result<Outcome> {
     let heroku = connect()?;
     let app = args.app.clone().unwrap_or_default();
     let path = args.save.clone().unwrap_or_else(|| PathBuf::from(format!("{app}.plan")));
     let found = args.rehearsal.as_deref().map(|rehearsal| {
+        let (of, _) = Plan::load(rehearsal)?;
+        if (of.kind, of.app.app.as_str()) != (Kind::Rehearsal, app.as_str()) {
+            return Err(Error::Usage(format!("{} is no rehearsal for {app}", rehearsal.display())));
+        }
         measured(rehearsal)
             .ok_or_else(|| Error::Usage(format!("{} has not been rehearsed to its end", rehearsal.display())))
     });
@@ -119,6 +127,7 @@ fn wishes(args: &HerokuPlanArgs) -> Wishes {
         budget_s: args.budget.0,
         hold_s: args.hold_time.0,
         release_is_harmless: args.release_is_harmless,
+        other_names_are_unused: args.other_names_are_unused,
         still_s: args.still_for.0,
         poll_ms: args.poll_ms,
         elsewhere: args.on.clone(),
@@ -179,6 +188,7 @@ async fn executed(
     }
     let (plan, _) = Plan::load(&path)?;
     let confirm = Typed::new(&plan.app.app, args.yes_i_mean.as_deref(), &run.events)?;
+    let _lock = lock(&plan.app.app)?;
     let execution = Execution { hold: args.hold, ..execution(&path, order, &confirm) };
     let servers = Servers { pg_dump: None, elsewhere: plan.wishes.elsewhere.clone() };
     let ended = execute(&heroku, &servers, &execution, run).await;
@@ -222,14 +232,23 @@ fn rehearsed(measured: &Measured, path: &Path) -> String {
 /// The plan of a rehearsal stands beside the plan that is rehearsed; one that was not finished is gone on with.
 async fn rehearsal_of(heroku: &Heroku, plan: &Path) -> Result<(PathBuf, Order)> {
     let path = plan.with_extension("rehearsal.plan");
+    let (real, _) = Plan::load(plan)?;
+    if real.kind == Kind::Rehearsal {
+        return Err(Error::Usage(format!("{} is a rehearsal itself: go on with it by `resume`", plan.display())));
+    }
     if path.exists() {
-        let (_, past, _) = look(&path)?;
+        let (rehearsal, past, _) = look(&path)?;
+        if !rehearsal.rehearses(&real) {
+            let (path, plan) = (path.display(), plan.display());
+            return Err(Error::Refused(format!(
+                "{path} is not the rehearsal of {plan}: move it away, and its journal"
+            )));
+        }
         let order = if past.records().is_empty() { Order::Run } else { Order::Resume };
         return Ok((path, order));
     }
-    let (real, _) = Plan::load(plan)?;
     let (wishes, app) = (real.wishes.clone(), real.app.app.as_str());
-    let to_plan = ToPlan { app, wishes, kind: Kind::Rehearsal, measured: None, run: format!("{}r", real.run) };
+    let to_plan = ToPlan { app, wishes, kind: Kind::Rehearsal, measured: None, run: real.run_of_rehearsal() };
     let (rehearsal, refusals) = make_plan(heroku, &Servers::default(), to_plan).await?;
     if !refusals.is_empty() {
         return Err(Error::Refused(refusals.join("; ")));
@@ -275,6 +294,7 @@ fn repeat(steps: &[Step<Action>], entry: &Entry, run: &Run) {
         Entry::Forward { why, .. } => return run.events.warn(format!("going forward after all: {why}")),
         Entry::Held { gate } => format!("held before `{gate}`"),
         Entry::Opened { .. }
+        | Entry::Servers { .. }
         | Entry::Resumed {}
         | Entry::Called { .. }
         | Entry::Confirmed { .. }
@@ -291,6 +311,7 @@ fn cleanup(args: &HerokuRunArgs, run: &Run) -> Result<Outcome> {
     let heroku = connect()?;
     let (plan, _) = Plan::load(&args.plan)?;
     let confirm = Typed::new(&plan.app.app, args.yes_i_mean.as_deref(), &run.events)?;
+    let _lock = lock(&plan.app.app)?;
     let gone = clean_up(&heroku, &Servers::default(), &args.plan, &confirm)?;
     let text = if gone.is_empty() {
         "nothing is left of this run".to_owned()
@@ -306,38 +327,21 @@ pub fn migrate(args: &MigrateArgs, run: &Run, canvas: &Canvas) -> ops::Result<Ou
 
 async fn migrated(args: &MigrateArgs, run: &Run, canvas: &Canvas) -> Result<Outcome> {
     let wanted = wanted(args)?;
-    let begins = !args.resume && !args.abort;
-    if !begins && !args.journal.exists() {
-        return Err(Error::Usage(format!("there is no {}: nothing was begun", args.journal.display())));
-    }
-    let (mut journal, mut records) = Journal::open(&args.journal)?;
-    match records.first().map(|record| &record.entry) {
-        None => {
-            let (run, subject) = ("migrate".to_owned(), wanted.name.clone());
-            records.push(journal.append(Entry::Opened { run, subject, plan_sha256: wanted.sha256() })?);
-        }
-        Some(_) if begins => {
-            return Err(Error::Usage(format!("{} was begun already: --resume or --abort", args.journal.display())));
-        }
-        Some(Entry::Opened { plan_sha256, .. }) if *plan_sha256 == wanted.sha256() => {
-            records.push(journal.append(Entry::Resumed {})?);
-        }
-        Some(_) => return Err(Error::Refused(format!("{} was begun with other commands", args.journal.display()))),
-    }
-    let servers = Servers::default();
-    let provider = Anywhere { databases: &servers, wanted: &wanted };
-    let steps = wanted.steps();
     let confirm = Typed::new(&wanted.name, args.yes_i_mean.as_deref(), &run.events)?;
-    let policy = Policy {
-        poll: POLL,
-        budget: Some(Duration::from_secs(args.budget.0)),
+    let execution = anywhere::Execution {
+        journal: &args.journal,
+        order: match (args.resume, args.abort) {
+            (_, true) => Order::Abort,
+            (true, _) => Order::Resume,
+            _ => Order::Run,
+        },
         confirm: &confirm,
-        hold: false,
-        undo_patience: Policy::UNDO_PATIENCE,
+        poll: POLL,
+        budget: Duration::from_secs(args.budget.0),
+        records_left: None,
     };
-    let mut runner = Runner { provider: &provider, steps: &steps, journal, past: Past::new(records), run, policy };
-    let ended = if args.abort { runner.abort("as was asked for").await } else { runner.go().await };
-    let report = MigrationReport::new(&steps, &runner.past, now_ms());
+    let (ended, past) = anywhere::execute(&Servers::default(), &wanted, &execution, run).await?;
+    let report = MigrationReport::new(&wanted.steps(), &past, now_ms());
     if report.windows.iter().any(|window| !window.over) {
         run.events.warn("THE APP IS DOWN: the same command with --resume goes on, with --abort goes back");
     }
@@ -369,6 +373,7 @@ fn wanted(args: &MigrateArgs) -> Result<Move> {
         fence: !args.no_fence,
         jobs: args.jobs.jobs,
         still_s: args.still_for.0,
+        command_limit_s: args.command_limit.0,
         managed: args.managed,
     })
 }

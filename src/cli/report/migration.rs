@@ -46,18 +46,25 @@ fn facts(page: &mut Page<'_>, plan: &Plan) {
     page.item(&format!("processes: {}", processes.join(", ")));
     let attachments: Vec<String> = app.attachments.iter().map(|a| format!("{} ({})", a.name, a.addon)).collect();
     page.item(&format!("attachments: {}", attachments.join(", ")));
-    if app.followers > 0 {
+    let followers = app.followers.unwrap_or_default();
+    if followers > 0 {
         page.item(&format!(
             "{} of the present database stay what they are; destroy them before its last step, which destroys their leader",
-            counted(u64::from(app.followers), "follower"),
+            counted(u64::from(followers), "follower"),
         ));
     }
     page.item(&format!(
         "followers: {}; connections: {}; extensions: {}",
-        app.followers,
+        app.followers.map_or_else(|| "not said".into(), |followers| followers.to_string()),
         app.connections.as_deref().unwrap_or("not said"),
         if app.database.extensions.is_empty() { "none".into() } else { app.database.extensions.join(", ") },
     ));
+    if !app.database.settings.is_empty() {
+        page.item(&format!(
+            "set by ALTER DATABASE or ALTER ROLE, and not moved; set it in the new database before the app is up: {}",
+            app.database.settings.join(", ")
+        ));
+    }
     page.blank();
 }
 

@@ -8,6 +8,8 @@ use serde_json::Value;
 /// A database as `GET /client/v11/databases/ID` shows it.
 #[derive(Clone, Debug, Default)]
 pub struct Database {
+    /// Whose answer it is: the id of the add-on.
+    pub addon_id: Option<String>,
     info: BTreeMap<String, Vec<String>>,
     /// The leader's address or name is not kept: only whether there is one. `None`: it does not say.
     follows: Option<bool>,
@@ -29,7 +31,7 @@ pub enum Behind {
 pub struct WaitStatus {
     #[serde(rename = "waiting?")]
     pub is_waiting: bool,
-    #[serde(rename = "error?", default)]
+    #[serde(rename = "error?")]
     pub has_failed: bool,
     #[serde(default)]
     pub message: Option<String>,
@@ -56,7 +58,13 @@ impl Database {
             (Some(_), None) => Some(false),
             (None, other) => other,
         };
-        Self { info, follows, is_waiting: value["waiting?"].as_bool(), bytes: value["num_bytes"].as_u64() }
+        Self {
+            addon_id: value["addon_id"].as_str().map(ToOwned::to_owned),
+            info,
+            follows,
+            is_waiting: value["waiting?"].as_bool(),
+            bytes: value["num_bytes"].as_u64(),
+        }
     }
 
     /// The first value under a name as `heroku pg:info` shows it: `PG Version`, `Status`.
@@ -64,9 +72,16 @@ impl Database {
         self.info.get(name)?.first().map(String::as_str)
     }
 
-    /// How many values stand under a name.
-    pub fn count(&self, name: &str) -> usize {
-        self.info.get(name).map_or(0, Vec::len)
+    /// How many values stand under a name; `None`: the name is not there.
+    pub fn count(&self, name: &str) -> Option<usize> {
+        self.info.get(name).map(Vec::len)
+    }
+
+    /// How many databases follow it. `None`: it is not known. An answer that lists what there is to know of a database, and says
+    /// whether it follows itself, names no followers where there are none; one that does neither says nothing.
+    pub fn followers(&self) -> Option<usize> {
+        let is_whole = self.info.contains_key("Plan") && self.info.contains_key("Status") && self.follows.is_some();
+        self.count("Followers").or(is_whole.then_some(0))
     }
 
     /// `None`: it does not say.
@@ -125,10 +140,34 @@ mod tests {
     }
 
     #[test]
+    fn a_database_has_not_come_to_be_well_where_it_is_not_said() {
+        let read = |status: Value| serde_json::from_value::<WaitStatus>(status);
+        assert!(read(json!({"waiting?": false, "error?": false})).is_ok_and(|status| !status.has_failed));
+        assert!(read(json!({"waiting?": false})).is_err() && read(json!({"error?": false})).is_err());
+    }
+
+    #[test]
     fn addresses_are_not_kept() {
         let entry = json!({"name": "Following", "values": ["postgres://u:hunter2@h/d"], "resolve_db_name": true});
         let database = Database::read(&json!({"info": [entry], "following": "postgres://u:hunter2@h/d"}));
         assert!(!format!("{database:?}").contains("hunter2"));
-        assert_eq!(database.count("Following"), 1);
+        assert_eq!(database.count("Following"), Some(1));
+    }
+
+    #[test]
+    fn no_followers_is_said_only_by_an_answer_that_is_whole() {
+        assert_eq!(Database::read(&json!({})).followers(), None);
+        assert_eq!(Database::read(&json!({"info": [], "following": null})).followers(), None);
+        assert_eq!(with("Plan", "standard-0").followers(), None);
+        let entry = |name: &str, values: &[&str]| json!({"name": name, "values": values});
+        let (plan, status) = (entry("Plan", &["standard-0"]), entry("Status", &["Available"]));
+        let whole = |more: Value| {
+            let info = json!([plan, status, more]);
+            Database::read(&json!({"info": info, "following": null, "is_in_recovery": false})).followers()
+        };
+        assert_eq!(whole(entry("Tables", &["3"])), Some(0));
+        assert_eq!(whole(entry("Followers", &[])), Some(0));
+        assert_eq!(whole(entry("Followers", &["a", "b"])), Some(2));
+        assert_eq!(Database::read(&json!({"info": [plan, status]})).followers(), None);
     }
 }

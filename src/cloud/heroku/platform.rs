@@ -11,6 +11,9 @@ use super::values::{AddOn, App, Attachment, Dyno, Plan, Process, Release};
 use crate::cloud::http::Method;
 use crate::model::Secret;
 
+/// Of 200 each: no app has so many dynos or add-ons.
+const PAGES_MAX: usize = 100;
+
 /// Both APIs. Every call blocks.
 pub struct Heroku {
     transport: Box<dyn Transport>,
@@ -55,7 +58,7 @@ impl Heroku {
     }
 
     pub fn formation(&self, app: &str) -> Result<Vec<Process>> {
-        self.get(&format!("/apps/{app}/formation"))
+        self.list(&format!("/apps/{app}/formation"))
     }
 
     pub fn scale(&self, app: &str, processes: &[Process]) -> Result<Vec<Process>> {
@@ -63,18 +66,19 @@ impl Heroku {
     }
 
     pub fn dynos(&self, app: &str) -> Result<Vec<Dyno>> {
-        self.get(&format!("/apps/{app}/dynos"))
+        self.list(&format!("/apps/{app}/dynos"))
     }
 
     /// The newest first.
     pub fn releases(&self, app: &str) -> Result<Vec<Release>> {
         let path = format!("/apps/{app}/releases");
-        let request = Request { range: Some("version ..; max=10, order=desc"), ..Request::get(Api::Platform, &path) };
+        let request =
+            Request { range: Some("version ..; max=10, order=desc".into()), ..Request::get(Api::Platform, &path) };
         read(&path, self.transport.call(&request)?)
     }
 
     pub fn addons(&self, app: &str) -> Result<Vec<AddOn>> {
-        self.get(&format!("/apps/{app}/addons"))
+        self.list(&format!("/apps/{app}/addons"))
     }
 
     /// `None`: there is no add-on of that name.
@@ -108,12 +112,12 @@ impl Heroku {
     }
 
     pub fn attachments(&self, app: &str) -> Result<Vec<Attachment>> {
-        self.get(&format!("/apps/{app}/addon-attachments"))
+        self.list(&format!("/apps/{app}/addon-attachments"))
     }
 
     /// Those of every app.
     pub fn attachments_of(&self, addon_id: &str) -> Result<Vec<Attachment>> {
-        self.get(&format!("/addons/{addon_id}/addon-attachments"))
+        self.list(&format!("/addons/{addon_id}/addon-attachments"))
     }
 
     /// Gives an add-on a name in the app, taking it from another that has it.
@@ -135,7 +139,7 @@ impl Heroku {
 
     /// What can be bought of Heroku Postgres, with prices.
     pub fn plans(&self) -> Result<Vec<Plan>> {
-        self.get("/addon-services/heroku-postgresql/plans")
+        self.list("/addon-services/heroku-postgresql/plans")
     }
 
     /// `None`: the Data API does not know it (yet).
@@ -164,6 +168,28 @@ impl Heroku {
         read(path, self.transport.call(&Request::get(Api::Platform, path))?)
     }
 
+    /// All of a list. Heroku gives the first 200 of it, with status 206 and the range of the next (devcenter: Platform API
+    /// reference, "Ranges").
+    fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>> {
+        let mut all = Vec::new();
+        let mut range: Option<String> = None;
+        for _ in 0..PAGES_MAX {
+            let asked = range.clone();
+            let reply = self.transport.call(&Request { range, ..Request::get(Api::Platform, path) })?;
+            let (is_part, next) = (reply.status == 206, reply.next_range.clone());
+            all.append(&mut read(path, reply)?);
+            match next {
+                None if is_part => {
+                    return Err(Error::unexpected(format!("the answer to {path} is a part, and does not say of what")));
+                }
+                None => return Ok(all),
+                next if next == asked => break,
+                next => range = next,
+            }
+        }
+        Err(Error::unexpected(format!("the list of {path} has no end")))
+    }
+
     fn send<T: DeserializeOwned>(&self, method: Method, path: &str, body: Value) -> Result<T> {
         let request = Request { method, body: Some(body), ..Request::get(Api::Platform, path) };
         read(path, self.transport.call(&request)?)
@@ -185,5 +211,58 @@ fn found<T>(result: Result<T>) -> Result<Option<T>> {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives lists of dynos in parts of two, as Heroku does in parts of 200.
+    struct InParts(usize);
+
+    impl Transport for InParts {
+        fn call(&self, request: &Request<'_>) -> Result<Reply> {
+            let from: usize = request.range.as_deref().map_or(0, |range| {
+                let from = range.strip_prefix("id ").and_then(|range| range.strip_suffix("..; max=2"));
+                from.unwrap().parse().unwrap()
+            });
+            let to = (from + 2).min(self.0);
+            let dynos = (from..to).map(|n| json!({ "name": format!("web.{n}"), "type": "web", "state": "up" }));
+            let next_range = (to < self.0).then(|| format!("id {to}..; max=2"));
+            let status = if next_range.is_some() { 206 } else { 200 };
+            Ok(Reply { status, body: dynos.collect(), next_range })
+        }
+
+        fn uses(&self, _: &str) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn a_list_is_read_to_its_end() {
+        for length in [0, 1, 2, 3, 4, 7] {
+            let names: Vec<String> =
+                Heroku::new(InParts(length)).dynos("sphinx").unwrap().into_iter().map(|dyno| dyno.name).collect();
+            assert_eq!(names, (0..length).map(|n| format!("web.{n}")).collect::<Vec<_>>());
+        }
+    }
+
+    /// A part that does not say how it goes on, or goes on with itself, is not the whole.
+    #[test]
+    fn what_is_not_the_end_is_not_taken_for_it() {
+        struct Part(Option<&'static str>);
+        impl Transport for Part {
+            fn call(&self, _: &Request<'_>) -> Result<Reply> {
+                Ok(Reply { status: 206, body: json!([]), next_range: self.0.map(Into::into) })
+            }
+
+            fn uses(&self, _: &str) -> bool {
+                false
+            }
+        }
+        for next in [None, Some("id 1..")] {
+            assert!(Heroku::new(Part(next)).dynos("sphinx").is_err());
+        }
     }
 }

@@ -23,7 +23,7 @@ pub struct Request<'a> {
     pub path: &'a str,
     pub body: Option<Value>,
     /// Which of many: `version ..; max=10, order=desc`.
-    pub range: Option<&'static str>,
+    pub range: Option<String>,
 }
 
 impl<'a> Request<'a> {
@@ -37,6 +37,8 @@ impl<'a> Request<'a> {
 pub struct Reply {
     pub status: u16,
     pub body: Value,
+    /// Where a list goes on of which this is a part: the range to ask for next.
+    pub next_range: Option<String>,
 }
 
 /// What carries requests: HTTP, or something that answers in Heroku's place.
@@ -137,7 +139,7 @@ impl Transport for HttpTransport {
             Method::Post | Method::Put | Method::Delete => Repeat::Never,
         };
         let mut sent = http::Request::new(request.method, request.path, repeat);
-        if let Some(range) = request.range {
+        if let Some(range) = &request.range {
             sent = sent.header("Range", range);
         }
         if let Some(body) = &request.body {
@@ -152,7 +154,8 @@ impl Transport for HttpTransport {
         } else {
             serde_json::from_slice(&response.body).map_err(unreadable)?
         };
-        Ok(Reply { status: response.status, body })
+        let next_range = response.header("next-range").map(ToOwned::to_owned);
+        Ok(Reply { status: response.status, body, next_range })
     }
 
     fn limit(&self, until: Option<Instant>) {

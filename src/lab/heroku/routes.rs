@@ -171,6 +171,7 @@ fn show_database(state: &State, addon: &AddOnState) -> Value {
     if !followers.is_empty() {
         info.push(json!({ "name": "Followers", "values": followers, "resolve_db_name": true }));
     }
+    info.retain(|entry| !state.unsaid.iter().any(|name| entry["name"] == **name));
     json!({
         "addon_id": addon.id, "name": addon.name, "info": info, "resource_url": addon.url,
         "following": leader.map(|l| l.url.clone()), "leader": leader.map(|l| l.name.clone()), "forked_from": null,

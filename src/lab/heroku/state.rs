@@ -39,6 +39,10 @@ pub struct State {
     pub lag_is_stuck: bool,
     /// What was asked for, was not answered, and is done after so many requests more.
     pub(super) late: Vec<Late>,
+    /// So many members of a list are given at once, over HTTP; Heroku gives 200. `None`: all.
+    pub page_max: Option<usize>,
+    /// What the Data API leaves out of what it lists of a database: `Followers`.
+    pub unsaid: Vec<String>,
     pub(super) happened: Vec<Happening>,
     next_id: u64,
 }
@@ -123,6 +127,8 @@ impl State {
             log: Vec::new(),
             lag_is_stuck: false,
             late: Vec::new(),
+            page_max: None,
+            unsaid: Vec::new(),
             happened: Vec::new(),
             next_id: 1,
             setup,

@@ -26,7 +26,7 @@ pub use lacks::{ExtensionMember, Lack, Picked};
 pub use large_objects::{LargeObjectAccess, LargeObjectFacts};
 pub use pattern::{PatternError, TableFilter};
 pub use relations::{CatalogRelation, lock_list_sql, read_lock_list};
-pub use roles::{ClusterRoles, Membership, RoleFacts};
+pub use roles::{ClusterRoles, Membership, RoleFacts, setting_value};
 pub use sequences::SequenceState;
 pub use server::{DatabaseFacts, ExtensionFacts, RolesInUse, TargetSettings};
 pub use type_graph::{FIRST_OWN_OID, TypeAttribute, TypeGraph, TypeNode, TypeParts};

@@ -247,7 +247,9 @@ const LISTS: [&str; 6] = [
     "unix_socket_directories",
 ];
 
-fn setting_value(name: &str, value: &str) -> String {
+/// A value of `pg_db_role_setting` as `ALTER … SET name TO` takes it.
+#[must_use]
+pub fn setting_value(name: &str, value: &str) -> String {
     if !LISTS.contains(&name.to_lowercase().as_str()) {
         return quote_literal(value);
     }

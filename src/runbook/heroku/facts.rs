@@ -1,8 +1,11 @@
 //! What is known of an app before its migration is planned, and what has changed since.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::cloud::heroku::{Heroku, Price, Process};
+use super::plan::Wishes;
+use crate::cloud::heroku::{Attachment, Heroku, Price, Process};
 use crate::model::Secret;
 use crate::runbook::database::{At, DatabaseFacts, Databases};
 use crate::runbook::{Error, Result};
@@ -29,13 +32,20 @@ pub struct AppFacts {
     pub price: Option<Price>,
     /// `14.4`, as Heroku says it.
     pub version: String,
-    pub followers: u32,
-    pub credentials: u32,
+    /// `None`: Heroku does not say.
+    pub followers: Option<u32>,
+    pub credentials: Option<u32>,
     /// `7/500`: connections in use, and how many there can be.
     pub connections: Option<String>,
     pub can_be_followed: Option<bool>,
     /// Apps that have the database attached, other than this.
     pub other_apps: Vec<String>,
+    /// Config vars that are no attachment's and hold the address of the database, or a part of it.
+    #[serde(default)]
+    pub copies_of_address: Vec<String>,
+    /// Add-ons that an unfinished run has made.
+    #[serde(default)]
+    pub unfinished: Vec<String>,
     pub database: DatabaseFacts,
 }
 
@@ -56,6 +66,7 @@ pub(super) async fn read(heroku: &Heroku, databases: &impl Databases, app: &str)
         blocking(|| Ok((heroku.app(app)?, heroku.formation(app)?, heroku.attachments(app)?, heroku.addons(app)?)))?;
     let current = all.iter().find(|attachment| attachment.name == DATABASE);
     let current = current.ok_or_else(|| Error::Refused(format!("{app} has no database attached as DATABASE")))?;
+    let unfinished = addons.iter().map(|addon| addon.name.clone()).filter(|name| is_of_a_run(name)).collect();
     let addon = addons.into_iter().find(|addon| addon.id == current.addon.id);
     let addon = addon.ok_or_else(|| {
         Error::Refused(format!("{} belongs to another app: migrate it from there", current.addon.name))
@@ -69,7 +80,9 @@ pub(super) async fn read(heroku: &Heroku, databases: &impl Databases, app: &str)
     let mut other_apps: Vec<String> = users.iter().filter_map(|a| a.app.clone()).filter(|other| other != app).collect();
     other_apps.sort_unstable();
     other_apps.dedup();
-    let url = blocking(|| url_of(heroku, app, "DATABASE_URL"))?;
+    let config = blocking(|| Ok(heroku.config_vars(app)?))?;
+    let url = url_in(&config, app, "DATABASE_URL")?;
+    let copies_of_address = copies_of(&url, &config, &all);
     let database = databases.facts(At { name: &addon.name, url: &url }).await?;
     let number = |name: &str| said.info(name).and_then(|text| text.trim().parse().ok());
     Ok(AppFacts {
@@ -88,11 +101,13 @@ pub(super) async fn read(heroku: &Heroku, databases: &impl Databases, app: &str)
         addon: addon.name,
         addon_id: addon.id,
         version: said.info("PG Version").unwrap_or_default().to_owned(),
-        followers: u32::try_from(said.count("Followers")).unwrap_or(u32::MAX),
-        credentials: number("Credentials").unwrap_or(1),
+        followers: said.followers().and_then(|followers| u32::try_from(followers).ok()),
+        credentials: number("Credentials"),
         connections: said.info("Connections").map(ToOwned::to_owned),
         can_be_followed: said.can_be_followed(),
         other_apps,
+        copies_of_address,
+        unfinished,
         database,
     })
 }
@@ -104,9 +119,49 @@ pub(super) fn blocking<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
 
 /// The address in a config var, with TLS asked for where it leaves this machine.
 pub(super) fn url_of(heroku: &Heroku, app: &str, variable: &str) -> Result<Secret> {
-    let url = heroku.config_vars(app)?.remove(variable);
+    url_in(&heroku.config_vars(app)?, app, variable)
+}
+
+fn url_in(config: &BTreeMap<String, Secret>, app: &str, variable: &str) -> Result<Secret> {
+    let url = config.get(variable);
     let url = url.ok_or_else(|| Error::Refused(format!("{app} has no config var {variable}")))?;
-    Ok(with_tls(&url))
+    Ok(with_tls(url))
+}
+
+/// Passwords that are shorter stand in other words too.
+const PASSWORD_CHARS_MIN: usize = 8;
+
+/// Config vars that somebody has copied an address into: nobody changes them when the database does. Those of attachments are
+/// Heroku's.
+pub(super) fn copies_of(url: &Secret, config: &BTreeMap<String, Secret>, attachments: &[Attachment]) -> Vec<String> {
+    let text = url.expose();
+    let (userinfo, rest) = text.split_once("://").map_or("", |(_, rest)| rest).rsplit_once('@').unwrap_or_default();
+    let password = userinfo.split_once(':').map_or("", |(_, password)| password);
+    let host_and_port = rest.split(['/', '?']).next().unwrap_or_default();
+    let host = host_and_port.rsplit_once(':').map_or(host_and_port, |(host, _)| host);
+    let is_here = matches!(host, "" | "127.0.0.1" | "localhost");
+    let holds = |value: &str| {
+        let after = value.find(host_and_port).map(|at| &value[at + host_and_port.len()..]);
+        let at_it = after.is_some_and(|after| !after.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '.'));
+        (!host_and_port.is_empty() && at_it)
+            || (!is_here && value.contains(host))
+            || (password.chars().count() >= PASSWORD_CHARS_MIN && value.contains(password))
+    };
+    let is_herokus =
+        |name: &str| attachments.iter().any(|attachment| name.strip_suffix("_URL") == Some(attachment.name.as_str()));
+    let found = config.iter().filter(|(name, value)| !is_herokus(name) && holds(value.expose()));
+    found.map(|(name, _)| name.clone()).collect()
+}
+
+/// A name of the database that the app's code may read, other than those that Heroku and this program give.
+pub(super) fn is_a_name_of_its_own(attachment: &str) -> bool {
+    attachment != DATABASE && !attachment.starts_with("HEROKU_POSTGRESQL_") && !attachment.starts_with("PGCONVOY_")
+}
+
+/// What is there only until a run has come to its end: the follower that is read from.
+fn is_of_a_run(addon: &str) -> bool {
+    let run = addon.strip_prefix("pgconvoy-").and_then(|rest| rest.split_once('-'));
+    run.is_some_and(|(_, role)| role == "dump" || role.starts_with("dump-"))
 }
 
 /// Heroku's certificates cannot be verified without an add-on of its own; what travels is encrypted all the same.
@@ -121,9 +176,16 @@ fn with_tls(url: &Secret) -> Secret {
 }
 
 impl AppFacts {
-    /// What must not be migrated by a machine, each in a sentence. Fails closed.
-    pub fn refusals(&self, release_is_harmless: bool) -> Vec<String> {
-        let mut refusals = Vec::new();
+    /// What must not be migrated by a machine, by this run with these wishes, each in a sentence. Fails closed.
+    pub fn refusals(&self, run: &str, wishes: &Wishes) -> Vec<String> {
+        let mut refusals = self.unknown();
+        if !wishes.other_names_are_unused {
+            refusals.extend(self.other_names());
+        }
+        let own = format!("pgconvoy-{run}-");
+        refusals.extend(self.unfinished.iter().filter(|addon| !addon.starts_with(&own)).map(|addon| {
+            format!("{addon} is of another run for this app: finish it, or destroy with `cleanup` what it has made")
+        }));
         let pooled = self.attachments.iter().filter(|a| a.namespace.as_deref().is_some_and(|n| n.starts_with(POOL)));
         refusals.extend(pooled.map(|a| {
             format!("{} is a pooled attachment: its sessions cannot be fenced one by one; detach it first", a.name)
@@ -142,13 +204,13 @@ impl AppFacts {
                 self.other_apps.join(", ")
             ));
         }
-        if self.credentials > 1 {
+        if let Some(credentials) = self.credentials.filter(|credentials| *credentials != 1) {
             refusals.push(format!(
-                "{} has {} credentials: roles other than its owner are not moved, and cannot be fenced",
-                self.addon, self.credentials
+                "{} has {credentials} credentials: roles other than its owner are not moved, and cannot be fenced",
+                self.addon
             ));
         }
-        if self.formation.iter().any(|process| process.kind == "release") && !release_is_harmless {
+        if self.formation.iter().any(|process| process.kind == "release") && !wishes.release_is_harmless {
             refusals.push(
                 "the app has a release process: it runs again whenever an attachment changes, and would migrate the new \
                  database in the middle; take it out, or say --release-is-harmless"
@@ -184,6 +246,34 @@ impl AppFacts {
             refusals.push("the app is in a private space, whose databases cannot be reached from outside".into());
         }
         refusals
+    }
+
+    /// What Heroku does not say, and would have to be known.
+    fn unknown(&self) -> Vec<String> {
+        let mut unknown = Vec::new();
+        if self.credentials.is_none() {
+            unknown.push(format!("Heroku does not say how many credentials {} has", self.addon));
+        }
+        if self.version.is_empty() {
+            unknown.push(format!("Heroku does not say which version {} is", self.addon));
+        }
+        if self.followers.is_none() {
+            unknown.push(format!("Heroku does not say whether {} has followers", self.addon));
+        }
+        if self.formation.is_empty() {
+            unknown.push("Heroku names no process types of the app: nothing is known that could be stopped".into());
+        }
+        unknown
+    }
+
+    /// What would go on leading to the old database when DATABASE does not any more; in sentences.
+    pub(super) fn other_names(&self) -> Vec<String> {
+        let own = self.attachments.iter().filter(|a| a.addon == self.addon && is_a_name_of_its_own(&a.name));
+        let names =
+            own.map(|a| format!("{}_URL leads to {} too, and would not lead to the new database", a.name, self.addon));
+        let copies = self.copies_of_address.iter();
+        let copies = copies.map(|name| format!("{name} holds the address of {}, and would not be changed", self.addon));
+        names.chain(copies).map(|name| format!("{name}; take it out, or say --other-names-are-unused")).collect()
     }
 
     /// What has changed since the plan was made and matters to it; in words.

@@ -78,7 +78,7 @@ pub async fn make_plan(
     };
     let prices: Vec<(String, f64)> = offered.iter().filter_map(price).collect();
     let estimate = Estimate::new(&facts, &wishes, measured.as_ref(), &prices);
-    let refusals = facts.refusals(wishes.release_is_harmless);
+    let refusals = facts.refusals(&run, &wishes);
     let advice = advice::alternatives(&facts, &wishes);
     let steps = steps::Maker { app: &facts, wishes: &wishes, estimate: &estimate, run: &run }.steps(kind);
     let made_at = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
@@ -153,12 +153,15 @@ pub async fn execute(
         (Order::Run, Some(_)) => {
             return Err(Error::Usage(format!("{} has begun already: go on with `resume`", execution.plan.display())));
         }
-        (_, opened) => {
+        (order, opened) => {
             check_opened(opened, &sha256, &path)?;
             if let (Order::Abort, Some(ended)) = (execution.order, was_taken_back(&records)) {
                 return Ok(ended);
             }
-            records.push(journal.append(Entry::Resumed {})?);
+            records.push(match order {
+                Order::Abort => journal.note(Entry::Resumed {})?.0,
+                Order::Run | Order::Resume | Order::CutOver => journal.append(Entry::Resumed {})?,
+            });
         }
     }
     let is_on_hold = Past::new(records.clone()).is_on_hold();
@@ -288,7 +291,7 @@ pub fn measured(plan: &Path) -> Option<Measured> {
 
 async fn check_drift(heroku: &Heroku, databases: &impl Databases, plan: &Plan) -> Result<()> {
     let now = facts::read(heroku, databases, &plan.app.app).await?;
-    let refusals = now.refusals(plan.wishes.release_is_harmless);
+    let refusals = now.refusals(&plan.run, &plan.wishes);
     if !refusals.is_empty() {
         return Err(Error::Refused(refusals.join("; ")));
     }

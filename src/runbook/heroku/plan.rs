@@ -33,6 +33,9 @@ pub struct Wishes {
     pub hold_s: u64,
     /// The release process may run when attachments change.
     pub release_is_harmless: bool,
+    /// Attachments other than DATABASE, and config vars that hold a copied address, are read by nobody.
+    #[serde(default)]
+    pub other_names_are_unused: bool,
     /// How long a database must be seen to stand still.
     pub still_s: u64,
     /// Between two looks.
@@ -108,6 +111,20 @@ impl Plan {
         let mut file = std::fs::File::create_new(path).map_err(cannot)?;
         file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).map_err(cannot)?;
         file.sync_all().map_err(cannot)
+    }
+
+    /// What names everything that its rehearsal makes.
+    pub fn run_of_rehearsal(&self) -> String {
+        format!("{}r", self.run)
+    }
+
+    /// Whether it is the rehearsal of `real`, and not of a plan that had the same name before.
+    pub fn rehearses(&self, real: &Self) -> bool {
+        self.kind == Kind::Rehearsal
+            && self.run == real.run_of_rehearsal()
+            && self.app.app_id == real.app.app_id
+            && self.app.addon_id == real.app.addon_id
+            && self.wishes == real.wishes
     }
 
     /// The journal stands beside the plan.

@@ -61,8 +61,11 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
             Action::Record { role } => self.see_recorded(step, past, *role).await,
             Action::MaintenanceOn { .. } => self.see_maintenance(true),
             Action::ScaleDown { .. } => {
-                let running = self.formation()?.iter().any(|process| process.quantity > 0);
-                Ok(if running { Seen::ToDo } else { Seen::Done(Value::Null) })
+                let now = self.formation()?;
+                if now.is_empty() {
+                    return Ok(Seen::Waiting("Heroku names no process types".into()));
+                }
+                Ok(if now.iter().any(|process| process.quantity > 0) { Seen::ToDo } else { Seen::Done(Value::Null) })
             }
             Action::DynosGone => self.see_dynos(),
             Action::Fence { role } => self.see_fence(past, *role).await,
@@ -311,7 +314,7 @@ impl<D: Databases> OnHeroku<'_, D> {
             return Ok(Seen::Done(recorded.clone()));
         }
         let now = read(self.heroku, self.databases, self.app()).await?;
-        let refusals = now.refusals(self.plan.wishes.release_is_harmless);
+        let refusals = now.refusals(&self.plan.run, &self.plan.wishes);
         if !refusals.is_empty() {
             return Err(Error::Refused(refusals.join("; ")));
         }
@@ -332,8 +335,10 @@ impl<D: Databases> OnHeroku<'_, D> {
         if addon.plan.name != plan {
             return Err(Error::Refused(format!("{name} is there, and its plan is {}, not {plan}", addon.plan.name)));
         }
-        if !addon.is_provisioned() {
-            return Ok(Seen::Waiting(addon.state));
+        match addon.state.as_str() {
+            "provisioned" => {}
+            "provisioning" => return Ok(Seen::Waiting(addon.state)),
+            state => return Err(Error::Refused(format!("{name} is {state}"))),
         }
         match calls(|| self.heroku.wait_status(&addon.id))? {
             None => return Ok(Seen::Waiting("not known to the Data API yet".into())),
@@ -356,10 +361,13 @@ impl<D: Databases> OnHeroku<'_, D> {
         {
             return Err(Error::Refused(format!("{name} was made, and does not follow its leader")));
         }
-        if let (Some(version), Some(said)) = (wanted.1, database.info("PG Version"))
-            && said.split('.').next() != Some(version.to_string().as_str())
-        {
-            return Err(Error::Refused(format!("{name} was made with version {said}, not {version}")));
+        if let Some(version) = wanted.1 {
+            let Some(said) = database.info("PG Version") else {
+                return Ok(Seen::Waiting("Heroku does not say its version".into()));
+            };
+            if said.split('.').next() != Some(version.to_string().as_str()) {
+                return Err(Error::Refused(format!("{name} was made with version {said}, not {version}")));
+            }
         }
         let cents_per_hour = addon.plan.price.as_ref().and_then(heroku::Price::cents_per_hour);
         Ok(Seen::Done(facts(&Made { addon: name, id: addon.id, plan: plan.to_owned(), cents_per_hour })?))

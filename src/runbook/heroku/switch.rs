@@ -41,6 +41,10 @@ impl<D: Databases> OnHeroku<'_, D> {
         }
         let addon = self.addon(past, moved.role)?;
         match calls(|| self.heroku.wait_status(&addon.id))? {
+            Some(status) if status.has_failed => {
+                let why = status.message.unwrap_or_default();
+                Err(Error::Refused(format!("{} cannot be promoted: {why}", addon.name)))
+            }
             Some(status) if !status.is_waiting => Ok(Seen::ToDo),
             _ => Ok(Seen::Waiting(format!("{} is not ready to be promoted", addon.name))),
         }

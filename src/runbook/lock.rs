@@ -1,0 +1,55 @@
+//! One run at a time for an app: two of them, with a plan and a journal each, would take turns at stopping and starting it.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::journal::lock;
+use super::{Error, Result, hex};
+
+/// Held for as long as it lives. It counts on this machine; what a run on another machine has made is seen at the app.
+pub struct AppLock {
+    _file: File,
+}
+
+impl AppLock {
+    /// `provider`: where the app is, as an address.
+    ///
+    /// # Errors
+    /// Another process has it; or no file can be had to lock.
+    pub fn take(provider: &str, app: &str) -> Result<Self> {
+        Self::take_in(&std::env::temp_dir(), provider, app)
+    }
+
+    fn take_in(directory: &Path, provider: &str, app: &str) -> Result<Self> {
+        let name = hex(&Sha256::digest(format!("{provider}\n{app}")));
+        let path = directory.join(format!("pgconvoy-{}.lock", &name[..16]));
+        let writable = OpenOptions::new().read(true).append(true).create(true).mode(0o644).open(&path);
+        // Another user's can be locked all the same.
+        let file = writable.or_else(|_| File::open(&path)).map_err(|error| Error::journal(&path, error))?;
+        if lock(&file) {
+            return Ok(Self { _file: file });
+        }
+        Err(Error::Refused(format!(
+            "another process is at work on {app}, with this plan or another one: look on with `attach`"
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_for_each_app() {
+        let directory = tempfile::tempdir().unwrap();
+        let take = |provider, app| AppLock::take_in(directory.path(), provider, app);
+        let first = take("https://a", "sphinx").unwrap();
+        assert!(take("https://a", "sphinx").is_err_and(|error| error.to_string().contains("sphinx")));
+        let _others = [take("https://a", "other").unwrap(), take("https://b", "sphinx").unwrap()];
+        drop(first);
+        assert!(take("https://a", "sphinx").is_ok());
+    }
+}
