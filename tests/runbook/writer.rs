@@ -119,6 +119,15 @@ impl Databases for Queried {
     async fn verify(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> Result<Verified> {
         self.with(self.0.databases.verify(from, to, how, run)).await
     }
+    async fn identity(&self, at: At<'_>) -> Result<Identity> {
+        self.with(self.0.databases.identity(at)).await
+    }
+    async fn carry_settings(&self, from: At<'_>, to: At<'_>) -> Result<Vec<String>> {
+        self.with(self.0.databases.carry_settings(from, to)).await
+    }
+    async fn other_sessions(&self, at: At<'_>) -> Result<Vec<OtherSession>> {
+        self.with(self.0.databases.other_sessions(at)).await
+    }
 }
 
 /// What happens to a run besides being killed.
