@@ -14,6 +14,7 @@ use pgconvoy::runbook::database::{
 };
 use pgconvoy::runbook::example::{Pretended, StandIn};
 use pgconvoy::runbook::heroku::{Execution, Kind, Order, ToPlan, Wishes, execute, make_plan};
+use pgconvoy::runbook::journal::{Entry, Record};
 use pgconvoy::runbook::{Answer, Confirm, Ended, Error, Gate, Journal, Policy, Result};
 
 use crate::fixture::{ORIGINAL, wishes};
@@ -279,10 +280,8 @@ impl Case {
     pub fn assert_migrated(&self, after: &str) {
         self.assert_nothing_is_lost(after);
         assert!(self.holder().starts_with("pgconvoy-t1-final"), "{after}: {}", self.holder());
-    }
-
-    pub fn records(&self) -> u64 {
-        Journal::read(&self.plan.with_extension("journal")).map_or(0, |records| records.len() as u64)
+        let addons = self.app.world.with(|world| world.addons.len());
+        assert_eq!(addons, 2, "{after}: something is left");
     }
 }
 
@@ -305,15 +304,15 @@ async fn to_an_end(case: &Case, mut order: Order, again: Option<u64>, after: &st
 }
 
 /// Kills a run after each of its records, goes on or goes back, perhaps killed again and again, and looks for what is lost.
-async fn kill_everywhere(trouble: Trouble, order: Order, again: Option<u64>, step: usize) {
-    let whole = {
+async fn kill_everywhere(trouble: Trouble, order: Order, again: Option<u64>, which: &dyn Fn(&[Record]) -> Vec<u64>) {
+    let wanted = {
         let case = Case::new(trouble).await;
         to_an_end(&case, Order::Run, None, "undisturbed").await;
         case.assert_nothing_is_lost(&format!("{trouble:?}"));
-        case.records()
+        which(&Journal::read(&case.plan.with_extension("journal")).unwrap())
     };
     let (mut back, mut written) = (0, 0);
-    for records in (1..whole).step_by(step) {
+    for records in wanted {
         let after = format!("{trouble:?}, killed after {records}, then {order:?} {again:?}");
         let case = Case::new(trouble).await;
         let killed = case.execute(Order::Run, Some(records)).await;
@@ -332,6 +331,17 @@ async fn kill_everywhere(trouble: Trouble, order: Order, again: Option<u64>, ste
     assert!(written > 100 && (order == Order::Resume || back > 0), "{trouble:?}: {back} {written}");
 }
 
+fn every(step: usize) -> impl Fn(&[Record]) -> Vec<u64> {
+    move |records| (1..records.len() as u64).step_by(step).collect()
+}
+
+/// All that is written from the promotion on until it is taken back.
+fn of_the_way_back(records: &[Record]) -> Vec<u64> {
+    let ends = records.iter().position(|record| matches!(record.entry, Entry::Aborted { .. }));
+    let begins = records.iter().position(|record| matches!(record.entry, Entry::Aborting { .. })).unwrap_or_default();
+    ends.map_or_else(Vec::new, |ends| (begins as u64 - 8..ends as u64 + 1).collect())
+}
+
 const ALL: [Trouble; 10] = [
     Trouble::CopyFails,
     Trouble::NotPromoted(1),
@@ -347,29 +357,44 @@ const ALL: [Trouble; 10] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_write_is_lost_when_it_is_taken_up() {
-    kill_everywhere(Trouble::None, Order::Resume, None, 1).await;
+    kill_everywhere(Trouble::None, Order::Resume, None, &every(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_write_is_lost_when_it_is_taken_back() {
-    kill_everywhere(Trouble::None, Order::Abort, None, 1).await;
+    kill_everywhere(Trouble::None, Order::Abort, None, &every(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_write_is_lost_when_taking_back_is_killed_too() {
-    kill_everywhere(Trouble::None, Order::Abort, Some(3), 2).await;
+    kill_everywhere(Trouble::None, Order::Abort, Some(3), &every(3)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_write_is_lost_in_any_trouble() {
     for trouble in ALL {
-        kill_everywhere(trouble, Order::Resume, None, 3).await;
+        kill_everywhere(trouble, Order::Resume, None, &every(13)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_write_is_lost_in_any_trouble_that_is_killed_again_and_again() {
     for trouble in ALL {
-        kill_everywhere(trouble, Order::Abort, Some(3), 11).await;
+        kill_everywhere(trouble, Order::Abort, Some(3), &every(23)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_write_is_lost_by_a_kill_on_the_way_back() {
+    for trouble in ALL {
+        if !matches!(trouble, Trouble::Late(1, 9) | Trouble::Late(2, _)) {
+            kill_everywhere(trouble, Order::Resume, None, &of_the_way_back).await;
+        }
+        if matches!(trouble, Trouble::Late(1, 40) | Trouble::SneakOld | Trouble::NotPromoted(2)) {
+            kill_everywhere(trouble, Order::Abort, Some(3), &|records| {
+                of_the_way_back(records).into_iter().step_by(4).collect()
+            })
+            .await;
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! A request that moves it may be carried out long after nobody waits for its answer any more. Until the point of no return
 //! the database that it would lead to is fenced, so that the app could not write there.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -21,6 +21,8 @@ use crate::runbook::{Error, Result};
 const LATE_MAX: Duration = Duration::from_secs(60);
 /// In units of the time for which a database must stand still: a minute, where that is ten seconds.
 const LATE_IN_STILL: u32 = 6;
+/// So often it is looked for meanwhile.
+const LATE_LOOKS: u32 = 30;
 
 impl<D: Databases> OnHeroku<'_, D> {
     pub(super) fn see_promoted(&self, past: &Past, moved: &Move<'_>) -> Result<Seen> {
@@ -174,9 +176,8 @@ impl<D: Databases> OnHeroku<'_, D> {
             return Ok(None);
         }
         let late = (Duration::from_secs(self.plan.wishes.still_s) * LATE_IN_STILL).min(LATE_MAX);
-        let until = Instant::now() + late;
-        while Instant::now() < until {
-            tokio::time::sleep((late / LATE_IN_STILL).min(Duration::from_secs(1))).await;
+        for _ in 0..LATE_LOOKS {
+            tokio::time::sleep(late / LATE_LOOKS).await;
             if self.holder_of_database()? != old {
                 return Err(Error::Waited {
                     what: format!("DATABASE stays with {old}"),
