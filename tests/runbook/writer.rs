@@ -10,7 +10,7 @@ use pgconvoy::lab::heroku::{Fault, FaultKind, Happening, Setup, World};
 use pgconvoy::model::Lsn;
 use pgconvoy::ops::Run;
 use pgconvoy::runbook::database::{
-    At, Copied, DatabaseFacts, Databases, Fence, Filled, HowToCopy, Mark, Replay, Verified,
+    At, Copied, DatabaseFacts, Databases, Fence, Filled, HowToCopy, Identity, Mark, OtherSession, Replay, Verified,
 };
 use pgconvoy::runbook::example::{Pretended, StandIn};
 use pgconvoy::runbook::heroku::{Execution, Kind, Order, ToPlan, Wishes, execute, make_plan};
