@@ -9,12 +9,14 @@
 
 pub mod anywhere;
 pub mod database;
+mod elsewhere;
 mod error;
 pub mod example;
 pub mod heroku;
 pub mod journal;
 mod past;
 mod report;
+mod reported;
 mod runner;
 mod servers;
 mod shell;

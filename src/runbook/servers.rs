@@ -1,12 +1,12 @@
 //! Real servers, by our own connections and operations.
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use tokio_postgres::SimpleQueryMessage;
 
 use super::database::{At, Copied, DatabaseFacts, Databases, Fence, Filled, HowToCopy, Mark, Replay, Verified};
-use super::shell::{Ran, shell};
+use super::elsewhere::listen;
+use super::reported::Reported;
 use super::{Error, Result};
 use crate::archive::Identities;
 use crate::model::{Lsn, ServerVersion, Side, quote_ident};
@@ -233,8 +233,7 @@ impl Databases for Servers {
 
     async fn preflight(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> Result<()> {
         if let Some(prefix) = &self.elsewhere {
-            let (ran, command, _) = self.there(prefix, &format!("preflight{}", provider(how)), (from, to), run).await?;
-            return ran.success(&command);
+            return self.there(prefix, &preflight_arguments(how).join(" "), (from, to), run).await?.preflight();
         }
         self.check_pg_dump(from, to).await?;
         let CopyOptions { source, target, jobs, contents, .. } = self.options(from, to, how);
@@ -248,7 +247,7 @@ impl Databases for Servers {
 
     async fn copy(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> Result<Copied> {
         if let Some(prefix) = &self.elsewhere {
-            return self.copy_there(prefix, (from, to), how, run).await;
+            return self.there(prefix, &copy_arguments(how).join(" "), (from, to), run).await?.copied("copy");
         }
         let report: TransferReport = ops::copy(&self.options(from, to, how), run).await?;
         let (rows, bytes) = report.totals();
@@ -257,7 +256,7 @@ impl Databases for Servers {
 
     async fn verify(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> Result<Verified> {
         if let Some(prefix) = &self.elsewhere {
-            return self.verify_there(prefix, (from, to), how, run).await;
+            return self.there(prefix, &verify_arguments(how).join(" "), (from, to), run).await?.verified();
         }
         let CopyOptions { target, .. } = self.options(from, to, how);
         let options = VerifyOptions {
@@ -323,38 +322,10 @@ impl Servers {
     }
 
     /// One command of pgconvoy on the other machine.
-    async fn there(
-        &self,
-        prefix: &str,
-        arguments: &str,
-        (from, to): (At<'_>, At<'_>),
-        run: &Run,
-    ) -> Result<(Ran, String, u64)> {
+    async fn there(&self, prefix: &str, arguments: &str, (from, to): (At<'_>, At<'_>), run: &Run) -> Result<Reported> {
         // Without a shell between, so that it is pgconvoy that is asked to end.
-        let command = format!("exec {prefix} {arguments}");
-        let started = Instant::now();
-        let ran = shell(&command, &[("PGCONVOY_SOURCE", from.url), ("PGCONVOY_TARGET", to.url)], run).await?;
-        Ok((ran, command, u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)))
-    }
-
-    async fn copy_there(&self, prefix: &str, ends: (At<'_>, At<'_>), how: HowToCopy, run: &Run) -> Result<Copied> {
-        let again = if how.again { " --drop-target-objects" } else { "" };
-        let arguments = format!("copy{}{again} -j {} --progress none", provider(how), how.jobs);
-        let (ran, command, elapsed_ms) = self.there(prefix, &arguments, ends, run).await?;
-        ran.success(&command)?;
-        Ok(Copied { elapsed_ms, ..Copied::default() })
-    }
-
-    async fn verify_there(&self, prefix: &str, ends: (At<'_>, At<'_>), how: HowToCopy, run: &Run) -> Result<Verified> {
-        let leave_out = if how.heroku { " -O -x --no-tablespaces --no-comments" } else { "" };
-        let arguments = format!("verify --definitions{leave_out} -j {} --progress none", how.jobs);
-        let (ran, command, elapsed_ms) = self.there(prefix, &arguments, ends, run).await?;
-        // A difference is no failure of the command.
-        let differences = if ran.code == Some(1) { vec![ran.output.clone()] } else { Vec::new() };
-        if differences.is_empty() {
-            ran.success(&command)?;
-        }
-        Ok(Verified { elapsed_ms, differences, ..Verified::default() })
+        let command = format!("exec {prefix} {arguments} --progress json");
+        listen(&command, &[("PGCONVOY_SOURCE", from.url), ("PGCONVOY_TARGET", to.url)], run).await
     }
 
     /// The comparison of definitions needs one that reads both servers; a copy would do with less. Better to know before the
@@ -375,8 +346,25 @@ impl Servers {
     }
 }
 
-fn provider(how: HowToCopy) -> &'static str {
-    if how.heroku { " --provider heroku" } else { "" }
+/// What pgconvoy is told to do elsewhere what [`Servers`] does here: plain words, for a shell too.
+pub(super) fn preflight_arguments(how: HowToCopy) -> Vec<String> {
+    words(&["preflight"], how, &[])
+}
+
+pub(super) fn copy_arguments(how: HowToCopy) -> Vec<String> {
+    words(&["copy"], how, if how.again { &["--drop-target-objects"] } else { &[] })
+}
+
+pub(super) fn verify_arguments(how: HowToCopy) -> Vec<String> {
+    let leave_out: &[&str] = if how.heroku { &["-O", "-x", "--no-tablespaces", "--no-comments"] } else { &[] };
+    let jobs = ["-j".to_owned(), how.jobs.to_string()];
+    ["verify", "--definitions"].iter().chain(leave_out).map(|word| (*word).to_owned()).chain(jobs).collect()
+}
+
+pub(super) fn words(first: &[&str], how: HowToCopy, more: &[&str]) -> Vec<String> {
+    let provider: &[&str] = if how.heroku { &["--provider", "heroku"] } else { &[] };
+    let jobs = ["-j".to_owned(), how.jobs.to_string()];
+    first.iter().chain(provider).chain(more).map(|word| (*word).to_owned()).chain(jobs).collect()
 }
 
 fn lsn(text: &str) -> Result<Lsn> {
