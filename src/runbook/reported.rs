@@ -239,9 +239,7 @@ impl Reported {
             .tables
             .iter()
             .filter(|t| t.reference_rows != t.target_rows || t.reference_hash != t.target_hash)
-            .map(|t| {
-                format!("{}: {} rows at the source, {} at the target", t.name, t.reference_rows, t.target_rows)
-            });
+            .map(|t| format!("{}: {} rows at the source, {} at the target", t.name, t.reference_rows, t.target_rows));
         let objects = report.differences.into_iter().map(|difference| difference.message);
         let mut differences: Vec<String> = differing.chain(objects).take(DIFFERENCES_MAX).collect();
         // What says in one place that it is different is not equal.

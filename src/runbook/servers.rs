@@ -1,18 +1,19 @@
 //! Real servers, by our own connections and operations.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio_postgres::SimpleQueryMessage;
 
 use super::database::{At, Copied, DatabaseFacts, Databases, Fence, Filled, HowToCopy, Mark, Replay, Verified};
 use super::elsewhere::listen;
+use super::machines::{Machines, OnEc2};
 use super::reported::Reported;
 use super::{Error, Result};
-use crate::archive::Identities;
+use crate::archive::{Identities, Recipients};
 use crate::model::{Lsn, ServerVersion, Side, quote_ident};
 use crate::ops::{
-    self, Contents, CopyOptions, Definitions, Filters, PreflightOptions, Provider, Run, ServerArgs, SourceOptions,
-    Statistics, TargetOptions, ToastCompression, VerifyAgainst, VerifyOptions,
+    self, Contents, CopyOptions, Definitions, DumpOptions, Filters, PreflightOptions, Provider, RestoreOptions, Run,
+    ServerArgs, SourceOptions, Statistics, TargetOptions, ToastCompression, VerifyAgainst, VerifyOptions,
 };
 use crate::pg::conninfo::ProcessEnv;
 use crate::pg::{self, ConnInfo, Control, control};
@@ -87,6 +88,10 @@ const OTHERS: &str = "FROM pg_stat_activity JOIN pg_roles r ON r.oid = usesysid
 const USER_SCHEMAS: &str = "nspname NOT IN ('pg_catalog', 'information_schema') AND nspname NOT LIKE 'pg\\_toast%' AND nspname NOT LIKE 'pg\\_temp%'";
 
 impl Databases for Servers {
+    fn machines(&self) -> Option<&dyn Machines> {
+        Some(&OnEc2)
+    }
+
     async fn facts(&self, at: At<'_>) -> Result<DatabaseFacts> {
         let session = Session::open(at).await?;
         let counts = session
@@ -249,9 +254,34 @@ impl Databases for Servers {
         if let Some(prefix) = &self.elsewhere {
             return self.there(prefix, &copy_arguments(how).join(" "), (from, to), run).await?.copied("copy");
         }
-        let report: TransferReport = ops::copy(&self.options(from, to, how), run).await?;
-        let (rows, bytes) = report.totals();
-        Ok(Copied { rows, bytes, elapsed_ms: report.elapsed_ms, left_out: report.skipped })
+        Ok(copied(ops::copy(&self.options(from, to, how), run).await?))
+    }
+
+    async fn dump(&self, from: At<'_>, archive: &Path, how: HowToCopy, run: &Run) -> Result<Copied> {
+        let options = DumpOptions {
+            source: self.options(from, from, how).source,
+            archive: archive.to_owned(),
+            jobs: how.jobs,
+            contents: Contents::Everything,
+            // Read once and then thrown away: the quickest.
+            zstd_level: 1,
+            recipients: Recipients::default(),
+            resume: false,
+        };
+        Ok(copied(ops::dump(&options, run).await?))
+    }
+
+    async fn restore(&self, archive: &Path, to: At<'_>, (how, resume): (HowToCopy, bool), run: &Run) -> Result<Copied> {
+        let CopyOptions { target, .. } = self.options(to, to, how);
+        let options = RestoreOptions {
+            archive: archive.to_owned(),
+            target: TargetOptions { drop_target_objects: false, resume, ..target },
+            jobs: how.jobs,
+            contents: Contents::Everything,
+            identities: Identities::default(),
+            skip_damaged: false,
+        };
+        Ok(copied(ops::restore(&options, run).await?))
     }
 
     async fn verify(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> Result<Verified> {
@@ -344,6 +374,11 @@ impl Servers {
         }
         Err(Error::Refused(format!("pg_dump {} does not read PostgreSQL {}", found.version, from.min(to))))
     }
+}
+
+fn copied(report: TransferReport) -> Copied {
+    let (rows, bytes) = report.totals();
+    Copied { rows, bytes, elapsed_ms: report.elapsed_ms, left_out: report.skipped }
 }
 
 /// What pgconvoy is told to do elsewhere what [`Servers`] does here: plain words, for a shell too.

@@ -25,6 +25,8 @@ pub fn wishes() -> Wishes {
         still_s: 0,
         poll_ms: 0,
         elsewhere: None,
+        machine: None,
+        keep_dump: None,
     }
 }
 

@@ -16,14 +16,15 @@ use pgconvoy::pg::conninfo::ProcessEnv;
 use pgconvoy::runbook::anywhere::{Anywhere, Commands, Move};
 use pgconvoy::runbook::example::{Pretended, StandIn};
 use pgconvoy::runbook::heroku::{
-    Action, Execution, Kind, Measured, Order, Plan, ToPlan, Wishes, clean_up, execute, look, make_plan, measured,
+    Action, Execution, Kind, Measured, Order, Plan, ToPlan, Wishes, clean_up, execute, look, make_plan, measured, spent,
 };
 use pgconvoy::runbook::journal::Entry;
+use pgconvoy::runbook::machines::MachineWish;
 use pgconvoy::runbook::{
     Confirmed, Ended, Error, Journal, MigrationReport, Past, Policy, Result, Runner, Servers, Step,
 };
 
-use super::args::{HerokuCommand, HerokuLookArgs, HerokuPlanArgs, HerokuRunArgs, MigrateArgs};
+use super::args::{HerokuCommand, HerokuLookArgs, HerokuPlanArgs, HerokuRunArgs, MachineArgs, MigrateArgs};
 use super::commands::{Outcome, block_on, outcome};
 use super::report;
 use super::text::Canvas;
@@ -120,6 +121,28 @@ fn wishes(args: &HerokuPlanArgs) -> Wishes {
         still_s: args.still_for.0,
         poll_ms: args.poll_ms,
         elsewhere: args.on.clone(),
+        machine: args.machine.ec2.then(|| machine(&args.machine)),
+        keep_dump: args.keep_dump.clone(),
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most a week")]
+fn machine(args: &MachineArgs) -> MachineWish {
+    let usual = MachineWish::default();
+    MachineWish {
+        region: args.ec2_region.clone().unwrap_or_default(),
+        kinds: args.ec2_type.clone(),
+        minutes: args.ec2_hours.map_or(usual.minutes, |hours| (hours * 60.0).round() as u32),
+        image: args.ec2_image.clone(),
+        ssh_user: args.login.ssh_user.clone(),
+        key: args.login.key_name.clone().zip(args.login.identity.clone()),
+        security_group: args.ec2_security_group.clone(),
+        subnet: args.ec2_subnet.clone(),
+        ssh_from: args.ssh_from.clone(),
+        ssh_options: args.login.ssh_option.clone(),
+        trust_first_key: args.login.trust_first_key,
+        program: args.ec2_program.clone(),
+        ..usual
     }
 }
 
@@ -139,7 +162,7 @@ async fn example(args: &HerokuPlanArgs, run: &Run, canvas: &Canvas) -> Result<Ou
     let execution = Execution { plan: &path, order: Order::Run, confirm: &Confirmed, hold: false, records_left: None };
     let ended = execute(&heroku, &databases, &execution, run).await?;
     let (_, past, _) = look(&path)?;
-    let finished = MigrationReport::new(&plan.steps, &past, now_ms());
+    let finished = reported(&plan, &past);
     let text = format!(
         "EXAMPLE: neither this app nor its databases exist, and nothing was asked of Heroku.\n\n{}\nThen it was pretended \
          to be run ({}):\n\n{}",
@@ -179,7 +202,7 @@ async fn executed(
         Ok((plan, past, _)) => (plan, past),
         Err(error) => return Err(ended.err().unwrap_or(error)),
     };
-    let report = MigrationReport::new(&plan.steps, &past, now_ms());
+    let report = reported(&plan, &past);
     if report.windows.iter().any(|window| !window.over) {
         let file = path.display();
         run.events.warn(format!(
@@ -196,20 +219,17 @@ async fn executed(
         text = format!("{text}next: pgconvoy heroku {order} {}\n", path.display());
     }
     if let (true, Some(measured)) = (ended == Ended::Finished && rehearsal, measured(&path)) {
-        text += &rehearsed(&measured, &path);
+        let (real, _) = Plan::load(&args.plan)?;
+        text += &report::rehearsed(&real.estimated_by(&measured), &measured, canvas);
     }
     let exit_code = u8::from(matches!(ended, Ended::Aborted { .. }));
     outcome("heroku_finished", text, &report, exit_code).map_err(Error::Ops)
 }
 
-fn rehearsed(measured: &Measured, path: &Path) -> String {
-    use pgconvoy::model::format_duration_ms;
-    format!(
-        "measured: copy {}, comparison {}. A new plan with `--rehearsal {}` estimates the real downtime and price by it.\n",
-        format_duration_ms(measured.copy_ms),
-        format_duration_ms(measured.verify_ms),
-        path.display()
-    )
+fn reported(plan: &Plan, past: &Past) -> MigrationReport {
+    let now_ms = now_ms();
+    let cost = Some(spent(plan, past, now_ms)).filter(|cost| !cost.items.is_empty());
+    MigrationReport { cost, ..MigrationReport::new(&plan.steps, past, now_ms) }
 }
 
 /// The plan of a rehearsal stands beside the plan that is rehearsed; one that was not finished is gone on with.
@@ -233,7 +253,7 @@ async fn rehearsal_of(heroku: &Heroku, plan: &Path) -> Result<(PathBuf, Order)> 
 
 fn status(args: &HerokuLookArgs, canvas: &Canvas) -> Result<Outcome> {
     let (plan, past, at_work) = look(&args.plan)?;
-    let report = MigrationReport::new(&plan.steps, &past, now_ms());
+    let report = reported(&plan, &past);
     let text = report::migration(&plan.app.app, &report, at_work, canvas);
     outcome("heroku_status", text, &report, 0).map_err(Error::Ops)
 }

@@ -1,7 +1,10 @@
 //! Heroku as a provider: the plan of one app's migration, and its execution.
 
 mod advice;
+mod cost;
 mod facts;
+mod machine;
+mod machine_steps;
 mod plan;
 mod provider;
 mod removal;
@@ -14,13 +17,17 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use machine::{machine_word, machines_left};
+
 pub use advice::{Advice, Estimate, Measured};
+pub(super) use cost::moved;
+pub use cost::{Cost, Item, spent};
 pub use facts::{AppFacts, AttachmentFact};
 pub use plan::{Kind, Plan, Wishes};
 pub use provider::OnHeroku;
 pub use steps::{Action, Role};
 
-use super::database::{Copied, Databases, Verified};
+use super::database::{Databases, Verified};
 use super::journal::{Entry, Journal, Record};
 use super::past::Past;
 use super::runner::{Ended, Policy, Runner};
@@ -57,6 +64,9 @@ pub async fn make_plan(
     if wishes.high_plan.is_empty() {
         wishes.high_plan = advice::high_plan(&facts.plan);
     }
+    if let Some(machine) = &mut wishes.machine {
+        machine.settle_region(&facts.region)?;
+    }
     let offered = facts::blocking(|| Ok(heroku.plans()?))?;
     for plan in [&wishes.high_plan, &wishes.final_plan] {
         if !offered.iter().any(|offer| offer.short() == plan) {
@@ -67,7 +77,10 @@ pub async fn make_plan(
         Some((offer.short().to_owned(), offer.price.as_ref().and_then(Price::cents_per_hour)?))
     };
     let prices: Vec<(String, f64)> = offered.iter().filter_map(price).collect();
-    let estimate = Estimate::new(&facts, &wishes, measured.as_ref(), &prices);
+    let estimate = Estimate::new(&facts, &wishes, measured.as_ref(), (kind, &prices));
+    if let Some(machine) = &mut wishes.machine {
+        machine.settle_end(estimate.until_thaw_s);
+    }
     let refusals = facts.refusals(wishes.release_is_harmless);
     let advice = advice::alternatives(&facts, &wishes);
     let steps = steps::Maker { app: &facts, wishes: &wishes, estimate: &estimate, run: &run }.steps(kind);
@@ -144,9 +157,26 @@ pub async fn execute(
     };
     let past = Past::new(records);
     let mut runner = Runner { provider: &provider, steps: &plan.steps, journal, past, run, policy };
-    match execution.order {
+    let ended = match execution.order {
         Order::Abort => runner.abort("as was asked for").await,
         Order::Run | Order::Resume => runner.go().await,
+    };
+    if matches!(ended, Ok(Ended::Aborted { .. })) {
+        end_machines(&mut runner, &provider);
+    }
+    ended
+}
+
+/// What was taken back needs no machine; the app is up already, and does not wait for its end.
+fn end_machines<D: Databases>(runner: &mut Runner<'_, OnHeroku<'_, D>>, provider: &OnHeroku<'_, D>) {
+    let ended = provider.end_machines(&runner.past, &mut |what| tracing::debug!(what, "ending"));
+    let written = ended.and_then(|ended| {
+        let mut journal = |name: &String| runner.journal.append(Entry::Removed { what: machine_word(name) });
+        ended.iter().try_for_each(|name| journal(name).map(drop))
+    });
+    if let Err(error) = written {
+        let hint = "`cleanup` ends it, and it ends itself";
+        runner.run.events.warn(format!("the machine could not be ended: {error}; {hint}"));
     }
 }
 
@@ -197,10 +227,12 @@ pub fn clean_up(
     }
     let provider = OnHeroku { heroku, databases, plan: &plan };
     let doomed = provider.leftovers(&past)?;
-    if doomed.is_empty() {
+    let machines: Vec<String> = machines_left(&past).iter().map(|name| machine_word(name)).collect();
+    if doomed.is_empty() && machines.is_empty() {
         return Ok(Vec::new());
     }
-    let names: Vec<&str> = doomed.iter().map(|addon| addon.name.as_str()).collect();
+    let names: Vec<&str> =
+        doomed.iter().map(|addon| addon.name.as_str()).chain(machines.iter().map(String::as_str)).collect();
     let text =
         format!("{} are destroyed with everything in them. {} uses none of them.", names.join(", "), plan.app.app);
     let gate = super::Gate { name: "destroy".into(), text, holds: false };
@@ -209,8 +241,15 @@ pub fn clean_up(
     }
     let steps = plan.steps.iter().filter(|step| step.phase.window() == Some(1)).map(|step| step.id.clone()).collect();
     journal.append(Entry::Aborting { window: 1, why: "cleaned up".into() })?;
-    let gone = provider.clean_up(&past)?;
+    // The machine first: a job that is at work there uses the others.
+    let ended = provider.end_machines(&past, &mut |_| ())?;
+    let mut gone: Vec<String> = ended.iter().map(|name| machine_word(name)).collect();
     for what in &gone {
+        journal.append(Entry::Removed { what: what.clone() })?;
+    }
+    let destroyed = provider.clean_up(&past)?;
+    gone.extend(destroyed.iter().cloned());
+    for what in &destroyed {
         journal.append(Entry::Removed { what: what.clone() })?;
     }
     journal.append(Entry::Aborted { window: 1, steps })?;
@@ -220,9 +259,8 @@ pub fn clean_up(
 /// What a rehearsal's journal says of how long the real thing takes; `None` where it has not come to its end.
 pub fn measured(plan: &Path) -> Option<Measured> {
     let (plan_read, past, _) = look(plan).ok()?;
-    let read = |step: &str| past.done(step).cloned();
-    let copied: Copied = serde_json::from_value(read("copy")?).ok()?;
-    let verified: Verified = serde_json::from_value(read("verify")?).ok()?;
+    let copied = cost::moved(&past)?;
+    let verified: Verified = serde_json::from_value(past.done("verify")?.clone()).ok()?;
     let (begun, _) = past.times("create-dump");
     let (_, caught_up) = past.times("caught-up-dump");
     Some(Measured {

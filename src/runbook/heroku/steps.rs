@@ -93,6 +93,17 @@ pub enum Action {
         from: Role,
         to: Role,
     },
+    /// The run's machine, alive for so long at least.
+    MachineUp {
+        live_s: u64,
+    },
+    MachineDown,
+    Dump {
+        from: Role,
+    },
+    Restore {
+        to: Role,
+    },
     StillSame {
         role: Role,
         since: String,
@@ -120,9 +131,9 @@ pub enum Action {
     },
 }
 
-const MINUTE: u64 = 60;
-const HOUR: u64 = 3600;
-const DAY: u64 = 24 * HOUR;
+pub(super) const MINUTE: u64 = 60;
+pub(super) const HOUR: u64 = 3600;
+pub(super) const DAY: u64 = 24 * HOUR;
 
 /// Puts steps together.
 pub(super) struct Maker<'a> {
@@ -144,9 +155,15 @@ impl Maker<'_> {
     fn migration(&self) -> Vec<Step<Action>> {
         let two = self.wishes.final_plan != self.wishes.high_plan;
         let mut steps = self.prepare();
-        steps.extend(self.freeze(1, Role::Original, Role::Dump));
+        let mut freeze = self.freeze(1, Role::Original, Role::Dump);
+        if let Some(mut machine) = self.machine_still() {
+            machine.gate = freeze.first_mut().and_then(|first| first.gate.take());
+            steps.push(machine);
+        }
+        steps.extend(freeze);
         steps.extend(self.move_rows(Phase::Frozen(1)));
         steps.extend(self.switch(1, Role::New, Role::Original));
+        steps.extend(self.machine_down(if two { Phase::Ready(2) } else { Phase::Open }));
         if two {
             steps.push(self.followable(Phase::Ready(2), Role::New));
             steps.push(self.create(Phase::Ready(2), Role::Final, &self.wishes.final_plan, Some(Role::New)));
@@ -179,6 +196,7 @@ impl Maker<'_> {
             first.gate = Some(Gate { name: "rehearse".into(), text, holds: false });
         }
         steps.extend(self.move_rows(Phase::Ready(1)));
+        steps.extend(self.machine_down(Phase::Open));
         let mut destroy = self.destroy(Vec::new());
         destroy.action = Action::Destroy { original: false, keep: Vec::new() };
         "Destroy what the rehearsal has made".clone_into(&mut destroy.title);
@@ -194,7 +212,10 @@ impl Maker<'_> {
         let preflight = Step {
             estimate_s: 10,
             patience_s: 10 * MINUTE,
-            manual: vec!["pgconvoy preflight --source FOLLOWER_URL --target NEW_URL --provider heroku".into()],
+            manual: vec![format!(
+                "{} preflight --source FOLLOWER_URL --target NEW_URL --provider heroku",
+                self.pgconvoy()
+            )],
             ..step(
                 "preflight",
                 "Ask both databases what would stand in the way",
@@ -202,12 +223,11 @@ impl Maker<'_> {
                 Action::Preflight { from: Role::Dump, to: Role::New },
             )
         };
-        vec![
-            self.create(ready, Role::Dump, high, Some(Role::Original)),
-            self.create(ready, Role::New, high, None),
-            self.caught_up(ready, Role::Dump),
-            preflight,
-        ]
+        let mut steps =
+            vec![self.create(ready, Role::Dump, high, Some(Role::Original)), self.create(ready, Role::New, high, None)];
+        steps.extend(self.machine_up());
+        steps.extend([self.caught_up(ready, Role::Dump), preflight]);
+        steps
     }
 
     fn create(&self, phase: Phase, role: Role, plan: &str, follow: Option<Role>) -> Step<Action> {
@@ -336,7 +356,7 @@ impl Maker<'_> {
     fn move_rows(&self, phase: Phase) -> Vec<Step<Action>> {
         let move_s = self.estimate.move_s(self.app.database.bytes);
         let jobs = self.wishes.jobs;
-        let pgconvoy = self.wishes.elsewhere.as_deref().unwrap_or("pgconvoy");
+        let pgconvoy = self.pgconvoy();
         let copy = Step {
             estimate_s: move_s * 3 / 4,
             patience_s: 4 * DAY,
@@ -361,7 +381,11 @@ impl Maker<'_> {
                 Action::Verify { from: Role::Dump, to: Role::New },
             )
         };
-        vec![self.unfollow(phase, Role::Dump), copy, verify]
+        let moved = match &self.wishes.keep_dump {
+            Some(directory) => self.dump_and_restore(phase, directory, move_s),
+            None => vec![copy],
+        };
+        [self.unfollow(phase, Role::Dump)].into_iter().chain(moved).chain([verify]).collect()
     }
 
     fn unfollow(&self, phase: Phase, role: Role) -> Step<Action> {
@@ -542,7 +566,7 @@ pub(super) fn attachment_name(run: &str, role: Role, aborts: usize) -> String {
 }
 
 /// A step that nobody has to be asked about.
-fn step(id: &str, title: &str, phase: Phase, action: Action) -> Step<Action> {
+pub(super) fn step(id: &str, title: &str, phase: Phase, action: Action) -> Step<Action> {
     Step {
         id: id.into(),
         title: title.into(),
