@@ -184,9 +184,15 @@ impl Databases for Pretended {
         Ok(Copied { rows: ROWS, bytes: BYTES, elapsed_ms: 780_000, left_out: Vec::new() })
     }
 
-    async fn restore(&self, _archive: &Path, to: At<'_>, (_, resume): (HowToCopy, bool), _run: &Run) -> Result<Copied> {
+    async fn restore(
+        &self,
+        _archive: &Path,
+        to: At<'_>,
+        (how, resume): (HowToCopy, bool),
+        _run: &Run,
+    ) -> Result<Copied> {
         let mut state = self.state();
-        if state.filled.contains_key(to.name) != resume {
+        if state.filled.contains_key(to.name) != (resume || how.again) {
             return Err(Error::Refused(format!("{} is not as a restore left it", to.name)));
         }
         let is_whole = state.copies_to_fail == 0;

@@ -77,7 +77,7 @@ impl<'a> Listener<'a> {
             "warning" => self.events.warn(text("message")),
             "note" => self.events.send(Event::Note { message: text("message") }),
             "retrying" => self.events.warn(format!("{}: {}; trying again", text("what"), text("why"))),
-            "phase_started" => self.events.send(Event::Doing { what: text("phase") }),
+            "phase_started" => self.events.send(Event::Doing { what: phase(&text("phase")).to_owned() }),
             "progress" if self.said.is_none_or(|said| said.elapsed() >= SAY_EVERY) => {
                 self.said = Some(Instant::now());
                 self.events.send(Event::Doing { what: moving(record) });
@@ -109,6 +109,16 @@ impl<'a> Listener<'a> {
                 .to_owned(),
             }),
         }
+    }
+}
+
+/// As [`crate::event::Phase`] calls itself.
+fn phase(name: &str) -> &str {
+    match name {
+        "pre_data" => "schema",
+        "indexes" => "indexes, constraints and the rest",
+        "post_data" => "sequences",
+        name => name,
     }
 }
 

@@ -275,7 +275,7 @@ impl Databases for Servers {
         let CopyOptions { target, .. } = self.options(to, to, how);
         let options = RestoreOptions {
             archive: archive.to_owned(),
-            target: TargetOptions { drop_target_objects: false, resume, ..target },
+            target: TargetOptions { resume, ..target },
             jobs: how.jobs,
             contents: Contents::Everything,
             identities: Identities::default(),

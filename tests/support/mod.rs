@@ -248,7 +248,7 @@ impl Ran {
     }
 }
 
-fn path_with_clients() -> OsString {
+pub fn path_with_clients() -> OsString {
     let clients = clients().pg_dump.parent().map(std::path::Path::to_owned);
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::join_paths(clients.into_iter().chain(std::env::split_paths(&path))).unwrap()

@@ -171,14 +171,21 @@ impl<D: Databases> OnHeroku<'_, D> {
         let mut tries = 0;
         loop {
             tries += 1;
-            let resume = self.databases.filled(to.at()).await? == Filled::Unfinished;
-            let restored = self.restore_once(act, (archive, to), (tries, resume)).await;
+            let begin = match self.databases.filled(to.at()).await? {
+                Filled::Empty => Begin::Anew,
+                // What was stopped before its schema was there cannot be gone on with.
+                _ if tries == RESTORES_MAX => Begin::Over,
+                _ => Begin::WhereItStopped,
+            };
+            let restored = self.restore_once(act, (archive, to), (tries, begin)).await;
             match restored {
                 Ok(copied) => return facts(&copied),
                 Err(error) if tries >= RESTORES_MAX || matches!(error, Error::Cancelled | Error::Refused(_)) => {
                     return Err(error);
                 }
-                Err(error) => act.run.events.warn(format!("the restore failed, and goes on from the dump: {error}")),
+                Err(error) => {
+                    act.run.events.warn(format!("the restore failed, and is tried again from the dump: {error}"))
+                }
             }
         }
     }
@@ -187,14 +194,14 @@ impl<D: Databases> OnHeroku<'_, D> {
         &self,
         act: Act<'_>,
         (archive, to): (&str, &Located),
-        (tries, resume): (u32, bool),
+        (tries, begin): (u32, Begin),
     ) -> Result<Copied> {
         if !self.has_machine() {
-            let how = self.how(false);
-            return self.databases.restore(std::path::Path::new(archive), to.at(), (how, resume), act.run).await;
+            let how = (self.how(begin == Begin::Over), begin == Begin::WhereItStopped);
+            return self.databases.restore(std::path::Path::new(archive), to.at(), how, act.run).await;
         }
         let id = format!("{}-try{tries}", job_id(act));
-        let arguments = words(&["restore", archive], self.how(false), if resume { &["--resume"] } else { &[] });
+        let arguments = words(&["restore", archive], self.how(false), begin.words());
         self.job(act, &id, arguments, Ends { source: None, target: Some(to) })?.copied("restore")
     }
 
@@ -224,6 +231,25 @@ impl<D: Databases> OnHeroku<'_, D> {
         let reported = listener.ended(Some(i32::from(code)))?;
         reported.is_about(&expected)?;
         Ok(reported)
+    }
+}
+
+/// How a restore begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    Anew,
+    WhereItStopped,
+    /// What is there is dropped before.
+    Over,
+}
+
+impl Begin {
+    fn words(self) -> &'static [&'static str] {
+        match self {
+            Self::Anew => &[],
+            Self::WhereItStopped => &["--resume"],
+            Self::Over => &["--drop-target-objects"],
+        }
     }
 }
 
