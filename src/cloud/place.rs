@@ -25,7 +25,7 @@ pub enum Standing {
 }
 
 /// A machine that pgconvoy runs on. Every call is safe to repeat: from another process too, after any kill.
-pub trait Place {
+pub trait Place: Send {
     /// What it is, for people: `i4i.4xlarge in us-east-1, about $1.37 an hour`.
     fn describe(&self) -> String;
 

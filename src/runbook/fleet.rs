@@ -1,7 +1,9 @@
 //! Machines that nobody runs, with jobs that move nothing, for the example and for tests.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -23,6 +25,7 @@ pub struct PretendedFleet {
     world: Arc<World>,
     databases: Arc<Mutex<State>>,
     machines: Arc<Mutex<BTreeMap<String, Pretence>>>,
+    hangs: Arc<AtomicBool>,
 }
 
 /// A machine.
@@ -43,7 +46,7 @@ struct PretendedMachine {
 
 impl PretendedFleet {
     pub(super) fn new(world: Arc<World>, databases: Arc<Mutex<State>>) -> Self {
-        Self { world, databases, machines: Arc::default() }
+        Self { world, databases, machines: Arc::default(), hangs: Arc::default() }
     }
 
     fn machines(&self) -> MutexGuard<'_, BTreeMap<String, Pretence>> {
@@ -53,6 +56,11 @@ impl PretendedFleet {
     /// Every machine that there was.
     pub fn all(&self) -> BTreeMap<String, Pretence> {
         self.machines().clone()
+    }
+
+    /// From now on jobs come to no end.
+    pub fn hang(&self) {
+        self.hangs.store(true, Ordering::SeqCst);
     }
 
     /// A machine dies, with all that is on it.
@@ -151,7 +159,13 @@ impl Place for PretendedMachine {
         Ok(())
     }
 
-    fn run(&self, job: &Job, _watch: &Watch, on_line: &mut dyn FnMut(&str)) -> place::Result<u8> {
+    fn run(&self, job: &Job, watch: &Watch, on_line: &mut dyn FnMut(&str)) -> place::Result<u8> {
+        while self.fleet.hangs.load(Ordering::SeqCst) {
+            if watch.cancel.is_cancelled() {
+                return Err(ssh::Error::Detached(job.id.clone()).into());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let known = {
             let machines = self.fleet.machines();
             let machine = machines.get(&self.name).filter(|machine| !machine.has_ended).ok_or_else(|| self.gone())?;

@@ -1,7 +1,7 @@
 //! Runs that make a machine for themselves; the machines are pretended, and so is what they do.
 
 use pgconvoy::lab::heroku::Setup;
-use pgconvoy::runbook::heroku::{Kind, Order, Wishes, clean_up, look, spent};
+use pgconvoy::runbook::heroku::{Kind, Order, Wishes, look, spent};
 use pgconvoy::runbook::machines::MachineWish;
 use pgconvoy::runbook::{Answer, Confirm, Confirmed, Ended, Error, Gate, Journal, MigrationReport};
 
@@ -125,13 +125,14 @@ async fn a_rehearsal_and_a_cleanup_end_the_machine() {
     let case = case(with_machine()).await;
     let _ = case.execute_with(Order::Run, None, &Except("freeze"), false).await.unwrap();
     assert_eq!(machines(&case).1, ["t1"]);
-    let gone = clean_up(&case.heroku, &case.databases, &case.plan, &Confirmed).unwrap();
+    let gone = case.clean_up().unwrap();
     assert_eq!((gone.len(), gone[0].as_str()), (3, "machine t1"));
     assert!(machines(&case).1.is_empty());
-    assert_eq!(clean_up(&case.heroku, &case.databases, &case.plan, &Confirmed).unwrap(), Vec::<String>::new());
+    assert_eq!(case.clean_up().unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::cast_precision_loss, reason = "dollars and hours")]
 async fn everything_that_is_made_is_in_the_price_and_what_has_none_is_named() {
     let unpriced = MachineWish { kinds: vec!["x9z.metal".into()], ..MachineWish::default() };
     let case = case(Wishes { machine: Some(unpriced), ..wishes() }).await;
@@ -163,4 +164,17 @@ async fn everything_that_is_made_is_in_the_price_and_what_has_none_is_named() {
     assert_eq!(spent.unknown(), ["machine t1"]);
     // Nothing costs anything after the run is over.
     assert!(spent.items.iter().all(|item| item.seconds < 600), "{spent:?}");
+}
+
+/// Nobody waits for a job for longer than the app may be down.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_takes_longer_than_the_budget_is_taken_back() {
+    let case = case(Wishes { budget_s: 1, poll_ms: 20, ..with_machine() }).await;
+    let _ = case.execute_with(Order::Run, None, &Except("freeze"), false).await.unwrap();
+    case.databases.fleet.hang();
+    let ended = case.execute(Order::Resume).await.unwrap();
+    let Ended::Aborted { window: 1, why } = ended else { panic!("{ended:?}") };
+    assert!(why.contains("budget"), "{why}");
+    case.assert_as_it_was();
+    assert!(machines(&case).1.is_empty());
 }

@@ -152,7 +152,11 @@ async fn example(args: &HerokuPlanArgs, run: &Run, canvas: &Canvas) -> Result<Ou
     let (heroku, databases) = (Heroku::new(StandIn(Arc::clone(&world))), Pretended::new(world));
     let directory = tempfile::tempdir().map_err(|error| Error::Internal(error.to_string()))?;
     let path = directory.path().join("sphinx.plan");
-    let wishes = Wishes { version: args.version.or(Some(17)), ..wishes(args) };
+    let mut wishes = Wishes { version: args.version.or(Some(17)), ..wishes(args) };
+    // The whole of it, a machine too, unless another way was asked for.
+    if wishes.elsewhere.is_none() {
+        wishes.machine.get_or_insert_default();
+    }
     let to_plan =
         |wishes| ToPlan { app: "sphinx", wishes, kind: Kind::Migration, measured: None, run: "a1b2c3".into() };
     let (plan, refusals) = make_plan(&heroku, &databases, to_plan(wishes.clone())).await?;

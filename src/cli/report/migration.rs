@@ -137,8 +137,16 @@ fn costs(page: &mut Page<'_>, plan: &Plan) {
         format_duration_ms(estimate.whole_s * 1000)
     ));
     bill(page, "Heroku and AWS bill about", &estimate.cost);
+    if let Some(cents_per_hour) = estimate.rates.get(&plan.wishes.final_plan).filter(|_| plan.kind == Kind::Migration) {
+        let and = if plan.wishes.follower { ", and as much for its follower" } else { "" };
+        let month = cents_per_hour * HOURS_PER_MONTH / 100.0;
+        page.item(&format!("afterwards {} costs ${month:.2} a month{and}", plan.wishes.final_plan));
+    }
     page.blank();
 }
+
+/// As Heroku counts.
+const HOURS_PER_MONTH: f64 = 720.0;
 
 /// Item by item, and together. What has no known price is named: it is not nothing.
 fn bill(page: &mut Page<'_>, what: &str, cost: &Cost) {

@@ -28,7 +28,7 @@ impl Place for Machine {
             _ => return Ok(Standing::Ended),
         }
         let login = self.login(&machine, &mut |_| ())?;
-        match login.greet().and_then(|()| login.install_script()).and_then(|()| login.is_ready()) {
+        match login.is_ready() {
             Ok(true) => Ok(Standing::Ready { kind: machine.kind, until: machine.expires }),
             Ok(false) | Err(ssh::Error::Connection { .. }) => Ok(Standing::Coming),
             Err(error) => Err(error.into()),

@@ -227,7 +227,13 @@ impl Login {
     /// # Errors
     /// No connection.
     pub fn is_ready(&self) -> Result<bool> {
-        Ok(self.machine_state()? == "ready" && !self.run("looking for the program", &job("sum", &[]))?.is_empty())
+        let remote = format!("{} && {}", job("machine", &[]), job("sum", &[]));
+        match self.run("looking at the machine", &remote) {
+            Ok(said) => Ok(said.lines().next() == Some("ready") && said.lines().count() == 2),
+            // The script is not there yet.
+            Err(Error::Failed { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Runs one short line of shell as root.

@@ -136,7 +136,7 @@ fn advanced(app: &AppFacts, wishes: &Wishes) -> Advice {
     Advice {
         way: "Heroku's own move to an Advanced plan".into(),
         command: Some(format!("heroku data:pg:migrate --app {}", app.app)),
-        downtime: "not known here".into(),
+        downtime: "an unknown time".into(),
         against,
         but: Vec::new(),
     }

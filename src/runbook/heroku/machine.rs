@@ -5,6 +5,7 @@
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::provider::{Located, OnHeroku};
@@ -63,6 +64,11 @@ impl<D: Databases> OnHeroku<'_, D> {
         json!({ "machine": name })
     }
 
+    /// Asks for a machine that nobody has made: whoever may not ask learns it before anything costs money.
+    pub(super) fn check_machine(&self) -> Result<()> {
+        if self.has_machine() { self.look(&self.plan.run).map(drop) } else { Ok(()) }
+    }
+
     fn look(&self, name: &str) -> Result<Standing> {
         let place = self.place(name, CancellationToken::new())?;
         Ok(tokio::task::block_in_place(|| place.look())?)
@@ -112,9 +118,9 @@ impl<D: Databases> OnHeroku<'_, D> {
         Ok(left)
     }
 
-    pub(super) fn preflight_there(&self, act: Act<'_>, ends: Ends<'_>) -> Result<Value> {
+    pub(super) async fn preflight_there(&self, act: Act<'_>, ends: Ends<'_>) -> Result<Value> {
         let (id, arguments) = (job_id(act), preflight_arguments(self.how(false)));
-        match self.job(act, &id, arguments, ends)?.preflight() {
+        match self.job(act, &id, arguments, ends).await?.preflight() {
             // Named, so that another try is another job.
             Err(Error::Refused(why)) => Err(Error::Refused(format!("{why} (job {id} )"))),
             other => other.map(|()| Value::Null),
@@ -124,12 +130,12 @@ impl<D: Databases> OnHeroku<'_, D> {
     pub(super) async fn copy_there(&self, act: Act<'_>, ends: Ends<'_>) -> Result<Value> {
         let again = has_failed(act) && self.filled(ends.target).await? != Filled::Empty;
         let arguments = copy_arguments(self.how(again));
-        facts(&self.job(act, &job_id(act), arguments, ends)?.copied("copy")?)
+        facts(&self.job(act, &job_id(act), arguments, ends).await?.copied("copy")?)
     }
 
-    pub(super) fn verify_there(&self, act: Act<'_>, ends: Ends<'_>) -> Result<Value> {
+    pub(super) async fn verify_there(&self, act: Act<'_>, ends: Ends<'_>) -> Result<Value> {
         let arguments = verify_arguments(self.how(false));
-        facts(&self.job(act, &job_id(act), arguments, ends)?.verified()?)
+        facts(&self.job(act, &job_id(act), arguments, ends).await?.verified()?)
     }
 
     async fn filled(&self, at: Option<&Located>) -> Result<Filled> {
@@ -144,7 +150,8 @@ impl<D: Databases> OnHeroku<'_, D> {
         let copied = if self.has_machine() {
             let archive = format!("{directory}/{}-{id}.convoy", self.plan.run);
             let arguments = words(&["dump", &archive], HowToCopy { heroku: false, ..self.how(false) }, &[]);
-            let copied = self.job(act, &id, arguments, Ends { source: Some(from), target: None })?.copied("dump")?;
+            let copied =
+                self.job(act, &id, arguments, Ends { source: Some(from), target: None }).await?.copied("dump")?;
             (archive, copied)
         } else {
             // What an attempt has left that was killed is no dump, and takes room.
@@ -184,7 +191,7 @@ impl<D: Databases> OnHeroku<'_, D> {
                     return Err(error);
                 }
                 Err(error) => {
-                    act.run.events.warn(format!("the restore failed, and is tried again from the dump: {error}"))
+                    act.run.events.warn(format!("the restore failed, and is tried again from the dump: {error}"));
                 }
             }
         }
@@ -202,11 +209,11 @@ impl<D: Databases> OnHeroku<'_, D> {
         }
         let id = format!("{}-try{tries}", job_id(act));
         let arguments = words(&["restore", archive], self.how(false), begin.words());
-        self.job(act, &id, arguments, Ends { source: None, target: Some(to) })?.copied("restore")
+        self.job(act, &id, arguments, Ends { source: None, target: Some(to) }).await?.copied("restore")
     }
 
     /// Starts the job on the run's machine, or finds it, and listens to all that it says.
-    fn job(&self, act: Act<'_>, id: &str, arguments: Vec<String>, ends: Ends<'_>) -> Result<Reported> {
+    async fn job(&self, act: Act<'_>, id: &str, arguments: Vec<String>, ends: Ends<'_>) -> Result<Reported> {
         let Act { past, run, .. } = act;
         let name = self.machine(past)?;
         let place = self.place(&name, run.cancel.clone())?;
@@ -227,7 +234,18 @@ impl<D: Databases> OnHeroku<'_, D> {
         });
         let mut listener = Listener::new(&command, &run.events);
         let watch = Watch::new(run.cancel.clone());
-        let code = tokio::task::block_in_place(|| place.run(&job, &watch, &mut |line| listener.line(line)))?;
+        // On a thread of its own: a budget that is used up must be noticed meanwhile.
+        let (tell, mut lines) = mpsc::unbounded_channel();
+        let working = tokio::task::spawn_blocking(move || {
+            place.run(&job, &watch, &mut |line| {
+                // Who does not listen any more does not want to know.
+                let _ = tell.send(line.to_owned());
+            })
+        });
+        while let Some(line) = lines.recv().await {
+            listener.line(&line);
+        }
+        let code = working.await.map_err(|error| Error::Internal(format!("the job's watcher: {error}")))??;
         let reported = listener.ended(Some(i32::from(code)))?;
         reported.is_about(&expected)?;
         Ok(reported)

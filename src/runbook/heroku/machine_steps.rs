@@ -58,31 +58,36 @@ impl Maker<'_> {
         format!(" --run {} --region {}", self.run, wish.region)
     }
 
-    /// What runs pgconvoy where rows pass through.
-    pub(super) fn pgconvoy(&self) -> String {
+    /// How pgconvoy is run where rows pass through. Addresses hold passwords, and are in no command line.
+    pub(super) fn pgconvoy(&self, source: &str, target: &str, words: &str) -> String {
+        let end = |variable, url: &str| if url.is_empty() { String::new() } else { format!("{variable}=${url} ") };
+        let ends = end("PGCONVOY_SOURCE", source) + &end("PGCONVOY_TARGET", target);
         match (&self.wishes.machine, &self.wishes.elsewhere) {
-            (Some(wish), _) => format!("pgconvoy ec2 run{} --", self.which(wish)),
-            (None, Some(command)) => command.clone(),
-            (None, None) => "pgconvoy".into(),
+            (Some(wish), _) => format!("{ends}pgconvoy ec2 run{} -- {words}", self.which(wish)),
+            (None, Some(command)) => format!("{ends}{command} {words}"),
+            (None, None) => format!("{ends}pgconvoy {words}"),
         }
     }
 
     /// To a directory first: a restore that fails does not need the source again.
     pub(super) fn dump_and_restore(&self, phase: Phase, directory: &str, move_s: u64) -> Vec<Step<Action>> {
-        let (pgconvoy, jobs) = (self.pgconvoy(), self.wishes.jobs);
+        let jobs = self.wishes.jobs;
         let archive = format!("{directory}/{}.convoy", self.run);
+        let shown = match (&self.wishes.machine, directory) {
+            (Some(_), ".") => "/mnt/pgconvoy of the machine",
+            (_, ".") => "this directory",
+            (_, directory) => directory,
+        };
         let dump = Step {
             estimate_s: move_s * 3 / 8,
             patience_s: 4 * DAY,
-            manual: vec![format!("{pgconvoy} dump {archive} -j {jobs}    # --source FOLLOWER_URL")],
-            ..step("dump", &format!("Dump everything into {directory}"), phase, Action::Dump { from: Role::Dump })
+            manual: vec![self.pgconvoy("FOLLOWER_URL", "", &format!("dump {archive} -j {jobs}"))],
+            ..step("dump", &format!("Dump everything into {shown}"), phase, Action::Dump { from: Role::Dump })
         };
         let restore = Step {
             estimate_s: move_s * 3 / 8,
             patience_s: 4 * DAY,
-            manual: vec![format!(
-                "{pgconvoy} restore {archive} --provider heroku -j {jobs}    # --target NEW_URL; --resume goes on"
-            )],
+            manual: vec![self.pgconvoy("", "NEW_URL", &format!("restore {archive} --provider heroku -j {jobs}"))],
             ..step("restore", "Restore it into the new database", phase, Action::Restore { to: Role::New })
         };
         vec![dump, restore]

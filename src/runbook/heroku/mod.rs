@@ -137,6 +137,7 @@ pub async fn execute(
     match (execution.order, records.first()) {
         (Order::Run | Order::Resume, None) => {
             check_drift(heroku, databases, &plan).await?;
+            OnHeroku { heroku, databases, plan: &plan }.check_machine()?;
             let (run, subject) = (plan.run.clone(), plan.app.app.clone());
             records.push(journal.append(Entry::Opened { run, subject, plan_sha256: sha256 })?);
         }

@@ -117,7 +117,7 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
             Action::Preflight { from, to } => {
                 let (from, to) = (self.located(past, *from)?, self.located(past, *to)?);
                 if self.has_machine() {
-                    return self.preflight_there(Act { step, past, run }, Ends::both(&from, &to));
+                    return self.preflight_there(Act { step, past, run }, Ends::both(&from, &to)).await;
                 }
                 self.databases.preflight(from.at(), to.at(), self.how(false), run).await.map(|()| Value::Null)
             }
@@ -132,7 +132,7 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
             Action::Verify { from, to } => {
                 let (from, to) = (self.located(past, *from)?, self.located(past, *to)?);
                 if self.has_machine() {
-                    return self.verify_there(Act { step, past, run }, Ends::both(&from, &to));
+                    return self.verify_there(Act { step, past, run }, Ends::both(&from, &to)).await;
                 }
                 facts(&self.databases.verify(from.at(), to.at(), self.how(false), run).await?)
             }

@@ -212,10 +212,7 @@ impl Maker<'_> {
         let preflight = Step {
             estimate_s: 10,
             patience_s: 10 * MINUTE,
-            manual: vec![format!(
-                "{} preflight --source FOLLOWER_URL --target NEW_URL --provider heroku",
-                self.pgconvoy()
-            )],
+            manual: vec![self.pgconvoy("FOLLOWER_URL", "NEW_URL", "preflight --provider heroku")],
             ..step(
                 "preflight",
                 "Ask both databases what would stand in the way",
@@ -356,11 +353,11 @@ impl Maker<'_> {
     fn move_rows(&self, phase: Phase) -> Vec<Step<Action>> {
         let move_s = self.estimate.move_s(self.app.database.bytes);
         let jobs = self.wishes.jobs;
-        let pgconvoy = self.pgconvoy();
+        let pgconvoy = |words: &str| self.pgconvoy("FOLLOWER_URL", "NEW_URL", words);
         let copy = Step {
             estimate_s: move_s * 3 / 4,
             patience_s: 4 * DAY,
-            manual: vec![format!("{pgconvoy} copy --source FOLLOWER_URL --target NEW_URL --provider heroku -j {jobs}")],
+            manual: vec![pgconvoy(&format!("copy --provider heroku -j {jobs}"))],
             ..step(
                 "copy",
                 "Copy everything into the new database",
@@ -371,9 +368,7 @@ impl Maker<'_> {
         let verify = Step {
             estimate_s: move_s / 4,
             patience_s: 4 * DAY,
-            manual: vec![format!(
-                "{pgconvoy} verify --definitions -O -x --no-tablespaces --no-comments --source FOLLOWER_URL --target NEW_URL -j {jobs}"
-            )],
+            manual: vec![pgconvoy(&format!("verify --definitions -O -x --no-tablespaces --no-comments -j {jobs}"))],
             ..step(
                 "verify",
                 "Compare every row, sequence and definition",
