@@ -36,6 +36,8 @@ pub struct Pretence {
     pub jobs: BTreeMap<String, (Vec<String>, u8)>,
     /// Jobs that were started.
     pub starts: u32,
+    /// When it ends itself, in minutes from now; `None`: in a week.
+    pub minutes_left: Option<u32>,
 }
 
 struct PretendedMachine {
@@ -61,6 +63,13 @@ impl PretendedFleet {
     /// From now on jobs come to no end.
     pub fn hang(&self) {
         self.hangs.store(true, Ordering::SeqCst);
+    }
+
+    /// A machine has so many minutes left.
+    pub fn age(&self, name: &str, minutes_left: u32) {
+        if let Some(machine) = self.machines().get_mut(name) {
+            machine.minutes_left = Some(minutes_left);
+        }
     }
 
     /// A machine dies, with all that is on it.
@@ -148,14 +157,18 @@ impl Place for PretendedMachine {
         Ok(match self.fleet.machines().get(&self.name) {
             None => Standing::Nowhere,
             Some(machine) if machine.has_ended => Standing::Ended,
-            Some(_) => {
-                let until = Some(OffsetDateTime::now_utc() + time::Duration::days(7));
+            Some(machine) => {
+                let left =
+                    machine.minutes_left.map_or(time::Duration::days(7), |left| time::Duration::minutes(left.into()));
+                let until = Some(OffsetDateTime::now_utc() + left);
                 Standing::Ready { kind: self.kind.clone(), until }
             }
         })
     }
 
-    fn extend(&self, _minutes: u32) -> place::Result<()> {
+    fn extend(&self, minutes: u32) -> place::Result<()> {
+        let mut machines = self.fleet.machines();
+        machines.get_mut(&self.name).ok_or_else(|| self.gone())?.minutes_left = Some(minutes);
         Ok(())
     }
 

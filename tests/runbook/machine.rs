@@ -178,3 +178,13 @@ async fn a_job_that_takes_longer_than_the_budget_is_taken_back() {
     case.assert_as_it_was();
     assert!(machines(&case).1.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_would_end_while_the_app_is_down_is_given_more_time_before() {
+    let case = case(Wishes { budget_s: 7200, ..with_machine() }).await;
+    let _ = case.execute_with(Order::Run, None, &Except("freeze"), false).await.unwrap();
+    case.databases.fleet.age("t1", 100);
+    assert_eq!(case.execute(Order::Resume).await.unwrap(), Ended::Finished);
+    assert!(case.databases.fleet.all()["t1"].minutes_left.is_some_and(|left| left >= 180));
+    assert_eq!(machines(&case).0, ["t1"]);
+}

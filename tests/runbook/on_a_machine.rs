@@ -149,7 +149,7 @@ async fn a_job_outlives_the_run_that_started_it_and_is_found_again() {
     assert!(resumed.stdout.contains("finished") && resumed.stdout.contains(" GB/s"), "{}", resumed.stdout);
     assert!(resumed.stdout.contains("moved: 11001 rows"), "{}", resumed.stdout);
     assert!(
-        resumed.stdout.contains("machine ") && resumed.stdout.contains("have billed about $"),
+        resumed.stdout.contains("machine ") && resumed.stdout.contains("Heroku and AWS billed about $"),
         "{}",
         resumed.stdout
     );

@@ -136,7 +136,7 @@ fn costs(page: &mut Page<'_>, plan: &Plan) {
         "from the first step to the last switch: about {}",
         format_duration_ms(estimate.whole_s * 1000)
     ));
-    bill(page, "Heroku and AWS bill about", &estimate.cost);
+    bill(page, "will bill", &estimate.cost);
     if let Some(cents_per_hour) = estimate.rates.get(&plan.wishes.final_plan).filter(|_| plan.kind == Kind::Migration) {
         let and = if plan.wishes.follower { ", and as much for its follower" } else { "" };
         let month = cents_per_hour * HOURS_PER_MONTH / 100.0;
@@ -159,6 +159,8 @@ fn bill(page: &mut Page<'_>, what: &str, cost: &Cost) {
             _ => format!("{}: {hours}, at a price that is not known here", item.what),
         });
     }
+    let who = if cost.items.iter().any(|item| item.what.contains("machine")) { "Heroku and AWS" } else { "Heroku" };
+    let what = format!("{who} {what} about");
     let (known, unknown) = (cost.known_cents(), cost.unknown());
     let sum = format!("${}.{:02}", known / 100, known % 100);
     page.item(&match (unknown.len(), cost.items.len()) {
@@ -183,7 +185,7 @@ pub fn rehearsed(estimate: &Estimate, measured: &Measured, canvas: &Canvas) -> S
         format_duration_ms(estimate.downtime_s * 1000),
         format_duration_ms(estimate.whole_s * 1000),
     ));
-    bill(&mut page, "Heroku and AWS bill about", &estimate.cost);
+    bill(&mut page, "will bill", &estimate.cost);
     page.line(format!("a new plan with `--rehearsal {}` holds these numbers", measured.by));
     page.finish()
 }
@@ -239,7 +241,7 @@ pub fn migration(title: &str, report: &MigrationReport, at_work: bool, canvas: &
         ));
     }
     if let Some(cost) = &report.cost {
-        bill(&mut page, "Heroku and AWS have billed about", cost);
+        bill(&mut page, "billed", cost);
     }
     page.finish()
 }

@@ -224,3 +224,59 @@ impl Plan {
         Estimate::new(&self.app, &self.wishes, Some(measured), (self.kind, &prices))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    use crate::cloud::heroku::Heroku;
+    use crate::lab::heroku::{Setup, World};
+    use crate::runbook::example::{Pretended, StandIn};
+    use crate::runbook::heroku::facts;
+
+    /// An app on standard-2, with PostgreSQL 14.
+    fn app(bytes: u64) -> AppFacts {
+        let world = Arc::new(World::new(Setup { plan: "standard-2".into(), ..Setup::default() }));
+        let (heroku, databases) = (Heroku::new(StandIn(Arc::clone(&world))), Pretended::new(world));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let mut app = runtime.block_on(facts::read(&heroku, &databases, "sphinx")).unwrap();
+        app.database.bytes = bytes;
+        app
+    }
+
+    fn wishes(version: u32, final_plan: &str) -> Wishes {
+        serde_json::from_value(serde_json::json!({
+            "high_plan": "standard-5", "final_plan": final_plan, "version": version, "follower": true, "jobs": 4,
+            "budget_s": 1, "hold_s": 1, "release_is_harmless": false, "still_s": 1, "poll_ms": 1
+        }))
+        .unwrap()
+    }
+
+    /// Which of upgrade, copy, follower and Advanced plan would do.
+    fn would_do(app: &AppFacts, wishes: &Wishes) -> Vec<bool> {
+        alternatives(app, wishes).iter().map(|advice| advice.against.is_empty()).collect()
+    }
+
+    #[test]
+    fn what_is_cheaper_is_said_to_do_where_it_does() {
+        let (small, large) = (app(9_000_000_000), app(120 << 30));
+        assert_eq!(would_do(&small, &wishes(17, "standard-2")), [true, true, true, false]);
+        assert_eq!(would_do(&large, &wishes(17, "standard-2")), [true, false, true, false]);
+        assert_eq!(would_do(&app(10_000_000_000), &wishes(17, "standard-2")), [true, false, true, false]);
+        // Another plan: a larger one by a follower; a smaller one has no room for what the present one may hold.
+        assert_eq!(would_do(&large, &wishes(17, "standard-4")), [false, false, true, false]);
+        assert_eq!(would_do(&large, &wishes(17, "standard-0")), [false, false, false, false]);
+        // The same version is no upgrade.
+        assert_eq!(would_do(&large, &wishes(14, "standard-2")), [false, false, false, false]);
+        let many = |schemas, objects| {
+            let mut app = app(120 << 30);
+            (app.database.schemas, app.database.objects) = (schemas, objects);
+            app
+        };
+        assert_eq!(would_do(&many(1001, 10), &wishes(17, "standard-2")), [false, false, false, false]);
+        assert_eq!(would_do(&many(1, 10_001), &wishes(17, "standard-2")), [false, false, false, false]);
+        assert_eq!(alternatives(&small, &wishes(17, "standard-2"))[1].downtime, "about 27 minutes");
+    }
+}
