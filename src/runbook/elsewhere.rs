@@ -52,7 +52,8 @@ pub(super) async fn listen(command: &str, addresses: &[(&str, &Secret)], run: &R
             }
         }
     };
-    while let Ok(Some(line)) = tokio::time::timeout(REST, lines.recv()).await {
+    let until = tokio::time::Instant::now() + REST;
+    while let Ok(Some(line)) = tokio::time::timeout_at(until, lines.recv()).await {
         listener.line(&line);
     }
     listener.ended(ended.code())

@@ -43,7 +43,7 @@ pub struct HerokuArgs {
 pub enum HerokuCommand {
     /// Read the app, say what would be cheaper, and save the steps of its migration; changes nothing
     Plan(Box<HerokuPlanArgs>),
-    /// Do everything of a plan that costs no downtime, measure it, and destroy what was made
+    /// Do everything of a plan that costs no downtime, say what follows for the real run, and destroy what was made
     Rehearse(HerokuRunArgs),
     /// Execute a saved plan from its beginning
     Run(HerokuRunArgs),
@@ -57,9 +57,9 @@ pub enum HerokuCommand {
     Status(HerokuLookArgs),
     /// Look on while a run is at work, from any terminal
     Attach(HerokuLookArgs),
-    /// Show how long each step took, and how long the app was down
+    /// Show how long each step took, how long the app was down, how fast rows moved, and what was billed
     Report(HerokuLookArgs),
-    /// Destroy what a run has made and the app does not use, after an abort or before the freeze
+    /// Destroy what a run has made and the app does not use, its machine too, after an abort or before the freeze
     Cleanup(HerokuRunArgs),
 }
 

@@ -88,15 +88,16 @@ impl<D: Databases> OnHeroku<'_, D> {
     pub(super) fn machine_up(&self, step: &Step<Action>, past: &Past, live_s: u64, run: &Run) -> Result<Value> {
         let announced = past.intent(&step.id).and_then(|note| note["machine"].as_str());
         let name = announced.ok_or_else(|| Error::Internal("a machine that was not announced".into()))?;
-        let place = self.place(name, run.cancel.clone())?;
+        let (place, wished) = (self.place(name, run.cancel.clone())?, self.wish()?.minutes);
         let mut tell = |what: &str| run.events.send(Event::Doing { what: what.to_owned() });
         tokio::task::block_in_place(|| {
             place.up(&mut tell)?;
-            // What is as long as was wished for is left alone, so that a plan's end stands.
+            // What lives for long enough is left alone, so that a plan's end stands.
             if let Standing::Ready { until, .. } = place.look()?
                 && ends_before(until, live_s)
             {
-                place.extend(u32::try_from(live_s.div_ceil(60)).unwrap_or(u32::MAX).saturating_add(60))?;
+                let needed = u32::try_from(live_s.div_ceil(60)).unwrap_or(u32::MAX).saturating_add(60);
+                place.extend(if until.is_none() { needed.max(wished) } else { needed })?;
             }
             Ok::<(), Error>(())
         })?;

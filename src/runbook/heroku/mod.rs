@@ -34,6 +34,7 @@ use super::runner::{Ended, Policy, Runner};
 use super::step::Confirm;
 use super::{Error, Result};
 use crate::cloud::heroku::{Heroku, Price};
+use crate::event::Event;
 use crate::ops::Run;
 
 /// What a plan is made of.
@@ -170,7 +171,8 @@ pub async fn execute(
 
 /// What was taken back needs no machine; the app is up already, and does not wait for its end.
 fn end_machines<D: Databases>(runner: &mut Runner<'_, OnHeroku<'_, D>>, provider: &OnHeroku<'_, D>) {
-    let ended = provider.end_machines(&runner.past, &mut |what| tracing::debug!(what, "ending"));
+    let mut tell = |what: &str| runner.run.events.send(Event::Doing { what: what.to_owned() });
+    let ended = provider.end_machines(&runner.past, &mut tell);
     let written = ended.and_then(|ended| {
         let mut journal = |name: &String| runner.journal.append(Entry::Removed { what: machine_word(name) });
         ended.iter().try_for_each(|name| journal(name).map(drop))
