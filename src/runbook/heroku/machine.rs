@@ -45,23 +45,23 @@ impl<D: Databases> OnHeroku<'_, D> {
         machines.place(name, self.wish()?, cancel)
     }
 
+    /// The machine that is used now, or that will be: EC2 gives one machine for a name, ever, so that one that has ended has a
+    /// successor of the next name.
     fn machine(&self, past: &Past) -> Result<String> {
-        let name = announced_machines(past).pop();
-        name.ok_or_else(|| Error::Refused(format!("the run {} has made no machine", self.plan.run)))
+        let known = announced_machines(past);
+        let Some(last) = known.last() else { return Ok(self.plan.run.clone()) };
+        if self.look(last)? == Standing::Ended { Ok(self.next_machine(&known)) } else { Ok(last.clone()) }
     }
 
-    /// The name under which a machine is asked for: EC2 gives one machine for a name, ever.
+    fn next_machine(&self, known: &[String]) -> String {
+        format!("{}-{}", self.plan.run, known.len() + 1)
+    }
+
+    /// The name under which a machine is asked for.
     pub(super) fn intended_machine(&self, past: &Past) -> Value {
-        let known = announced_machines(past);
-        let name = match known.last() {
-            None => self.plan.run.clone(),
-            // Where it cannot be seen now, asking for it under its name does no harm.
-            Some(last) => match self.look(last) {
-                Ok(Standing::Ended) => format!("{}-{}", self.plan.run, known.len() + 1),
-                _ => last.clone(),
-            },
-        };
-        json!({ "machine": name })
+        // Where it cannot be seen now, asking for it under its name does no harm.
+        let last = || announced_machines(past).pop().unwrap_or_else(|| self.plan.run.clone());
+        json!({ "machine": self.machine(past).unwrap_or_else(|_| last()) })
     }
 
     /// Asks for a machine that nobody has made: whoever may not ask learns it before anything costs money.
@@ -74,8 +74,9 @@ impl<D: Databases> OnHeroku<'_, D> {
         Ok(tokio::task::block_in_place(|| place.look())?)
     }
 
-    /// Done: it is there, and lives for so long at least.
-    pub(super) fn see_machine(&self, past: &Past, live_s: u64) -> Result<Seen> {
+    /// Done: it is there, and lives for so long at least. Once it was seen to, its time may run.
+    pub(super) fn see_machine(&self, step: &Step<Action>, past: &Past, live_s: u64) -> Result<Seen> {
+        let live_s = if past.done(&step.id).is_some() { 0 } else { live_s };
         let Some(name) = announced_machines(past).pop() else { return Ok(Seen::ToDo) };
         let Standing::Ready { kind, until } = self.look(&name)? else { return Ok(Seen::ToDo) };
         if ends_before(until, live_s) {
@@ -120,7 +121,12 @@ impl<D: Databases> OnHeroku<'_, D> {
     }
 
     pub(super) async fn preflight_there(&self, act: Act<'_>, ends: Ends<'_>) -> Result<Value> {
-        let (id, arguments) = (job_id(act), preflight_arguments(self.how(false)));
+        // Asked anew, days later, it is another job.
+        let id = match act.past.done(&act.step.id) {
+            None => job_id(act),
+            Some(_) => format!("preflight-again-{}", act.past.records().len()),
+        };
+        let arguments = preflight_arguments(self.how(false));
         match self.job(act, &id, arguments, ends).await?.preflight() {
             // Named, so that another try is another job.
             Err(Error::Refused(why)) => Err(Error::Refused(format!("{why} (job {id} )"))),

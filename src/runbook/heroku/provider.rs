@@ -71,7 +71,7 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
             Action::Unfence { role } => self.see_unfenced(past, *role).await,
             Action::Copy { to, .. } | Action::Restore { to } => self.see_copied(step, past, *to).await,
             Action::Verify { .. } => see_verified(past.called(&step.id)),
-            Action::MachineUp { live_s } => self.see_machine(past, *live_s),
+            Action::MachineUp { live_s } => self.see_machine(step, past, *live_s),
             Action::MachineDown => Ok(Self::see_machines_gone(past)),
             Action::Dump { .. } => Ok(past.called(&step.id).map_or(Seen::ToDo, |note| Seen::Done(note.clone()))),
             Action::StillSame { role, since } => self.see_still_same(past, *role, since).await,
