@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::provider::{Located, OnHeroku};
-use super::steps::Action;
+use super::steps::{Action, HOUR};
 use crate::cloud::ssh::{Job, Watch};
 use crate::cloud::{Place, Standing};
 use crate::event::Event;
@@ -76,7 +76,9 @@ impl<D: Databases> OnHeroku<'_, D> {
 
     /// Done: it is there, and lives for so long at least. Once it was seen to, its time may run.
     pub(super) fn see_machine(&self, step: &Step<Action>, past: &Past, live_s: u64) -> Result<Seen> {
-        let live_s = if past.done(&step.id).is_some() { 0 } else { live_s };
+        if let Some(facts) = past.done(&step.id) {
+            return Ok(Seen::Done(facts.clone()));
+        }
         let Some(name) = announced_machines(past).pop() else { return Ok(Seen::ToDo) };
         let Standing::Ready { kind, until } = self.look(&name)? else { return Ok(Seen::ToDo) };
         if ends_before(until, live_s) {
@@ -86,9 +88,24 @@ impl<D: Databases> OnHeroku<'_, D> {
         Ok(Seen::Done(json!({ "machine": name, "kind": kind, "cents_per_hour": cents_per_hour })))
     }
 
+    /// Under the name that was announced.
     pub(super) fn machine_up(&self, step: &Step<Action>, past: &Past, live_s: u64, run: &Run) -> Result<Value> {
         let announced = past.intent(&step.id).and_then(|note| note["machine"].as_str());
         let name = announced.ok_or_else(|| Error::Internal("a machine that was not announced".into()))?;
+        self.bring_up(name, live_s, run)?;
+        Ok(json!({ "machine": name }))
+    }
+
+    /// For a run that was held for long: there is a machine, and it lives for longer than the app may be down.
+    fn ensure_machine(&self, past: &Past, run: &Run) -> Result<()> {
+        let (name, live_s) = (self.machine(past)?, self.plan.wishes.budget_s + HOUR);
+        match self.look(&name)? {
+            Standing::Ready { until, .. } if !ends_before(until, live_s) => Ok(()),
+            _ => self.bring_up(&name, live_s, run),
+        }
+    }
+
+    fn bring_up(&self, name: &str, live_s: u64, run: &Run) -> Result<()> {
         let (place, wished) = (self.place(name, run.cancel.clone())?, self.wish()?.minutes);
         let mut tell = |what: &str| run.events.send(Event::Doing { what: what.to_owned() });
         tokio::task::block_in_place(|| {
@@ -100,9 +117,8 @@ impl<D: Databases> OnHeroku<'_, D> {
                 let needed = u32::try_from(live_s.div_ceil(60)).unwrap_or(u32::MAX).saturating_add(60);
                 place.extend(if until.is_none() { needed.max(wished) } else { needed })?;
             }
-            Ok::<(), Error>(())
-        })?;
-        Ok(json!({ "machine": name }))
+            Ok(())
+        })
     }
 
     pub(super) fn see_machines_gone(past: &Past) -> Seen {
@@ -112,7 +128,14 @@ impl<D: Databases> OnHeroku<'_, D> {
 
     /// Ends them, proven by EC2's own word.
     pub(super) fn end_machines(&self, past: &Past, tell: &mut dyn FnMut(&str)) -> Result<Vec<String>> {
-        let left = machines_left(past);
+        let mut left = machines_left(past);
+        let known = announced_machines(past);
+        if !known.is_empty() {
+            // One that has taken another's place when it was looked again is in no record.
+            let next = self.next_machine(&known);
+            let is_there = self.look(&next)? != Standing::Nowhere;
+            left.extend(Some(next).filter(|_| is_there));
+        }
         for name in &left {
             let place = self.place(name, CancellationToken::new())?;
             tokio::task::block_in_place(|| place.down(tell))?;
@@ -122,9 +145,11 @@ impl<D: Databases> OnHeroku<'_, D> {
 
     pub(super) async fn preflight_there(&self, act: Act<'_>, ends: Ends<'_>) -> Result<Value> {
         // Asked anew, days later, it is another job.
-        let id = match act.past.done(&act.step.id) {
-            None => job_id(act),
-            Some(_) => format!("preflight-again-{}", act.past.records().len()),
+        let id = if act.past.done(&act.step.id).is_none() {
+            job_id(act)
+        } else {
+            self.ensure_machine(act.past, act.run)?;
+            format!("preflight-again-{}", act.past.records().len())
         };
         let arguments = preflight_arguments(self.how(false));
         match self.job(act, &id, arguments, ends).await?.preflight() {
