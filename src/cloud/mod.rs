@@ -7,3 +7,5 @@ pub mod heroku;
 pub mod http;
 pub mod place;
 pub mod ssh;
+
+pub use place::{Place, Standing};

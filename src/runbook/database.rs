@@ -1,5 +1,7 @@
 //! What a migration asks of the databases themselves: whether they stand still, whether they are equal, and the move.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use super::Result;
@@ -162,6 +164,11 @@ impl Mark {
 
 /// Real servers, or something that stands for them.
 pub trait Databases {
+    /// Where the machine comes from that rows pass through, where a plan wants one.
+    fn machines(&self) -> Option<&dyn super::machines::Machines> {
+        None
+    }
+
     /// # Errors
     /// As for every other call: the server cannot be reached, or refuses.
     fn facts(&self, at: At<'_>) -> impl Future<Output = Result<DatabaseFacts>>;
@@ -183,4 +190,14 @@ pub trait Databases {
     fn preflight(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> impl Future<Output = Result<()>>;
     fn copy(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> impl Future<Output = Result<Copied>>;
     fn verify(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> impl Future<Output = Result<Verified>>;
+    /// Into a directory that is not there yet.
+    fn dump(&self, from: At<'_>, archive: &Path, how: HowToCopy, run: &Run) -> impl Future<Output = Result<Copied>>;
+    /// `how.1`: goes on with a restore of this archive that was not finished.
+    fn restore(
+        &self,
+        archive: &Path,
+        to: At<'_>,
+        how: (HowToCopy, bool),
+        run: &Run,
+    ) -> impl Future<Output = Result<Copied>>;
 }

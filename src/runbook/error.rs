@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::cloud::heroku;
+use crate::cloud::{self, heroku};
 use crate::model::format_duration_ms;
 use crate::{lab, ops, pg};
 
@@ -12,6 +12,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     #[error("{0}")]
     Heroku(#[from] heroku::Error),
+    #[error("{0}")]
+    Machine(cloud::ec2::Error),
     #[error("{0}")]
     Ops(ops::Error),
     #[error("{0}")]
@@ -63,6 +65,7 @@ impl Error {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Heroku(error) => error.is_passing(),
+            Self::Machine(error) => error.passes(),
             Self::Pg(error) | Self::Ops(ops::Error { cause: ops::Cause::Pg(error), .. }) => is_passing(error),
             _ => false,
         }
@@ -97,6 +100,19 @@ fn is_passing(error: &pg::Error) -> bool {
 /// Connection exceptions, too many connections, a server that starts or stops.
 fn is_passing_state(sqlstate: &str) -> bool {
     sqlstate.starts_with("08") || matches!(sqlstate, "53300" | "57P01" | "57P02" | "57P03")
+}
+
+impl From<cloud::ec2::Error> for Error {
+    fn from(error: cloud::ec2::Error) -> Self {
+        match error {
+            cloud::ec2::Error::Cancelled | cloud::ec2::Error::Ssh(cloud::ssh::Error::Detached(_)) => Self::Cancelled,
+            cloud::ec2::Error::Usage(_) | cloud::ec2::Error::Credentials(_) => {
+                let hint = error.hint().map_or_else(String::new, |hint| format!(": {hint}"));
+                Self::Usage(format!("{error}{hint}"))
+            }
+            error => Self::Machine(error),
+        }
+    }
 }
 
 impl From<ops::Error> for Error {

@@ -1,12 +1,15 @@
 //! An app that does not exist, on a Heroku that is none: to see the whole thing without an account, and to test it fast.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::database::{
     At, Copied, DatabaseFacts, Databases, Fence, Filled, HowToCopy, Identity, Mark, OtherSession, Replay,
     ServerIdentity, Verified,
 };
+use super::fleet::PretendedFleet;
+use super::machines::Machines;
 use super::{Error, Result};
 use crate::cloud::heroku::{self, Reply, Request, Transport};
 use crate::lab::heroku::{KEY, World};
@@ -35,25 +38,30 @@ impl Transport for StandIn {
 /// Databases that nobody runs, by the names of the stand-in's add-ons.
 pub struct Pretended {
     world: Arc<World>,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
+    /// Where rows pass through, if that is wished for.
+    pub fleet: PretendedFleet,
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     fenced: BTreeSet<String>,
-    filled: BTreeMap<String, bool>,
+    pub(super) filled: BTreeMap<String, bool>,
     written: BTreeMap<String, u64>,
     /// Rows of the app's, by number.
     rows: BTreeMap<String, BTreeSet<u64>>,
-    copies_to_fail: u32,
+    pub(super) copies_to_fail: u32,
 }
 
 const LSN: Lsn = Lsn(0x16_B374_D848);
-const BYTES: u64 = 120 << 30;
+pub(super) const BYTES: u64 = 120 << 30;
+pub(super) const ROWS: u64 = 812_334_104;
 
 impl Pretended {
     pub fn new(world: Arc<World>) -> Self {
-        Self { world, state: Mutex::default() }
+        let state = Arc::<Mutex<State>>::default();
+        let fleet = PretendedFleet::new(Arc::clone(&world), Arc::clone(&state));
+        Self { world, state, fleet }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -131,6 +139,10 @@ impl Pretended {
 }
 
 impl Databases for Pretended {
+    fn machines(&self) -> Option<&dyn Machines> {
+        Some(&self.fleet)
+    }
+
     async fn facts(&self, at: At<'_>) -> Result<DatabaseFacts> {
         Ok(DatabaseFacts {
             version: 140_011,
@@ -229,19 +241,44 @@ impl Databases for Pretended {
         state.filled.insert(to.name.to_owned(), true);
         let rows = state.rows.get(from.name).cloned().unwrap_or_default();
         state.rows.insert(to.name.to_owned(), rows);
-        Ok(Copied { rows: 812_334_104, bytes: BYTES, elapsed_ms: 1_560_000, left_out: Vec::new() })
+        Ok(Copied { rows: ROWS, bytes: BYTES, elapsed_ms: 1_560_000, left_out: Vec::new() })
     }
 
     async fn verify(&self, from: At<'_>, to: At<'_>, _how: HowToCopy, _run: &Run) -> Result<Verified> {
         let is_equal = self.is_filled(to.name) && self.rows(from.name) == self.rows(to.name);
         let differences = if is_equal { Vec::new() } else { vec!["everything".into()] };
-        Ok(Verified {
-            tables: 42,
-            rows: 812_334_104,
-            sequences: 12,
-            definitions: 231,
-            elapsed_ms: 540_000,
-            differences,
-        })
+        Ok(Verified { tables: 42, rows: ROWS, sequences: 12, definitions: 231, elapsed_ms: 540_000, differences })
+    }
+
+    async fn dump(&self, from: At<'_>, archive: &Path, _how: HowToCopy, _run: &Run) -> Result<Copied> {
+        if self.follows(from.name) {
+            return Err(Error::Refused(format!("{} is still a follower", from.name)));
+        }
+        let mut state = self.state();
+        let rows = state.rows.get(from.name).cloned().unwrap_or_default();
+        state.rows.insert(archive.display().to_string(), rows);
+        Ok(Copied { rows: ROWS, bytes: BYTES, elapsed_ms: 780_000, left_out: Vec::new() })
+    }
+
+    async fn restore(
+        &self,
+        archive: &Path,
+        to: At<'_>,
+        (how, resume): (HowToCopy, bool),
+        _run: &Run,
+    ) -> Result<Copied> {
+        let mut state = self.state();
+        if state.filled.contains_key(to.name) != (resume || how.again) {
+            return Err(Error::Refused(format!("{} is not as a restore left it", to.name)));
+        }
+        let is_whole = state.copies_to_fail == 0;
+        state.copies_to_fail = state.copies_to_fail.saturating_sub(1);
+        state.filled.insert(to.name.to_owned(), is_whole);
+        if !is_whole {
+            return Err(Error::Internal("a restore that fails half-way".into()));
+        }
+        let rows = state.rows.get(&archive.display().to_string()).cloned().unwrap_or_default();
+        state.rows.insert(to.name.to_owned(), rows);
+        Ok(Copied { rows: ROWS, bytes: BYTES, elapsed_ms: 780_000, left_out: Vec::new() })
     }
 }

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::database::Copied;
+use super::heroku::{Cost, moved};
 use super::past::Past;
 use super::step::{Phase, Step};
 
@@ -17,6 +19,29 @@ pub struct MigrationReport {
     pub finished: bool,
     /// Why the last window was taken back, where that was the last that happened.
     pub aborted: Option<String>,
+    /// What the move of the rows came to, where it is over.
+    pub moved: Option<Moved>,
+    /// What was paid for, where somebody bills for it.
+    pub cost: Option<Cost>,
+}
+
+/// Rows that were moved, straight or by way of a dump.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Moved {
+    pub rows: u64,
+    /// Of the COPY streams.
+    pub bytes: u64,
+    pub elapsed_ms: u64,
+    /// 10⁹ bytes a second, indexes and all.
+    pub gb_per_s: f64,
+}
+
+impl Moved {
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    fn new(copied: &Copied) -> Self {
+        let Copied { rows, bytes, elapsed_ms, .. } = *copied;
+        Self { rows, bytes, elapsed_ms, gb_per_s: bytes as f64 / 1e6 / elapsed_ms.max(1) as f64 }
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -70,6 +95,8 @@ impl MigrationReport {
             elapsed_ms: ends.map_or(0, |(first, last)| last.at_ms.saturating_sub(first.at_ms)),
             finished: past.is_finished(),
             aborted: past.last_abort().map(ToOwned::to_owned),
+            moved: moved(past).as_ref().map(Moved::new),
+            cost: None,
         }
     }
 }

@@ -1,20 +1,21 @@
 //! Real servers, by our own connections and operations.
 
-use std::path::PathBuf;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
 
 use tokio_postgres::SimpleQueryMessage;
 
 use super::database::{
     At, Copied, DatabaseFacts, Databases, Fence, Filled, HowToCopy, Identity, Mark, OtherSession, Replay, Verified,
 };
-use super::shell::{Ran, shell};
+use super::elsewhere::listen;
+use super::machines::{Machines, OnEc2};
+use super::reported::Reported;
 use super::{Error, Result, settings, stillness};
-use crate::archive::Identities;
+use crate::archive::{Identities, Recipients};
 use crate::model::{Lsn, ServerVersion, Side, quote_ident};
 use crate::ops::{
-    self, Contents, CopyOptions, Definitions, Filters, PreflightOptions, Provider, Run, ServerArgs, SourceOptions,
-    Statistics, TargetOptions, ToastCompression, VerifyAgainst, VerifyOptions,
+    self, Contents, CopyOptions, Definitions, DumpOptions, Filters, PreflightOptions, Provider, RestoreOptions, Run,
+    ServerArgs, SourceOptions, Statistics, TargetOptions, ToastCompression, VerifyAgainst, VerifyOptions,
 };
 use crate::pg::conninfo::ProcessEnv;
 use crate::pg::{self, ConnInfo, Control, control};
@@ -89,6 +90,10 @@ const OTHERS: &str = "FROM pg_stat_activity JOIN pg_roles r ON r.oid = usesysid
 pub(super) const USER_SCHEMAS: &str = "nspname NOT IN ('pg_catalog', 'information_schema') AND nspname NOT LIKE 'pg\\_toast%' AND nspname NOT LIKE 'pg\\_temp%'";
 
 impl Databases for Servers {
+    fn machines(&self) -> Option<&dyn Machines> {
+        Some(&OnEc2)
+    }
+
     async fn facts(&self, at: At<'_>) -> Result<DatabaseFacts> {
         let session = Session::open(at).await?;
         let counts = session
@@ -219,8 +224,7 @@ impl Databases for Servers {
 
     async fn preflight(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> Result<()> {
         if let Some(prefix) = &self.elsewhere {
-            let (ran, command, _) = self.there(prefix, &format!("preflight{}", provider(how)), (from, to), run).await?;
-            return ran.success(&command);
+            return self.there(prefix, &preflight_arguments(how).join(" "), (from, to), run).await?.preflight();
         }
         self.check_pg_dump(from, to).await?;
         let CopyOptions { source, target, jobs, contents, .. } = self.options(from, to, how);
@@ -234,16 +238,41 @@ impl Databases for Servers {
 
     async fn copy(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> Result<Copied> {
         if let Some(prefix) = &self.elsewhere {
-            return self.copy_there(prefix, (from, to), how, run).await;
+            return self.there(prefix, &copy_arguments(how).join(" "), (from, to), run).await?.copied("copy");
         }
-        let report: TransferReport = ops::copy(&self.options(from, to, how), run).await?;
-        let (rows, bytes) = report.totals();
-        Ok(Copied { rows, bytes, elapsed_ms: report.elapsed_ms, left_out: report.skipped })
+        Ok(copied(ops::copy(&self.options(from, to, how), run).await?))
+    }
+
+    async fn dump(&self, from: At<'_>, archive: &Path, how: HowToCopy, run: &Run) -> Result<Copied> {
+        let options = DumpOptions {
+            source: self.options(from, from, how).source,
+            archive: archive.to_owned(),
+            jobs: how.jobs,
+            contents: Contents::Everything,
+            // Read once and then thrown away: the quickest.
+            zstd_level: 1,
+            recipients: Recipients::default(),
+            resume: false,
+        };
+        Ok(copied(ops::dump(&options, run).await?))
+    }
+
+    async fn restore(&self, archive: &Path, to: At<'_>, (how, resume): (HowToCopy, bool), run: &Run) -> Result<Copied> {
+        let CopyOptions { target, .. } = self.options(to, to, how);
+        let options = RestoreOptions {
+            archive: archive.to_owned(),
+            target: TargetOptions { resume, ..target },
+            jobs: how.jobs,
+            contents: Contents::Everything,
+            identities: Identities::default(),
+            skip_damaged: false,
+        };
+        Ok(copied(ops::restore(&options, run).await?))
     }
 
     async fn verify(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> Result<Verified> {
         if let Some(prefix) = &self.elsewhere {
-            return self.verify_there(prefix, (from, to), how, run).await;
+            return self.there(prefix, &verify_arguments(how).join(" "), (from, to), run).await?.verified();
         }
         let CopyOptions { target, .. } = self.options(from, to, how);
         let options = VerifyOptions {
@@ -309,38 +338,10 @@ impl Servers {
     }
 
     /// One command of pgconvoy on the other machine.
-    async fn there(
-        &self,
-        prefix: &str,
-        arguments: &str,
-        (from, to): (At<'_>, At<'_>),
-        run: &Run,
-    ) -> Result<(Ran, String, u64)> {
+    async fn there(&self, prefix: &str, arguments: &str, (from, to): (At<'_>, At<'_>), run: &Run) -> Result<Reported> {
         // Without a shell between, so that it is pgconvoy that is asked to end.
-        let command = format!("exec {prefix} {arguments}");
-        let started = Instant::now();
-        let ran = shell(&command, &[("PGCONVOY_SOURCE", from.url), ("PGCONVOY_TARGET", to.url)], None, run).await?;
-        Ok((ran, command, u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX)))
-    }
-
-    async fn copy_there(&self, prefix: &str, ends: (At<'_>, At<'_>), how: HowToCopy, run: &Run) -> Result<Copied> {
-        let again = if how.again { " --drop-target-objects" } else { "" };
-        let arguments = format!("copy{}{again} -j {} --progress none", provider(how), how.jobs);
-        let (ran, command, elapsed_ms) = self.there(prefix, &arguments, ends, run).await?;
-        ran.success(&command)?;
-        Ok(Copied { elapsed_ms, ..Copied::default() })
-    }
-
-    async fn verify_there(&self, prefix: &str, ends: (At<'_>, At<'_>), how: HowToCopy, run: &Run) -> Result<Verified> {
-        let leave_out = if how.heroku { " -O -x --no-tablespaces --no-comments" } else { "" };
-        let arguments = format!("verify --definitions{leave_out} -j {} --progress none", how.jobs);
-        let (ran, command, elapsed_ms) = self.there(prefix, &arguments, ends, run).await?;
-        // A difference is no failure of the command.
-        let differences = if ran.code == Some(1) { vec![ran.output.clone()] } else { Vec::new() };
-        if differences.is_empty() {
-            ran.success(&command)?;
-        }
-        Ok(Verified { elapsed_ms, differences, ..Verified::default() })
+        let command = format!("exec {prefix} {arguments} --progress json");
+        listen(&command, &[("PGCONVOY_SOURCE", from.url), ("PGCONVOY_TARGET", to.url)], run).await
     }
 
     /// The comparison of definitions needs one that reads both servers; a copy would do with less. Better to know before the
@@ -361,8 +362,30 @@ impl Servers {
     }
 }
 
-fn provider(how: HowToCopy) -> &'static str {
-    if how.heroku { " --provider heroku" } else { "" }
+fn copied(report: TransferReport) -> Copied {
+    let (rows, bytes) = report.totals();
+    Copied { rows, bytes, elapsed_ms: report.elapsed_ms, left_out: report.skipped }
+}
+
+/// What pgconvoy is told to do elsewhere what [`Servers`] does here: plain words, for a shell too.
+pub(super) fn preflight_arguments(how: HowToCopy) -> Vec<String> {
+    words(&["preflight"], how, &[])
+}
+
+pub(super) fn copy_arguments(how: HowToCopy) -> Vec<String> {
+    words(&["copy"], how, if how.again { &["--drop-target-objects"] } else { &[] })
+}
+
+pub(super) fn verify_arguments(how: HowToCopy) -> Vec<String> {
+    let leave_out: &[&str] = if how.heroku { &["-O", "-x", "--no-tablespaces", "--no-comments"] } else { &[] };
+    let jobs = ["-j".to_owned(), how.jobs.to_string()];
+    ["verify", "--definitions"].iter().chain(leave_out).map(|word| (*word).to_owned()).chain(jobs).collect()
+}
+
+pub(super) fn words(first: &[&str], how: HowToCopy, more: &[&str]) -> Vec<String> {
+    let provider: &[&str] = if how.heroku { &["--provider", "heroku"] } else { &[] };
+    let jobs = ["-j".to_owned(), how.jobs.to_string()];
+    first.iter().chain(provider).chain(more).map(|word| (*word).to_owned()).chain(jobs).collect()
 }
 
 fn lsn(text: &str) -> Result<Lsn> {

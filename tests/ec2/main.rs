@@ -7,6 +7,7 @@ mod first_boot;
 mod flow;
 mod moto;
 mod over_ssh;
+mod sshd;
 mod standin;
 
 /// Says past the harness's capture that something is left out: nobody shall think it was tested.

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgconvoy::cloud::heroku::Heroku;
 use pgconvoy::lab::heroku::{Setup, World};
 use pgconvoy::ops::Run;
 use pgconvoy::runbook::example::{Pretended, StandIn};
-use pgconvoy::runbook::heroku::{Execution, Kind, Order, ToPlan, Wishes, execute, make_plan};
-use pgconvoy::runbook::{Confirm, Confirmed, Ended, Policy, Result};
+use pgconvoy::runbook::heroku::{Execution, Kind, Order, ToPlan, Wishes, clean_up, execute, make_plan};
+use pgconvoy::runbook::{Confirm, Confirmed, Ended, Error, Policy, Result};
 
 pub const ORIGINAL: &str = "postgresql-white-1";
 
@@ -27,7 +27,14 @@ pub fn wishes() -> Wishes {
         still_s: 0,
         poll_ms: 0,
         elsewhere: None,
+        machine: None,
+        keep_dump: None,
     }
+}
+
+/// A process that another test starts has our journal's lock too, until it is another program.
+fn is_locked<T>(ended: &Result<T>) -> bool {
+    matches!(ended, Err(Error::Refused(why)) if why.contains("another process is at work"))
 }
 
 /// An app, its pretended databases, and a plan in a file.
@@ -79,7 +86,25 @@ impl Case {
     }
 
     async fn run(&self, execution: &Execution<'_>) -> Result<Ended> {
-        execute(&self.heroku, &self.databases, execution, &Run::unattended()).await
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let ended = execute(&self.heroku, &self.databases, execution, &Run::unattended()).await;
+            if !is_locked(&ended) || Instant::now() > deadline {
+                return ended;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub fn clean_up(&self) -> Result<Vec<String>> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let gone = clean_up(&self.heroku, &self.databases, &self.plan, &Confirmed);
+            if !is_locked(&gone) || Instant::now() > deadline {
+                return gone;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub fn attached(&self, name: &str) -> String {

@@ -39,8 +39,9 @@ fn program() -> Option<PathBuf> {
     }
     std::fs::create_dir_all(cache_dir()).unwrap();
     let aside = tempfile::tempdir_in(cache_dir()).unwrap();
-    let mut npm = Command::new("npm");
-    npm.args(["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", "."]);
+    // Where there is no network, it would ask for many minutes.
+    let mut npm = Command::new("timeout");
+    npm.args(["300", "npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", "."]);
     let installed = npm.arg(PACKAGE).current_dir(aside.path()).stdin(Stdio::null()).output();
     if !installed.is_ok_and(|output| output.status.success()) {
         say_not_tested("npm does not give it");

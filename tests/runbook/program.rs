@@ -9,7 +9,7 @@ use crate::fixture::ORIGINAL;
 use crate::real::{PASSWORD, Site, TABLES, as_the_app};
 use crate::support::{Pgconvoy, Ran};
 
-fn heroku(site: &Site, args: &[&str]) -> Pgconvoy {
+pub fn heroku(site: &Site, args: &[&str]) -> Pgconvoy {
     Pgconvoy::new(["heroku"].iter().chain(args))
         .env("HEROKU_API_KEY", KEY)
         .env("HEROKU_HOST", site.server.url())
@@ -24,7 +24,7 @@ pub async fn run(pgconvoy: Pgconvoy) -> Ran {
     ran
 }
 
-const PLAN: [&str; 13] = [
+pub const PLAN: [&str; 13] = [
     "plan",
     "sphinx",
     "--version",
@@ -48,7 +48,7 @@ async fn make_plan(site: &Site, more: &[&str]) -> String {
         "heroku pg:promote",
         "would something cheaper do?",
         "downtime: about",
-        "Heroku bills about",
+        "Heroku will bill about $",
     ] {
         assert!(ran.stdout.contains(said), "{said}: {}", ran.stdout);
     }
@@ -148,7 +148,9 @@ async fn rehearsed_with_rows_that_move_elsewhere() {
     let plan = make_plan(&site, &["--on", env!("CARGO_BIN_EXE_pgconvoy"), "--final-plan", "standard-5"]).await;
     let yes = ["--yes-i-mean", "sphinx"];
     let rehearsed = run(heroku(&site, &[&["rehearse", plan.as_str()], &yes[..]].concat())).await.expect_success();
-    assert!(rehearsed.stdout.contains("measured: copy"), "{}", rehearsed.stdout);
+    for said in ["expected of the real run", "downtime: about", "Heroku will bill about $", "moved: 11001 rows"] {
+        assert!(rehearsed.stdout.contains(said), "{said}: {}", rehearsed.stdout);
+    }
     let left = site.server.world.with(|world| world.addons.iter().map(|a| a.name.clone()).collect::<Vec<_>>());
     assert_eq!(left, [ORIGINAL]);
     as_the_app(&site.primary, "INSERT INTO orders (what) VALUES ('meanwhile')").await.unwrap();
@@ -156,6 +158,29 @@ async fn rehearsed_with_rows_that_move_elsewhere() {
     let args = [&PLAN[..], &[next.as_str(), "--rehearsal", &rehearsal]].concat();
     let planned = run(heroku(&site, &args)).await.expect_success();
     assert!(planned.stdout.contains("has measured"), "{}", planned.stdout);
+}
+
+/// Whatever a command says with its exit code: it has moved nothing, and compared nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_only_ends_well_has_done_nothing() {
+    let Some(site) = Site::start(TABLES).await else { return };
+    let plan = make_plan(&site, &["--on", "true", "--final-plan", "standard-5"]).await;
+    let ran = run(heroku(&site, &["run", &plan, "--yes-i-mean", "sphinx"])).await;
+    assert_ne!(ran.code, Some(0), "{}", ran.stdout);
+    assert!(ran.stderr.contains("it has written no report"), "{}", ran.stderr);
+    site.assert_as_it_was().await;
+    // One that moves the rows, and lies about the comparison.
+    let program = env!("CARGO_BIN_EXE_pgconvoy");
+    let lies = site.directory.path().join("lies");
+    std::fs::write(&lies, format!("#!/bin/sh\n[ \"$1\" = verify ] || exec {program} \"$@\"\n")).unwrap();
+    let lies = format!("sh {}", lies.display());
+    let other = plan.replace("sphinx.plan", "other.plan");
+    let args = [&PLAN[..], &[other.as_str(), "--on", &lies, "--final-plan", "standard-5"]].concat();
+    run(heroku(&site, &args)).await.expect_success();
+    let ran = run(heroku(&site, &["run", &other, "--yes-i-mean", "sphinx"])).await.expect_code(1);
+    assert!(ran.stdout.contains("everything is as it was before"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("it has written no report"), "{}", ran.stdout);
+    site.assert_as_it_was().await;
 }
 
 /// `PGCONVOY_RECORD=FILE cargo test --test runbook record -- --ignored` writes the session of docs/HEROKU.md anew.

@@ -1,7 +1,7 @@
 //! An app that writes whenever it can: before and after each request and each query of the run. Whatever happens to the run,
 //! what the app was told is written must be in the database that it uses in the end.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -119,6 +119,12 @@ impl Databases for Queried {
     }
     async fn verify(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> Result<Verified> {
         self.with(self.0.databases.verify(from, to, how, run)).await
+    }
+    async fn dump(&self, from: At<'_>, archive: &Path, how: HowToCopy, run: &Run) -> Result<Copied> {
+        self.with(self.0.databases.dump(from, archive, how, run)).await
+    }
+    async fn restore(&self, archive: &Path, to: At<'_>, how: (HowToCopy, bool), run: &Run) -> Result<Copied> {
+        self.with(self.0.databases.restore(archive, to, how, run)).await
     }
     async fn identity(&self, at: At<'_>) -> Result<Identity> {
         self.with(self.0.databases.identity(at)).await

@@ -194,7 +194,7 @@ pub struct SweepArgs {
     pub yes: bool,
 }
 
-fn parse_region(text: &str) -> Result<String, String> {
+pub fn parse_region(text: &str) -> Result<String, String> {
     region_for(text).map(ToOwned::to_owned).ok_or_else(|| "write for example us, eu or us-east-1".into())
 }
 
@@ -208,7 +208,7 @@ fn parse_option(text: &str) -> Result<String, String> {
 /// A week is longer than any migration, and than any bill should be.
 const HOURS_MAX: f64 = 168.0;
 
-fn parse_hours(text: &str) -> Result<f64, String> {
+pub fn parse_hours(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(hours) if (0.25..=HOURS_MAX).contains(&hours) => Ok(hours),
         _ => Err("write hours from 0.25 to 168".into()),

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueHint};
 
+use pgconvoy::cloud::ec2::DEFAULT_KIND;
+
+use super::ec2::{LoginArgs, parse_hours, parse_region};
 use super::groups::{JobsArgs, ProgressArgs};
 use super::values::{Conninfo, Seconds, parse_seconds, parse_some_seconds};
 
@@ -12,10 +15,13 @@ const HEROKU_HELP: &str = "\
 Environment:
   HEROKU_API_KEY                     who asks; `heroku authorizations:create -e 28800` makes a key for eight hours
   HEROKU_HOST, HEROKU_DATA_HOST      other hosts, as the heroku program reads them
+  AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY
+                                     for --ec2; else what `aws configure export-credentials` says
 
 Examples:
   pgconvoy heroku plan --example
   pgconvoy heroku plan sphinx --version 17 --high-plan standard-5
+  pgconvoy heroku plan sphinx --version 17 --ec2 --keep-dump
   pgconvoy heroku rehearse sphinx.plan
   pgconvoy heroku run sphinx.plan --hold
   pgconvoy heroku cutover sphinx.plan
@@ -36,8 +42,8 @@ pub struct HerokuArgs {
 #[derive(Debug, Subcommand)]
 pub enum HerokuCommand {
     /// Read the app, say what would be cheaper, and save the steps of its migration; changes nothing
-    Plan(HerokuPlanArgs),
-    /// Do everything of a plan that costs no downtime, measure it, and destroy what was made
+    Plan(Box<HerokuPlanArgs>),
+    /// Do everything of a plan that costs no downtime, say what follows for the real run, and destroy what was made
     Rehearse(HerokuRunArgs),
     /// Execute a saved plan from its beginning
     Run(HerokuRunArgs),
@@ -51,9 +57,9 @@ pub enum HerokuCommand {
     Status(HerokuLookArgs),
     /// Look on while a run is at work, from any terminal
     Attach(HerokuLookArgs),
-    /// Show how long each step took, and how long the app was down
+    /// Show how long each step took, how long the app was down, how fast rows moved, and what was billed
     Report(HerokuLookArgs),
-    /// Destroy what a run has made and the app does not use, after an abort or before the freeze
+    /// Destroy what a run has made and the app does not use, its machine too, after an abort or before the freeze
     Cleanup(HerokuRunArgs),
 }
 
@@ -118,13 +124,64 @@ pub struct HerokuPlanArgs {
     ///
     /// Its arguments are appended; PGCONVOY_SOURCE and PGCONVOY_TARGET are in its environment, to be passed on:
     /// 'ssh -o SendEnv=PGCONVOY_* near pgconvoy'. Plan, journal and requests to Heroku stay here.
-    #[arg(long, value_name = "COMMAND", value_parser = NonEmptyStringValueParser::new(), help_heading = "Speed")]
+    #[arg(long, value_name = "COMMAND", value_parser = NonEmptyStringValueParser::new(), help_heading = "Where rows pass through")]
     pub on: Option<String>,
+    /// Dump to this directory first, and restore from there, instead of copying from server to server
+    ///
+    /// A restore that fails is gone on with, and does not need the source again. With --ec2 the directory is on the
+    /// machine; without a name it is on its NVMe disks.
+    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true, default_missing_value = ".",
+        value_hint = ValueHint::DirPath, conflicts_with = "on", help_heading = "Where rows pass through")]
+    pub keep_dump: Option<String>,
+    #[command(flatten)]
+    pub machine: MachineArgs,
     /// Between two looks
     #[arg(long, value_name = "MS", default_value_t = 5000, hide = true)]
     pub poll_ms: u64,
     #[command(flatten)]
     pub jobs: JobsArgs,
+}
+
+/// A machine that is made for the run.
+#[derive(Debug, Args)]
+pub struct MachineArgs {
+    /// Rows pass through a machine of EC2 in the app's region, which the run makes, uses and ends
+    ///
+    /// It copies and compares as jobs that outlive the connection and this program. AWS is asked as by `pgconvoy ec2`.
+    #[arg(long, conflicts_with = "on", help_heading = "Where rows pass through")]
+    pub ec2: bool,
+    /// Types, the best first: the next is taken where EC2 has none left
+    #[arg(long, value_name = "TYPE", value_delimiter = ',', default_value = DEFAULT_KIND, requires = "ec2", help_heading = "Where rows pass through")]
+    pub ec2_type: Vec<String>,
+    /// Hours after which it ends itself, unless the run needs it; twice what is estimated without it
+    #[arg(long, value_name = "N", value_parser = parse_hours, requires = "ec2", help_heading = "Where rows pass through")]
+    pub ec2_hours: Option<f64>,
+    /// Region, instead of the app's
+    #[arg(long, value_name = "REGION", value_parser = parse_region, requires = "ec2", help_heading = "Where rows pass through")]
+    pub ec2_region: Option<String>,
+    /// Image to start from, instead of the newest Ubuntu LTS
+    #[arg(long, value_name = "AMI", requires_all = ["ec2", "ssh_user"], help_heading = "Where rows pass through")]
+    pub ec2_image: Option<String>,
+    /// A pgconvoy for that machine, where this one is not for Linux on the same processor
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "ec2", help_heading = "Where rows pass through")]
+    pub ec2_program: Option<PathBuf>,
+    /// Network to start in, instead of the account's default one
+    #[arg(long, value_name = "ID", requires = "ec2", help_heading = "Where rows pass through")]
+    pub ec2_subnet: Option<String>,
+    /// Firewall to use, instead of one made for the run that lets ssh in from here
+    #[arg(long, value_name = "ID", requires = "ec2", help_heading = "Where rows pass through")]
+    pub ec2_security_group: Option<String>,
+    /// Who may reach ssh there, instead of this machine's own address
+    #[arg(
+        long,
+        value_name = "CIDR",
+        requires = "ec2",
+        conflicts_with = "ec2_security_group",
+        help_heading = "Where rows pass through"
+    )]
+    pub ssh_from: Option<String>,
+    #[command(flatten)]
+    pub login: LoginArgs,
 }
 
 #[derive(Debug, Args)]

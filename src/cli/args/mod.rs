@@ -19,7 +19,9 @@ pub use groups::{
     BenchProgressArgs, ContentsArgs, DefinitionsArgs, FilterArgs, GeneralArgs, IdentityArgs, JobsArgs, ProgressArgs,
     ProgressMode, ProviderName, RetryArgs, Section, SourceArgs, StatisticsMode, TargetArgs, ToastMethod,
 };
-pub use migrations::{HerokuArgs, HerokuCommand, HerokuLookArgs, HerokuPlanArgs, HerokuRunArgs, MigrateArgs};
+pub use migrations::{
+    HerokuArgs, HerokuCommand, HerokuLookArgs, HerokuPlanArgs, HerokuRunArgs, MachineArgs, MigrateArgs,
+};
 pub use values::{Conninfo, DemoScale, parse_chunk_size, parse_scale, rival_parser, shape_parser};
 
 /// Segments are compressed at this zstd level unless `--zstd-level` says otherwise.

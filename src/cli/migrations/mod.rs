@@ -16,12 +16,15 @@ use pgconvoy::pg::conninfo::ProcessEnv;
 use pgconvoy::runbook::anywhere::{self, Commands, Move};
 use pgconvoy::runbook::example::{Pretended, StandIn};
 use pgconvoy::runbook::heroku::{
-    Action, Execution, Kind, Measured, Order, Plan, ToPlan, Wishes, clean_up, execute, look, make_plan, measured,
+    Action, Execution, Kind, Measured, Order, Plan, ToPlan, Wishes, clean_up, execute, look, make_plan, measured, spent,
 };
 use pgconvoy::runbook::journal::Entry;
-use pgconvoy::runbook::{AppLock, Confirm, Confirmed, Ended, Error, MigrationReport, Policy, Result, Servers, Step};
+use pgconvoy::runbook::machines::MachineWish;
+use pgconvoy::runbook::{
+    AppLock, Confirm, Confirmed, Ended, Error, MigrationReport, Past, Policy, Result, Servers, Step,
+};
 
-use super::args::{HerokuCommand, HerokuLookArgs, HerokuPlanArgs, HerokuRunArgs, MigrateArgs};
+use super::args::{HerokuCommand, HerokuLookArgs, HerokuPlanArgs, HerokuRunArgs, MachineArgs, MigrateArgs};
 use super::commands::{Outcome, block_on, outcome};
 use super::report;
 use super::text::Canvas;
@@ -131,6 +134,28 @@ fn wishes(args: &HerokuPlanArgs) -> Wishes {
         still_s: args.still_for.0,
         poll_ms: args.poll_ms,
         elsewhere: args.on.clone(),
+        machine: args.machine.ec2.then(|| machine(&args.machine)),
+        keep_dump: args.keep_dump.clone(),
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most a week")]
+fn machine(args: &MachineArgs) -> MachineWish {
+    let usual = MachineWish::default();
+    MachineWish {
+        region: args.ec2_region.clone().unwrap_or_default(),
+        kinds: args.ec2_type.clone(),
+        minutes: args.ec2_hours.map_or(usual.minutes, |hours| (hours * 60.0).round() as u32),
+        image: args.ec2_image.clone(),
+        ssh_user: args.login.ssh_user.clone(),
+        key: args.login.key_name.clone().zip(args.login.identity.clone()),
+        security_group: args.ec2_security_group.clone(),
+        subnet: args.ec2_subnet.clone(),
+        ssh_from: args.ssh_from.clone(),
+        ssh_options: args.login.ssh_option.clone(),
+        trust_first_key: args.login.trust_first_key,
+        program: args.ec2_program.clone(),
+        ..usual
     }
 }
 
@@ -140,7 +165,11 @@ async fn example(args: &HerokuPlanArgs, run: &Run, canvas: &Canvas) -> Result<Ou
     let (heroku, databases) = (Heroku::new(StandIn(Arc::clone(&world))), Pretended::new(world));
     let directory = tempfile::tempdir().map_err(|error| Error::Internal(error.to_string()))?;
     let path = directory.path().join("sphinx.plan");
-    let wishes = Wishes { version: args.version.or(Some(17)), ..wishes(args) };
+    let mut wishes = Wishes { version: args.version.or(Some(17)), ..wishes(args) };
+    // The whole of it, a machine too, unless another way was asked for.
+    if wishes.elsewhere.is_none() {
+        wishes.machine.get_or_insert_default();
+    }
     let to_plan =
         |wishes| ToPlan { app: "sphinx", wishes, kind: Kind::Migration, measured: None, run: "a1b2c3".into() };
     let (plan, refusals) = make_plan(&heroku, &databases, to_plan(wishes.clone())).await?;
@@ -150,7 +179,7 @@ async fn example(args: &HerokuPlanArgs, run: &Run, canvas: &Canvas) -> Result<Ou
     let execution = execution(&path, Order::Run, &Confirmed);
     let ended = execute(&heroku, &databases, &execution, run).await?;
     let (_, past, _) = look(&path)?;
-    let finished = MigrationReport::new(&plan.steps, &past, now_ms());
+    let finished = reported(&plan, &past);
     let text = format!(
         "EXAMPLE: neither this app nor its databases exist, and nothing was asked of Heroku.\n\n{}\nThen it was pretended \
          to be run ({}):\n\n{}",
@@ -196,7 +225,7 @@ async fn executed(
         Ok((plan, past, _)) => (plan, past),
         Err(error) => return Err(ended.err().unwrap_or(error)),
     };
-    let report = MigrationReport::new(&plan.steps, &past, now_ms());
+    let report = reported(&plan, &past);
     if report.windows.iter().any(|window| !window.over) {
         let file = path.display();
         run.events.warn(format!(
@@ -213,20 +242,17 @@ async fn executed(
         text = format!("{text}next: pgconvoy heroku {order} {}\n", path.display());
     }
     if let (true, Some(measured)) = (ended == Ended::Finished && rehearsal, measured(&path)) {
-        text += &rehearsed(&measured, &path);
+        let (real, _) = Plan::load(&args.plan)?;
+        text += &report::rehearsed(&real.estimated_by(&measured), &measured, canvas);
     }
     let exit_code = u8::from(matches!(ended, Ended::Aborted { .. }));
     outcome("heroku_finished", text, &report, exit_code).map_err(Error::Ops)
 }
 
-fn rehearsed(measured: &Measured, path: &Path) -> String {
-    use pgconvoy::model::format_duration_ms;
-    format!(
-        "measured: copy {}, comparison {}. A new plan with `--rehearsal {}` estimates the real downtime and price by it.\n",
-        format_duration_ms(measured.copy_ms),
-        format_duration_ms(measured.verify_ms),
-        path.display()
-    )
+fn reported(plan: &Plan, past: &Past) -> MigrationReport {
+    let now_ms = now_ms();
+    let cost = Some(spent(plan, past, now_ms)).filter(|cost| !cost.items.is_empty());
+    MigrationReport { cost, ..MigrationReport::new(&plan.steps, past, now_ms) }
 }
 
 /// The plan of a rehearsal stands beside the plan that is rehearsed; one that was not finished is gone on with.
@@ -259,7 +285,7 @@ async fn rehearsal_of(heroku: &Heroku, plan: &Path) -> Result<(PathBuf, Order)> 
 
 fn status(args: &HerokuLookArgs, canvas: &Canvas) -> Result<Outcome> {
     let (plan, past, at_work) = look(&args.plan)?;
-    let report = MigrationReport::new(&plan.steps, &past, now_ms());
+    let report = reported(&plan, &past);
     let text = report::migration(&plan.app.app, &report, at_work, canvas);
     outcome("heroku_status", text, &report, 0).map_err(Error::Ops)
 }

@@ -1,5 +1,5 @@
 use pgconvoy::model::{counted, format_bytes, format_duration_ms};
-use pgconvoy::runbook::heroku::{Kind, Plan};
+use pgconvoy::runbook::heroku::{Cost, Estimate, Kind, Measured, Plan};
 use pgconvoy::runbook::{MigrationReport, Phase, StepState};
 
 use super::Page;
@@ -77,7 +77,10 @@ fn cheaper(page: &mut Page<'_>, plan: &Plan) {
             page.line(format!("       $ {command}"));
         }
         for against in &advice.against {
-            page.below_mark(&format!("but {against}"));
+            page.below_mark(&format!("no: {against}"));
+        }
+        for but in &advice.but {
+            page.below_mark(&format!("but {but}"));
         }
     }
     page.blank();
@@ -140,16 +143,58 @@ fn costs(page: &mut Page<'_>, plan: &Plan) {
         "from the first step to the last switch: about {}",
         format_duration_ms(estimate.whole_s * 1000)
     ));
-    match estimate.cents {
-        Some(cents) => page.item(&format!(
-            "Heroku bills about ${}.{:02} for databases that are made ({}), if all goes as estimated",
-            cents / 100,
-            cents % 100,
-            estimate.prices.join("; ")
-        )),
-        None => page.item("what Heroku bills for the databases that are made is not known: it did not say a price"),
+    bill(page, "will bill", &estimate.cost);
+    if let Some(cents_per_hour) = estimate.rates.get(&plan.wishes.final_plan).filter(|_| plan.kind == Kind::Migration) {
+        let and = if plan.wishes.follower { ", and as much for its follower" } else { "" };
+        let month = cents_per_hour * HOURS_PER_MONTH / 100.0;
+        page.item(&format!("afterwards {} costs ${month:.2} a month{and}", plan.wishes.final_plan));
     }
     page.blank();
+}
+
+/// As Heroku counts.
+const HOURS_PER_MONTH: f64 = 720.0;
+
+/// Item by item, and together. What has no known price is named: it is not nothing.
+fn bill(page: &mut Page<'_>, what: &str, cost: &Cost) {
+    for item in &cost.items {
+        let hours = format_duration_ms(item.seconds * 1000);
+        page.item(&match (item.cents_per_hour, item.cents()) {
+            (Some(rate), Some(cents)) => {
+                format!("{}: ${:.2} an hour for {hours}: ${:.2}", item.what, rate / 100.0, cents / 100.0)
+            }
+            _ => format!("{}: {hours}, at a price that is not known here", item.what),
+        });
+    }
+    let who = if cost.items.iter().any(|item| item.what.contains("machine")) { "Heroku and AWS" } else { "Heroku" };
+    let what = format!("{who} {what} about");
+    let (known, unknown) = (cost.known_cents(), cost.unknown());
+    let sum = format!("${}.{:02}", known / 100, known % 100);
+    page.item(&match (unknown.len(), cost.items.len()) {
+        (0, _) => format!("{what} {sum} for what is made, beside what the app costs anyway"),
+        (without, all) if without == all => format!("{what} a sum that is not known: nobody has said a price"),
+        _ => format!("{what} {sum}, AND WHAT IS NOT KNOWN: {}", unknown.join(", ")),
+    });
+}
+
+/// What a rehearsal says of the real run.
+pub fn rehearsed(estimate: &Estimate, measured: &Measured, canvas: &Canvas) -> String {
+    let mut page = Page::new(canvas);
+    page.line(canvas.paint.bold("measured, and so expected of the real run:"));
+    page.item(&format!(
+        "copy {}, comparison {}; a follower had caught up after {}",
+        format_duration_ms(measured.copy_ms),
+        format_duration_ms(measured.verify_ms),
+        format_duration_ms(measured.follow_ms),
+    ));
+    page.item(&format!(
+        "downtime: about {}; from the first step to the last switch: about {}",
+        format_duration_ms(estimate.downtime_s * 1000),
+        format_duration_ms(estimate.whole_s * 1000),
+    ));
+    bill(&mut page, "will bill", &estimate.cost);
+    page.line(format!("a new plan with `--rehearsal {}` holds these numbers", measured.by));
+    page.finish()
 }
 
 /// How far a run is, and what it took.
@@ -192,6 +237,18 @@ pub fn migration(title: &str, report: &MigrationReport, at_work: bool, canvas: &
     }
     if report.windows.len() > 1 {
         page.item(&format!("downtime in all: {}", format_duration_ms(report.downtime_ms)));
+    }
+    if let Some(moved) = &report.moved {
+        page.item(&format!(
+            "moved: {}, {} in {}: {:.2} GB/s",
+            counted(moved.rows, "row"),
+            format_bytes(moved.bytes),
+            format_duration_ms(moved.elapsed_ms),
+            moved.gb_per_s
+        ));
+    }
+    if let Some(cost) = &report.cost {
+        bill(&mut page, "billed", cost);
     }
     page.finish()
 }

@@ -19,7 +19,7 @@ pub use demo::render as demo;
 pub use drawing::{failed_page, failed_picture, page as bench_page, picture as bench_picture};
 pub use findings::{check, preflight, verify, verify_in_full};
 pub use inspection::render as inspection;
-pub use migration::{migration, plan as migration_plan};
+pub use migration::{migration, plan as migration_plan, rehearsed};
 pub use snapshot::{cost as snapshot_cost, render as snapshot};
 use table::Table;
 pub use transfer::render as transfer;

@@ -48,6 +48,20 @@ impl Error {
         }
     }
 
+    /// Whether the same may succeed a little later.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Ssh(error) => error.passes(),
+            Self::Api { source, .. } => match &source.kind {
+                http::ErrorKind::NotSent(_) | http::ErrorKind::NoReply(_) => true,
+                http::ErrorKind::Refused { status, .. } => *status >= 500,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     /// The way out, where one is known.
     #[must_use]
     pub fn hint(&self) -> Option<String> {

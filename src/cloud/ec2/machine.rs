@@ -11,8 +11,7 @@ use super::user_data::{BYTES_MAX, UserData};
 use super::xml::items;
 use super::{DEFAULT_KIND, Error, Kind, Result, TAG_EXPIRES, TAG_RUN, TAG_USER, check_run, is_arm};
 use crate::cloud::http::{Authorization, Client, Request, base64};
-use crate::cloud::place::Place;
-use crate::cloud::ssh::{self, Job, JobState, Login, Watch};
+use crate::cloud::ssh::{self, Login};
 
 /// What says which address we come from. Its answer is one line.
 const WHO_AM_I: &str = "https://checkip.amazonaws.com";
@@ -136,7 +135,7 @@ impl Machine {
         self.only_one(self.api.of_run(&self.run)?)
     }
 
-    fn only_one(&self, known: Vec<Instance>) -> Result<Option<Instance>> {
+    pub(super) fn only_one(&self, known: Vec<Instance>) -> Result<Option<Instance>> {
         let mut alive: Vec<Instance> = known.into_iter().filter(|instance| instance.state.is_alive()).collect();
         match alive.len() {
             0 | 1 => Ok(alive.pop()),
@@ -325,10 +324,15 @@ impl Machine {
             options: self.wanted.ssh_options.clone(),
         };
         self.keys.make_directory()?;
-        if !self.wanted.trust_first_key && !self.keys.knows(&machine.id) {
+        if !self.is_known(machine) {
             self.learn_host_key(machine, tell)?;
         }
         Ok(login)
+    }
+
+    /// Whether one could log in now, without asking EC2 for the machine's key first.
+    pub(super) fn is_known(&self, machine: &Instance) -> bool {
+        self.wanted.trust_first_key || self.keys.knows(&machine.id)
     }
 
     /// cloud-init writes the keys on the console, and EC2 shows the console to whom it knows: nobody in between.
@@ -429,7 +433,12 @@ impl Machine {
         Ok(end)
     }
 
-    fn offer(&self, kind: &str) -> String {
+    /// The type that is asked for first.
+    pub(super) fn first_kind(&self) -> &str {
+        self.wanted.kinds.first().map_or(DEFAULT_KIND, String::as_str)
+    }
+
+    pub(super) fn offer(&self, kind: &str) -> String {
         let price = Kind::named(kind).and_then(|kind| kind.price_in(&self.api.region));
         let spot = if self.wanted.spot { " (spot, so for less)" } else { "" };
         let price = price.map_or_else(
@@ -504,36 +513,6 @@ impl Machine {
         }
         tell("the key pair and the firewall of the run are gone too");
         Ok(())
-    }
-}
-
-impl Place for Machine {
-    fn describe(&self) -> String {
-        let kind = self.wanted.kinds.first().map_or(DEFAULT_KIND, String::as_str);
-        self.offer(kind)
-    }
-
-    fn up(&self, tell: Tell<'_>) -> Result<()> {
-        let machine = self.launch(tell)?;
-        self.make_ready(&machine, tell).map(drop)
-    }
-
-    fn run(&self, job: &Job, watch: &Watch, on_line: &mut dyn FnMut(&str)) -> Result<u8> {
-        let (_, login) = self.reach()?;
-        login.start(job, watch)?;
-        Ok(login.follow(&job.id, watch, on_line)?)
-    }
-
-    fn job_state(&self, id: &str) -> Result<JobState> {
-        Ok(self.reach()?.1.job_state(id)?)
-    }
-
-    fn stop(&self, id: &str) -> Result<()> {
-        Ok(self.reach()?.1.stop(id)?)
-    }
-
-    fn down(&self, tell: Tell<'_>) -> Result<()> {
-        self.end(tell).map(drop)
     }
 }
 

@@ -12,6 +12,7 @@ mod fleet;
 mod keys;
 mod kinds;
 mod machine;
+mod place;
 mod sigv4;
 mod sweep;
 #[cfg(test)]

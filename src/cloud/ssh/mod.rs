@@ -73,7 +73,7 @@ impl Error {
     }
 
     /// Whether another try may succeed.
-    fn passes(&self) -> bool {
+    pub(super) fn passes(&self) -> bool {
         matches!(self, Self::Connection { said, .. } if !said.contains("Permission denied"))
     }
 }
@@ -220,6 +220,20 @@ impl Login {
     /// No connection.
     pub fn machine_state(&self) -> Result<String> {
         self.run("looking at the machine", &job("machine", &[]))
+    }
+
+    /// Whether its first boot is over and pgconvoy is there.
+    ///
+    /// # Errors
+    /// No connection.
+    pub fn is_ready(&self) -> Result<bool> {
+        let remote = format!("{} && {}", job("machine", &[]), job("sum", &[]));
+        match self.run("looking at the machine", &remote) {
+            Ok(said) => Ok(said.lines().next() == Some("ready") && said.lines().count() == 2),
+            // The script is not there yet.
+            Err(Error::Failed { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Runs one short line of shell as root.

@@ -2,8 +2,11 @@
 
 mod advice;
 mod capacity;
+mod cost;
 mod cutover;
 mod facts;
+mod machine;
+mod machine_steps;
 mod plan;
 mod provider;
 mod removal;
@@ -17,19 +20,24 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use machine::{machine_word, machines_left};
+
 pub use advice::{Advice, Estimate, Measured};
+pub(super) use cost::moved;
+pub use cost::{Cost, Item, spent};
 pub use facts::{AppFacts, AttachmentFact};
 pub use plan::{Kind, Plan, Wishes};
 pub use provider::OnHeroku;
 pub use steps::{Action, Role};
 
-use super::database::{Copied, Databases, Verified};
+use super::database::{Databases, Verified};
 use super::journal::{Entry, Journal, Record};
 use super::past::Past;
 use super::runner::{Ended, Policy, Runner};
 use super::step::{Confirm, Phase};
 use super::{Error, Result, stop};
 use crate::cloud::heroku::{Heroku, Price};
+use crate::event::Event;
 use crate::ops::Run;
 
 /// What a plan is made of.
@@ -60,6 +68,9 @@ pub async fn make_plan(
     if wishes.high_plan.is_empty() {
         wishes.high_plan = advice::high_plan(&facts.plan);
     }
+    if let Some(machine) = &mut wishes.machine {
+        machine.settle_region(&facts.region)?;
+    }
     let offered = facts::blocking(|| Ok(heroku.plans()?))?;
     for plan in [&wishes.high_plan, &wishes.final_plan] {
         if !offered.iter().any(|offer| offer.short() == plan) {
@@ -77,7 +88,10 @@ pub async fn make_plan(
         Some((offer.short().to_owned(), offer.price.as_ref().and_then(Price::cents_per_hour)?))
     };
     let prices: Vec<(String, f64)> = offered.iter().filter_map(price).collect();
-    let estimate = Estimate::new(&facts, &wishes, measured.as_ref(), &prices);
+    let estimate = Estimate::new(&facts, &wishes, measured.as_ref(), (kind, &prices));
+    if let Some(machine) = &mut wishes.machine {
+        machine.settle_end(estimate.until_thaw_s);
+    }
     let refusals = facts.refusals(&run, &wishes);
     let advice = advice::alternatives(&facts, &wishes);
     let steps = steps::Maker { app: &facts, wishes: &wishes, estimate: &estimate, run: &run }.steps(kind);
@@ -147,6 +161,7 @@ pub async fn execute(
         (Order::Run | Order::Resume | Order::CutOver, None) => {
             plan.check()?;
             check_drift(heroku, databases, &plan).await?;
+            OnHeroku::new(heroku, databases, &plan).check_machine()?;
             let (run, subject) = (plan.run.clone(), plan.app.app.clone());
             records.push(journal.append(Entry::Opened { run, subject, plan_sha256: sha256 })?);
         }
@@ -181,9 +196,27 @@ pub async fn execute(
     };
     let past = Past::new(records);
     let mut runner = Runner { provider: &provider, steps: &plan.steps, journal, past, run, policy };
-    match execution.order {
+    let ended = match execution.order {
         Order::Abort => runner.abort("as was asked for").await,
         Order::Run | Order::Resume | Order::CutOver => runner.go().await,
+    };
+    if matches!(ended, Ok(Ended::Aborted { .. })) {
+        end_machines(&mut runner, &provider);
+    }
+    ended
+}
+
+/// What was taken back needs no machine; the app is up already, and does not wait for its end.
+fn end_machines<D: Databases>(runner: &mut Runner<'_, OnHeroku<'_, D>>, provider: &OnHeroku<'_, D>) {
+    let mut tell = |what: &str| runner.run.events.send(Event::Doing { what: what.to_owned() });
+    let ended = provider.end_machines(&runner.past, &mut tell);
+    let written = ended.and_then(|ended| {
+        let mut journal = |name: &String| runner.journal.append(Entry::Removed { what: machine_word(name) });
+        ended.iter().try_for_each(|name| journal(name).map(drop))
+    });
+    if let Err(error) = written {
+        let hint = "`cleanup` ends it, and it ends itself";
+        runner.run.events.warn(format!("the machine could not be ended: {error}; {hint}"));
     }
 }
 
@@ -233,10 +266,12 @@ pub fn clean_up(
     let window = may_clean_up(&plan, &past)?;
     let provider = OnHeroku::new(heroku, databases, &plan);
     let doomed = provider.leftovers(&past)?;
-    if doomed.is_empty() {
+    let machines: Vec<String> = machines_left(&past).iter().map(|name| machine_word(name)).collect();
+    if doomed.is_empty() && machines.is_empty() {
         return Ok(Vec::new());
     }
-    let names: Vec<&str> = doomed.iter().map(|addon| addon.name.as_str()).collect();
+    let names: Vec<&str> =
+        doomed.iter().map(|addon| addon.name.as_str()).chain(machines.iter().map(String::as_str)).collect();
     let text =
         format!("{} are destroyed with everything in them. {} uses none of them.", names.join(", "), plan.app.app);
     let gate = super::Gate { name: "destroy".into(), text, holds: false };
@@ -246,8 +281,15 @@ pub fn clean_up(
     let of_window = plan.steps.iter().filter(|step| step.phase.window() == Some(window));
     let steps = of_window.map(|step| step.id.clone()).collect();
     journal.append(Entry::Aborting { window, why: "cleaned up".into() })?;
-    let gone = provider.clean_up(&past)?;
+    // The machine first: a job that is at work there uses the others.
+    let ended = provider.end_machines(&past, &mut |_| ())?;
+    let mut gone: Vec<String> = ended.iter().map(|name| machine_word(name)).collect();
     for what in &gone {
+        journal.append(Entry::Removed { what: what.clone() })?;
+    }
+    let destroyed = provider.clean_up(&past)?;
+    gone.extend(destroyed.iter().cloned());
+    for what in &destroyed {
         journal.append(Entry::Removed { what: what.clone() })?;
     }
     journal.append(Entry::Aborted { window, steps })?;
@@ -275,9 +317,8 @@ fn may_clean_up(plan: &Plan, past: &Past) -> Result<u8> {
 /// What a rehearsal's journal says of how long the real thing takes; `None` where it has not come to its end.
 pub fn measured(plan: &Path) -> Option<Measured> {
     let (plan_read, past, _) = look(plan).ok()?;
-    let read = |step: &str| past.done(step).cloned();
-    let copied: Copied = serde_json::from_value(read("copy")?).ok()?;
-    let verified: Verified = serde_json::from_value(read("verify")?).ok()?;
+    let copied = cost::moved(&past)?;
+    let verified: Verified = serde_json::from_value(past.done("verify")?.clone()).ok()?;
     let (begun, _) = past.times("create-dump");
     let (_, caught_up) = past.times("caught-up-dump");
     Some(Measured {

@@ -10,6 +10,7 @@ use super::advice::{Advice, Estimate};
 use super::facts::AppFacts;
 use super::steps::{Action, Maker};
 use crate::model::redact;
+use crate::runbook::machines::MachineWish;
 use crate::runbook::step::Step;
 use crate::runbook::{Error, Result, hex};
 
@@ -43,6 +44,13 @@ pub struct Wishes {
     /// What runs pgconvoy on another machine, near the databases; `None`: rows move through this one.
     #[serde(default)]
     pub elsewhere: Option<String>,
+    /// A machine that is made for the run, and that rows pass through.
+    #[serde(default)]
+    pub machine: Option<MachineWish>,
+    /// A directory where rows pass through, for a dump that a restore can be repeated from; `None`: straight from server to
+    /// server.
+    #[serde(default)]
+    pub keep_dump: Option<String>,
 }
 
 /// Whether a plan is the migration itself, or everything of it that costs no downtime.

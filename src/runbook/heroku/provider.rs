@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 
 use super::cutover::{Promotion, destroy_text, promote_text};
 use super::facts::{DATABASE, on_off, read, show_formation, url_of};
+use super::machine::{Act, Ends};
 use super::plan::Plan;
 use super::steps::{Action, Role, addon_name, attachment_name};
 use crate::cloud::heroku::{self, AddOn, Behind, Heroku, NewAddOn, Process};
+use crate::event::Event;
 use crate::model::{Secret, format_duration_ms};
 use crate::ops::Run;
 use crate::runbook::database::{At, Databases, Filled, HowToCopy, Verified};
@@ -74,8 +76,11 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
             Action::Unfollow { role } => self.see_unfollowed(step, past, *role).await,
             Action::Seal { role } => self.see_sealed(step, past, *role).await,
             Action::Unfence { role } => self.see_unfenced(past, *role).await,
-            Action::Copy { to, .. } => self.see_copied(step, past, *to).await,
+            Action::Copy { to, .. } | Action::Restore { to } => self.see_copied(step, past, *to).await,
             Action::Verify { .. } => see_verified(past.called(&step.id)),
+            Action::MachineUp => self.see_machine(step, past),
+            Action::MachineDown => Ok(Self::see_machines_gone(past)),
+            Action::Dump { .. } => Ok(past.called(&step.id).map_or(Seen::ToDo, |note| Seen::Done(note.clone()))),
             Action::StillSame { role, since, new, sealed } => match self.see_still_same(past, *role, since).await? {
                 // Going forward after all, it is known that there are rows in the new one.
                 Seen::Done(_) if !step.phase.window().is_some_and(|window| past.is_forward(window)) => {
@@ -118,6 +123,7 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
     fn intent(&self, step: &Step<Action>, past: &Past) -> Result<Value> {
         match &step.action {
             Action::Create { role, .. } => Ok(json!({ "addon": self.name(past, *role) })),
+            Action::MachineUp => Ok(self.intended_machine(past)),
             Action::Promote(Promotion { role, from, .. }) => self.promotion(past, *role, *from),
             _ => Ok(Value::Null),
         }
@@ -167,17 +173,33 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
                         to.name
                     )));
                 }
+                if self.has_machine() {
+                    return self.preflight_there(Act { step, past, run }, Ends::both(&from, &to)).await;
+                }
                 self.databases.preflight(from.at(), to.at(), self.how(false), run).await.map(|()| Value::Null)
             }
             Action::Copy { from, to } => {
                 let (from, to) = (self.located(past, *from)?, self.located(past, *to)?);
+                if self.has_machine() {
+                    return self.copy_there(Act { step, past, run }, Ends::both(&from, &to)).await;
+                }
                 let again = past.attempts(&step.id) > 1;
                 facts(&self.databases.copy(from.at(), to.at(), self.how(again), run).await?)
             }
             Action::Verify { from, to } => {
                 let (from, to) = (self.located(past, *from)?, self.located(past, *to)?);
+                if self.has_machine() {
+                    return self.verify_there(Act { step, past, run }, Ends::both(&from, &to)).await;
+                }
                 facts(&self.databases.verify(from.at(), to.at(), self.how(false), run).await?)
             }
+            Action::MachineUp => self.machine_up(step, past, run),
+            Action::MachineDown => {
+                let mut tell = |what: &str| run.events.send(Event::Doing { what: what.to_owned() });
+                self.end_machines(past, &mut tell).map(|ended| json!({ "ended": ended }))
+            }
+            Action::Dump { from } => self.dump(Act { step, past, run }, &self.located(past, *from)?).await,
+            Action::Restore { to } => self.restore(Act { step, past, run }, &self.located(past, *to)?).await,
             Action::Promote(promotion) => self.promote(past, &promotion.of(&step.id)),
             Action::ProcessesBack { recorded } => {
                 self.scale_back(&recorded_by(past, recorded)?.formation).map(|()| Value::Null)
@@ -236,7 +258,7 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
 /// A database of the run with its address.
 pub(super) struct Located {
     pub name: String,
-    url: Secret,
+    pub url: Secret,
 }
 
 impl Located {
@@ -250,7 +272,7 @@ impl<D: Databases> OnHeroku<'_, D> {
         &self.plan.app.app
     }
 
-    fn how(&self, again: bool) -> HowToCopy {
+    pub(super) fn how(&self, again: bool) -> HowToCopy {
         HowToCopy { jobs: self.plan.wishes.jobs, again, heroku: true }
     }
 
@@ -451,6 +473,10 @@ impl<D: Databases> OnHeroku<'_, D> {
     async fn see_copied(&self, step: &Step<Action>, past: &Past, role: Role) -> Result<Seen> {
         let located = self.located(past, role)?;
         let filled = self.databases.filled(located.at()).await?;
+        // A job that was begun is asked for its report, whatever it has left.
+        if self.has_machine() && past.called(&step.id).is_none() && past.attempts(&step.id) > 0 {
+            return Ok(Seen::ToDo);
+        }
         match (past.called(&step.id), filled) {
             (Some(copied), Filled::Whole) => Ok(Seen::Done(copied.clone())),
             // A source without a table.

@@ -98,6 +98,15 @@ pub enum Action {
         from: Role,
         to: Role,
     },
+    /// The run's machine.
+    MachineUp,
+    MachineDown,
+    Dump {
+        from: Role,
+    },
+    Restore {
+        to: Role,
+    },
     StillSame {
         role: Role,
         since: String,
@@ -126,7 +135,7 @@ pub enum Action {
 
 pub(super) const MINUTE: u64 = 60;
 pub(super) const HOUR: u64 = 3600;
-const DAY: u64 = 24 * HOUR;
+pub(super) const DAY: u64 = 24 * HOUR;
 
 /// Puts steps together.
 pub(super) struct Maker<'a> {
@@ -151,9 +160,10 @@ impl Maker<'_> {
         steps.extend(self.freeze(1, Role::Original, Role::Dump));
         let mut moved = self.move_rows(Phase::Frozen(1));
         // Before it is compared: what was compared is what the app gets.
-        moved.insert(2, self.seal(Phase::Frozen(1), Role::New));
+        moved.insert(moved.len() - 1, self.seal(Phase::Frozen(1), Role::New));
         steps.extend(moved);
         steps.extend(self.switch(1, Role::New, Role::Original));
+        steps.extend(self.machine_down(if two { Phase::Ready(2) } else { Phase::Open }));
         if two {
             steps.push(self.followable(Phase::Ready(2), Role::New));
             steps.push(self.create(Phase::Ready(2), Role::Final, &self.wishes.final_plan, Some(Role::New)));
@@ -186,6 +196,7 @@ impl Maker<'_> {
             first.gate = Some(Gate { name: "rehearse".into(), text, holds: false });
         }
         steps.extend(self.move_rows(Phase::Ready(1)));
+        steps.extend(self.machine_down(Phase::Open));
         let mut destroy = self.destroy(Vec::new());
         destroy.action = Action::Destroy { original: false, keep: Vec::new() };
         "Destroy what the rehearsal has made".clone_into(&mut destroy.title);
@@ -201,7 +212,7 @@ impl Maker<'_> {
         let preflight = Step {
             estimate_s: 10,
             patience_s: 10 * MINUTE,
-            manual: vec!["pgconvoy preflight --source FOLLOWER_URL --target NEW_URL --provider heroku".into()],
+            manual: vec![self.pgconvoy("FOLLOWER_URL", "NEW_URL", "preflight --provider heroku")],
             ..step(
                 "preflight",
                 "Ask both databases what would stand in the way",
@@ -209,12 +220,11 @@ impl Maker<'_> {
                 Action::Preflight { from: Role::Dump, to: Role::New },
             )
         };
-        vec![
-            self.create(ready, Role::Dump, high, Some(Role::Original)),
-            self.create(ready, Role::New, high, None),
-            self.caught_up(ready, Role::Dump),
-            preflight,
-        ]
+        let mut steps =
+            vec![self.create(ready, Role::Dump, high, Some(Role::Original)), self.create(ready, Role::New, high, None)];
+        steps.extend(self.machine_up());
+        steps.extend([self.caught_up(ready, Role::Dump), preflight]);
+        steps
     }
 
     fn create(&self, phase: Phase, role: Role, plan: &str, follow: Option<Role>) -> Step<Action> {
@@ -344,11 +354,11 @@ impl Maker<'_> {
     fn move_rows(&self, phase: Phase) -> Vec<Step<Action>> {
         let move_s = self.estimate.move_s(self.app.database.bytes);
         let jobs = self.wishes.jobs;
-        let pgconvoy = self.wishes.elsewhere.as_deref().unwrap_or("pgconvoy");
+        let pgconvoy = |words: &str| self.pgconvoy("FOLLOWER_URL", "NEW_URL", words);
         let copy = Step {
             estimate_s: move_s * 3 / 4,
             patience_s: 4 * DAY,
-            manual: vec![format!("{pgconvoy} copy --source FOLLOWER_URL --target NEW_URL --provider heroku -j {jobs}")],
+            manual: vec![pgconvoy(&format!("copy --provider heroku -j {jobs}"))],
             ..step(
                 "copy",
                 "Copy everything into the new database",
@@ -359,9 +369,7 @@ impl Maker<'_> {
         let verify = Step {
             estimate_s: move_s / 4,
             patience_s: 4 * DAY,
-            manual: vec![format!(
-                "{pgconvoy} verify --definitions -O -x --no-tablespaces --no-comments --source FOLLOWER_URL --target NEW_URL -j {jobs}"
-            )],
+            manual: vec![pgconvoy(&format!("verify --definitions -O -x --no-tablespaces --no-comments -j {jobs}"))],
             ..step(
                 "verify",
                 "Compare every row, sequence and definition",
@@ -369,7 +377,11 @@ impl Maker<'_> {
                 Action::Verify { from: Role::Dump, to: Role::New },
             )
         };
-        vec![self.unfollow(phase, Role::Dump), copy, verify]
+        let moved = match &self.wishes.keep_dump {
+            Some(directory) => self.dump_and_restore(phase, directory, move_s),
+            None => vec![copy],
+        };
+        [self.unfollow(phase, Role::Dump)].into_iter().chain(moved).chain([verify]).collect()
     }
 
     fn unfollow(&self, phase: Phase, role: Role) -> Step<Action> {
