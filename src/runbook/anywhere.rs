@@ -173,7 +173,7 @@ pub async fn execute(
         // The way back is not closed by a full disk.
         records.push(match execution.order {
             Order::Abort => journal.note(Entry::Resumed {})?.0,
-            Order::Run | Order::Resume => journal.append(Entry::Resumed {})?,
+            _ => journal.append(Entry::Resumed {})?,
         });
     }
     if let Some((source, target)) = known {
@@ -185,7 +185,7 @@ pub async fn execute(
     let mut runner = Runner { provider: &provider, steps: &steps, journal, past: Past::new(records), run, policy };
     let ended = match execution.order {
         Order::Abort => runner.abort("as was asked for").await,
-        Order::Run | Order::Resume => runner.go().await,
+        _ => runner.go().await,
     };
     Ok((ended, runner.past))
 }

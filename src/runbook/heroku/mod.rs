@@ -134,7 +134,7 @@ pub async fn execute(
             check_opened(opened, &sha256, &path)?;
             records.push(match order {
                 Order::Abort => journal.note(Entry::Resumed {})?.0,
-                Order::Run | Order::Resume => journal.append(Entry::Resumed {})?,
+                _ => journal.append(Entry::Resumed {})?,
             });
         }
     }
@@ -149,7 +149,7 @@ pub async fn execute(
     let mut runner = Runner { provider: &provider, steps: &plan.steps, journal, past, run, policy };
     match execution.order {
         Order::Abort => runner.abort("as was asked for").await,
-        Order::Run | Order::Resume => runner.go().await,
+        _ => runner.go().await,
     }
 }
 
