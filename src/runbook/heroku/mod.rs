@@ -149,7 +149,7 @@ pub async fn execute(
     let mut runner = Runner { provider: &provider, steps: &plan.steps, journal, past, run, policy };
     match execution.order {
         Order::Abort => runner.abort("as was asked for").await,
-        _ => runner.go().await,
+        Order::Run | Order::Resume => runner.go().await,
     }
 }
 
