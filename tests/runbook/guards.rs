@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pgconvoy::cloud::heroku::{Credentials, Heroku, HttpTransport};
 use pgconvoy::lab::heroku::{HerokuServer, KEY, Setup, State, World};
 use pgconvoy::runbook::heroku::{Kind, Order, Plan, ToPlan, Wishes, make_plan};
-use pgconvoy::runbook::{Answer, Confirm, Confirmed, Ended, Gate, Result};
+use pgconvoy::runbook::{Answer, Confirm, Ended, Gate, Result};
 
 use crate::fixture::{Case, ORIGINAL, wishes};
 
@@ -73,7 +73,8 @@ async fn what_is_usual_is_not_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_run_for_the_same_app_is_refused() {
     let case = Case::new().await;
-    let _ = case.execute_with(Order::Run, None, &Confirmed, true).await.unwrap();
+    let held = case.execute_with(Order::Run, None, &NotYet("freeze"), false).await.unwrap();
+    assert!(matches!(held, Ended::Held { .. }), "{held:?}");
     let (_, refusals) = plan(&case, wishes(), Kind::Migration, "t2").await;
     assert!(refusals.iter().any(|refusal| refusal.contains("pgconvoy-t1-dump is of another run")), "{refusals:?}");
     // Its own follower is no reason to stop, and at its end nothing is in the way of the next.
@@ -101,11 +102,12 @@ async fn lists_are_read_to_their_end() {
     assert_eq!(heroku.attachments("sphinx").unwrap().len(), 2);
 }
 
-struct NotYet;
+/// Says yes, but not to this gate.
+struct NotYet(&'static str);
 
 impl Confirm for NotYet {
     fn confirm(&self, gate: &Gate) -> Result<Answer> {
-        Ok(if gate.name == "destroy" { Answer::Hold } else { Answer::Yes })
+        Ok(if gate.name == self.0 { Answer::Hold } else { Answer::Yes })
     }
 }
 
@@ -140,7 +142,7 @@ async fn nothing_is_destroyed_that_may_be_in_use() {
     ];
     for (said, change, repair) in cases {
         let case = Case::new().await;
-        let held = case.execute_with(Order::Run, None, &NotYet, false).await.unwrap();
+        let held = case.execute_with(Order::Run, None, &NotYet("destroy"), false).await.unwrap();
         assert!(matches!(held, Ended::Held { .. }), "{held:?}");
         case.world.with(change);
         let refused = case.execute(Order::Resume).await.unwrap_err().to_string();
