@@ -345,7 +345,7 @@ fn every(step: usize) -> impl Fn(&[Record]) -> Vec<u64> {
 fn of_the_way_back(records: &[Record]) -> Vec<u64> {
     let ends = records.iter().position(|record| matches!(record.entry, Entry::Aborted { .. }));
     let begins = records.iter().position(|record| matches!(record.entry, Entry::Aborting { .. })).unwrap_or_default();
-    ends.map_or_else(Vec::new, |ends| (begins as u64 - 8..ends as u64 + 1).collect())
+    ends.map_or_else(Vec::new, |ends| (begins as u64 - 8..=ends as u64).collect())
 }
 
 const ALL: [Trouble; 10] = [
