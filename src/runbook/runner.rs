@@ -185,7 +185,12 @@ impl<P: Provider> Runner<'_, P> {
             self.check_cancelled(step)?;
             self.check_budget(step)?;
             let seen = match step.phase {
-                Phase::Ready(_) => self.provider.look_again(step, &self.past, self.run).await,
+                Phase::Ready(_) => {
+                    let again = self.provider.look_again(step, &self.past, self.run);
+                    tokio::time::timeout_at(deadline.into(), again)
+                        .await
+                        .unwrap_or_else(|_| Err(waited(step, "no answer".into())))
+                }
                 _ => self.look(step).await,
             };
             let last = match seen {

@@ -15,15 +15,24 @@ async fn case(wishes: Wishes) -> Case {
     Case::with(Setup::default(), wishes, Kind::Migration).await
 }
 
-/// The names of the machines there were, those that have not ended, and how many jobs were started.
+/// Each time the app is about to go down, both servers are looked at again.
+fn is_asked_again(job: &str) -> bool {
+    job.starts_with("preflight-again-")
+}
+
+/// The names of the machines there were, those that have not ended, and how many jobs were started besides.
 fn machines(case: &Case) -> (Vec<String>, Vec<String>, u32) {
     let all = case.databases.fleet.all();
     let alive = all.iter().filter(|(_, machine)| !machine.has_ended).map(|(name, _)| name.clone()).collect();
-    (all.keys().cloned().collect(), alive, all.values().map(|machine| machine.starts).sum())
+    let again = all.values().flat_map(|machine| machine.jobs.keys()).filter(|job| is_asked_again(job)).count();
+    let starts: u32 = all.values().map(|machine| machine.starts).sum();
+    (all.keys().cloned().collect(), alive, starts - u32::try_from(again).unwrap())
 }
 
 fn jobs(case: &Case, machine: &str) -> Vec<String> {
-    case.databases.fleet.all()[machine].jobs.keys().cloned().collect()
+    let jobs = case.databases.fleet.all()[machine].jobs.keys().cloned().collect::<Vec<_>>();
+    assert!(jobs.iter().any(|job| is_asked_again(job)), "{jobs:?}");
+    jobs.into_iter().filter(|job| !is_asked_again(job)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,7 +45,7 @@ async fn rows_pass_through_a_machine_that_ends_when_it_is_not_needed() {
     let (plan, past, _) = look(&case.plan).unwrap();
     let ids: Vec<&str> = plan.steps.iter().map(|step| step.id.as_str()).collect();
     let at = |id: &str| ids.iter().position(|of| *of == id).unwrap_or_else(|| panic!("{id}: {ids:?}"));
-    assert!(at("machine-up") < at("caught-up-dump") && at("machine-still") + 1 == at("record"));
+    assert!(at("machine-up") < at("caught-up-dump"));
     assert_eq!(at("machine-down"), at("maintenance-back") + 1);
     assert_eq!(plan.wishes.machine.as_ref().map(|machine| machine.region.as_str()), Some("us-east-1"));
     let report = MigrationReport::new(&plan.steps, &past, 0);

@@ -169,6 +169,7 @@ async fn a_command_that_only_ends_well_has_done_nothing() {
     assert_ne!(ran.code, Some(0), "{}", ran.stdout);
     assert!(ran.stderr.contains("it has written no report"), "{}", ran.stderr);
     site.assert_as_it_was().await;
+    run(heroku(&site, &["cleanup", &plan, "--yes-i-mean", "sphinx"])).await.expect_success();
     // One that moves the rows, and lies about the comparison.
     let program = env!("CARGO_BIN_EXE_pgconvoy");
     let lies = site.directory.path().join("lies");
