@@ -144,6 +144,20 @@ const MAY_READ_THE_CLOCK: &[(&str, &str)] = &[
     ("ops/verify.rs", "when a comparison was begun, for people"),
 ];
 
+/// What spans processes and machines has no other clock; no row depends on it.
+const SPAN_PROCESSES: &[(&str, &str)] = &[
+    ("cli/ec2.rs", "how long a machine lives; when a log was written"),
+    ("cli/migrations/mod.rs", "how long a migration has taken, for people"),
+    ("cloud/ec2/machine.rs", "when a machine ends itself"),
+    ("cloud/ec2/sigv4.rs", "AWS wants the time in what is signed"),
+    ("runbook/fleet.rs", "the same of a machine that is pretended"),
+    ("runbook/heroku/machine.rs", "whether a machine lives for as long as the app may be down"),
+    ("runbook/heroku/mod.rs", "when a plan was made, for people"),
+    ("runbook/heroku/provider.rs", "how long old databases were kept"),
+    ("runbook/journal.rs", "when a record was written"),
+    ("runbook/runner.rs", "how long the app has been down, over kills"),
+];
+
 #[test]
 fn nothing_but_what_people_read_is_of_the_walls_clock() {
     // Times of files come from that clock too.
@@ -153,7 +167,8 @@ fn nothing_but_what_people_read_is_of_the_walls_clock() {
     let found: BTreeSet<String> =
         files().iter().filter(|(_, text)| reads(text)).map(|(path, _)| path.display().to_string()).collect();
     let allowed: BTreeSet<String> = MAY_READ_THE_CLOCK.iter().map(|(path, _)| (*path).to_owned()).collect();
-    assert_eq!(found, allowed);
+    let spanning: BTreeSet<String> = SPAN_PROCESSES.iter().map(|(path, _)| (*path).to_owned()).collect();
+    assert_eq!(found, &allowed | &spanning);
     // Once each: a second time would be for something else.
     for (path, text) in files().iter().filter(|(path, _)| allowed.contains(&path.display().to_string())) {
         let times: usize = OF_THE_WALL.iter().map(|word| text.matches(word).count()).sum();
