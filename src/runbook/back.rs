@@ -31,6 +31,8 @@ impl<P: Provider> Runner<'_, P> {
         let begun: Vec<&Step<P::Action>> =
             steps.iter().rev().filter(|s| s.phase == Phase::Frozen(window) && self.past.has_begun(&s.id)).collect();
         let deadline = Instant::now() + self.policy.undo_patience;
+        // The app is up by then: this costs nobody anything.
+        let mut may_come_late = self.provider.sees_what_is_undone() && self.has_unanswered(&begun);
         let mut has_changed = true;
         while std::mem::take(&mut has_changed) {
             for (at, step) in begun.iter().enumerate() {
@@ -48,11 +50,21 @@ impl<P: Provider> Runner<'_, P> {
                 let why = "somebody else does again what is taken back".to_owned();
                 return Err(Error::Remains { why, remains: Vec::new() });
             }
+            if !has_changed && std::mem::take(&mut may_come_late) {
+                tokio::time::sleep(self.provider.late()).await;
+                has_changed = true;
+            }
         }
         let taken: Vec<String> =
             steps.iter().filter(|step| step.phase.window() == Some(window)).map(|step| step.id.clone()).collect();
         self.note(Entry::Aborted { window, steps: taken })?;
         Ok(Ended::Aborted { window, why: why.to_owned() })
+    }
+
+    /// Whether anything that can be taken back was asked for without an answer: it may still be done.
+    fn has_unanswered(&self, begun: &[&Step<P::Action>]) -> bool {
+        let asked = |step: &&&Step<P::Action>| step.undo.is_some() && self.past.attempts(&step.id) > 0;
+        begun.iter().filter(asked).any(|step| !self.past.is_answered(&step.id))
     }
 
     /// Whether there was something to take back.

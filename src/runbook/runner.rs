@@ -215,8 +215,10 @@ impl<P: Provider> Runner<'_, P> {
     /// `None`: go on.
     fn gate(&mut self, step: &Step<P::Action>) -> Result<Option<Ended>> {
         let Some(gate) = &step.gate else { return Ok(None) };
+        // Where there is only one way, nobody is asked which.
+        let is_forward = step.phase.window().is_some_and(|window| self.past.is_forward(window));
         // While the app is up, a yes is good for the process that was told it.
-        if self.past.is_confirmed(&gate.name) && self.open_window().is_some() {
+        if is_forward || self.past.is_confirmed(&gate.name) && self.open_window().is_some() {
             return Ok(None);
         }
         let held = |why: &str| Some(Ended::Held { before: gate.name.clone(), why: why.into() });

@@ -1,4 +1,4 @@
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -111,6 +111,11 @@ pub trait Provider {
     /// Whether `undo` can see that there is nothing left to be taken back; else it is called once.
     fn sees_what_is_undone(&self) -> bool {
         false
+    }
+
+    /// So long what was asked for without an answer may still be done, after everything was taken back.
+    fn late(&self) -> Duration {
+        Duration::ZERO
     }
 
     /// Does it once. What came of it is observed afterwards.

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use pgconvoy::lab::heroku::{Fault, FaultKind, Happening, Setup};
 use pgconvoy::ops::Run;
-use pgconvoy::runbook::heroku::{Kind, Order, ToPlan, clean_up, make_plan};
+use pgconvoy::runbook::heroku::{Execution, Kind, Order, ToPlan, clean_up, execute, make_plan};
 use pgconvoy::runbook::journal::Entry;
-use pgconvoy::runbook::{Answer, Confirm, Confirmed, Ended, Error, Gate, Journal, Result};
+use pgconvoy::runbook::{Answer, Confirm, Confirmed, Ended, Error, Gate, Journal, Policy, Result};
 use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{self, ORIGINAL, wishes};
@@ -41,6 +41,74 @@ async fn what_the_new_database_was_given_is_not_thrown_away() {
     case.assert_nothing_is_lost("forward");
     assert_eq!(case.execute(Order::Resume, None).await.unwrap(), Ended::Finished);
     case.assert_migrated("resumed");
+}
+
+/// Says neither yes nor no.
+struct Nobody;
+
+impl Confirm for Nobody {
+    fn confirm(&self, _: &Gate) -> Result<Answer> {
+        Ok(Answer::Hold)
+    }
+}
+
+async fn abort_with_nobody_to_ask(case: &Case) -> Result<Ended> {
+    let (plan, order, undo_patience) = (&case.plan, Order::Abort, Policy::UNDO_PATIENCE);
+    let execution = Execution { plan, order, confirm: &Nobody, hold: false, undo_patience, records_left: None };
+    execute(&case.heroku, &case.databases, &execution, &Run::unattended()).await
+}
+
+/// Where there is only the way forward, nobody is asked which: the app would stay down.
+#[tokio::test(flavor = "multi_thread")]
+async fn going_forward_after_all_asks_nobody() {
+    let case = killed_when(|entry| matches!(entry, Entry::Called { step, .. } if step == "promote")).await;
+    case.app.sneak(NEW);
+    let refused = abort_with_nobody_to_ask(&case).await.unwrap_err().to_string();
+    assert!(refused.contains("up on its new database"), "{refused}");
+    case.assert_nothing_is_lost("forward");
+}
+
+/// Going forward, a release that fails is released once more: there is no other way.
+#[tokio::test(flavor = "multi_thread")]
+async fn going_forward_after_all_releases_once_more() {
+    let mut setup = Setup { release_polls: 1, ..Setup::default() };
+    setup.formation.push(("release".into(), 0, "Standard-1X".into()));
+    let wishes = || pgconvoy::runbook::heroku::Wishes { release_is_harmless: true, ..wishes() };
+    let of = || Case::of(setup.clone(), Trouble::None, wishes());
+    let whole = of().await;
+    whole.execute(Order::Run, None).await.unwrap();
+    let records = Journal::read(&whole.plan.with_extension("journal")).unwrap();
+    let asked = records.iter().find(|r| matches!(&r.entry, Entry::Intent { step, .. } if step == "promote")).unwrap();
+    let case = of().await;
+    case.app.world.with(|world| world.releases_to_fail = 1);
+    assert!(matches!(case.execute(Order::Run, Some(asked.number + 1)).await, Err(Error::Killed)));
+    case.app.sneak(NEW);
+    let refused = abort_with_nobody_to_ask(&case).await.unwrap_err().to_string();
+    assert!(refused.contains("up on its new database"), "{refused}");
+    case.assert_nothing_is_lost("released once more");
+}
+
+/// The journal is of yesterday, or somebody has promoted by hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fence_stays_where_somebody_else_has_led_the_app_elsewhere() {
+    let case = killed_when(|entry| matches!(entry, Entry::Intent { step, .. } if step == "copy")).await;
+    let body = serde_json::json!({ "addon": { "name": NEW }, "app": { "name": "sphinx" }, "confirm": "sphinx", "name": "DATABASE" });
+    let _ = case.app.world.handle("POST", "/addon-attachments", &body);
+    assert_eq!(case.holder(), NEW);
+    let refused = case.execute(Order::Abort, None).await.unwrap_err().to_string();
+    assert!(refused.contains("somebody else was at work"), "{refused}");
+    assert!(case.app.databases.is_fenced(ORIGINAL));
+}
+
+/// What was asked for without an answer may be done when everything was taken back: it is looked at once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_still_come_is_looked_for_when_the_app_is_up() {
+    let case = killed_when(|entry| matches!(entry, Entry::Intent { step, .. } if step == "scale-down")).await;
+    assert!(matches!(case.execute(Order::Abort, None).await.unwrap(), Ended::Aborted { window: 1, .. }));
+    let log =
+        case.app.world.with(|world| world.log.iter().map(|l| format!("{} {}", l.method, l.path)).collect::<Vec<_>>());
+    let up = log.iter().rposition(|line| line == "PATCH /apps/sphinx").unwrap();
+    assert!(log[up..].iter().any(|line| line == "GET /apps/sphinx/formation"), "{:?}", &log[up..]);
 }
 
 /// Killed at each record of the way forward, it goes on with that.

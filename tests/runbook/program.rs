@@ -141,6 +141,24 @@ async fn the_first_ctrl_c_takes_everything_back() {
     site.assert_as_it_was().await;
 }
 
+/// Its terminal is gone, and it is not: from any other one it is taken back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_at_work_is_taken_back_from_another_terminal() {
+    let Some(site) = Site::start(TABLES).await else { return };
+    let plan = make_plan(&site, &[]).await;
+    let journal = site.directory.path().join("sphinx.journal");
+    let mut child = heroku(&site, &["run", &plan, "--yes-i-mean", "sphinx"]).spawn();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !std::fs::read_to_string(&journal).unwrap_or_default().contains(r#""intent","step":"copy""#) {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let back = run(heroku(&site, &["abort", &plan])).await.expect_code(1);
+    assert!(back.stdout.contains("everything is as it was before"), "{}\n{}", back.stdout, back.stderr);
+    assert!(child.try_wait().unwrap().is_some(), "it is still at work");
+    site.assert_as_it_was().await;
+}
+
 /// The other machine is this one: what counts is that rows move by another process, which is told the addresses.
 #[tokio::test(flavor = "multi_thread")]
 async fn rehearsed_with_rows_that_move_elsewhere() {

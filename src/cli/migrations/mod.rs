@@ -16,7 +16,8 @@ use pgconvoy::pg::conninfo::ProcessEnv;
 use pgconvoy::runbook::anywhere::{self, Commands, Move};
 use pgconvoy::runbook::example::{Pretended, StandIn};
 use pgconvoy::runbook::heroku::{
-    Action, Execution, Kind, Measured, Order, Plan, ToPlan, Wishes, clean_up, execute, look, make_plan, measured, spent,
+    Action, Execution, Kind, Measured, Order, Plan, ToPlan, Wishes, ask_to_stop, clean_up, execute, look, make_plan,
+    measured, spent,
 };
 use pgconvoy::runbook::journal::Entry;
 use pgconvoy::runbook::machines::MachineWish;
@@ -217,6 +218,10 @@ async fn executed(
     }
     let (plan, _) = Plan::load(&path)?;
     let confirm = Typed::new(&plan.app.app, args.yes_i_mean.as_deref(), &run.events)?;
+    if order == Order::Abort {
+        // Whoever is at work has the lock, until he has stopped.
+        ask_to_stop(&path, run).await?;
+    }
     let _lock = lock(&plan.app.app)?;
     let execution = Execution { hold: args.hold, ..execution(&path, order, &confirm) };
     let servers = Servers { pg_dump: None, elsewhere: plan.wishes.elsewhere.clone() };

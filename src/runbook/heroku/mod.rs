@@ -126,6 +126,14 @@ pub struct Execution<'a> {
     pub records_left: Option<u64>,
 }
 
+/// Asks the process that is at work on a plan to stop, and waits until it has.
+///
+/// # Errors
+/// It cannot be asked, or nobody wants to wait for it any longer.
+pub async fn ask_to_stop(plan: &Path, run: &Run) -> Result<()> {
+    stop::ask(&Plan::journal_path(plan), run).await
+}
+
 /// Executes a saved plan, exactly.
 ///
 /// # Errors
@@ -149,7 +157,7 @@ pub async fn execute(
         return Err(Error::Usage("a cut-over is not held: that is what it is for".into()));
     }
     if execution.order == Order::Abort {
-        stop::ask(&path, run).await?;
+        ask_to_stop(execution.plan, run).await?;
     }
     let (mut journal, mut records) = Journal::open(&path)?;
     let run = &Run { cancel: run.cancel.child_token(), ..run.clone() };

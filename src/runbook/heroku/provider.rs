@@ -88,7 +88,7 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
                 }
                 other => Ok(other),
             },
-            Action::Promote(promotion) => self.see_promoted(past, &promotion.of(&step.id)),
+            Action::Promote(promotion) => self.see_promoted(past, (&promotion.of(&step.id), step.phase.window())),
             Action::ProcessesBack { recorded } => {
                 let (now, then) = (self.formation()?, recorded_by(past, recorded)?.formation);
                 Ok(if differing(&now, &then).is_empty() { Seen::Done(Value::Null) } else { Seen::ToDo })
@@ -144,6 +144,10 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
 
     fn limit(&self, until: Option<Instant>) {
         self.heroku.limit(until);
+    }
+
+    fn late(&self) -> Duration {
+        self.late_after()
     }
 
     fn sees_what_is_undone(&self) -> bool {
@@ -226,6 +230,7 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
         match &step.action {
             Action::Promote(promotion) => self.promote_back(past, &promotion.of(&step.id)).await,
             Action::Fence { role } => {
+                self.check_nobody_promoted(step, past, *role)?;
                 let located = self.located(past, *role)?;
                 let fence = self.databases.look_at_fence(located.at()).await?;
                 if !fence.is_set {

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use super::cutover::Move;
 use super::facts::DATABASE;
 use super::provider::{OnHeroku, calls, done, recorded_by};
-use super::steps::Role;
+use super::steps::{Action, Role};
 use crate::cloud::heroku::Release;
 use crate::runbook::database::Databases;
 use crate::runbook::past::Past;
-use crate::runbook::step::Seen;
+use crate::runbook::step::{Seen, Step};
 use crate::runbook::{Error, Result};
 
 /// The longest that a promotion without an answer is waited for, before the app is brought up without it.
@@ -25,13 +25,15 @@ const LATE_IN_STILL: u32 = 6;
 const LATE_LOOKS: u32 = 30;
 
 impl<D: Databases> OnHeroku<'_, D> {
-    pub(super) fn see_promoted(&self, past: &Past, moved: &Move<'_>) -> Result<Seen> {
+    pub(super) fn see_promoted(&self, past: &Past, (moved, window): (&Move<'_>, Option<u8>)) -> Result<Seen> {
         let app = self.app();
         let holder = self.holder_of_database()?;
         if holder == self.name(past, moved.role) {
             return match self.release_since(past, moved)? {
                 Released::Well => Ok(Seen::Done(json!({ "database": holder }))),
                 Released::NotYet(why) => Ok(Seen::Waiting(why)),
+                // There is no way back: it is released once more.
+                Released::Badly if window.is_some_and(|window| past.is_forward(window)) => Ok(Seen::ToDo),
                 Released::Badly => Err(Error::Refused("the release process has failed on the new database".into())),
             };
         }
@@ -151,6 +153,29 @@ impl<D: Databases> OnHeroku<'_, D> {
         )))
     }
 
+    /// So long what was asked for without an answer may still be carried out.
+    pub(super) fn late_after(&self) -> Duration {
+        (Duration::from_secs(self.plan.wishes.still_s) * LATE_IN_STILL).min(LATE_MAX)
+    }
+
+    /// The fence is not taken from a database that somebody else has led the app away from: what is written there then is
+    /// lost. Promotions of this run are looked after by their own step.
+    pub(super) fn check_nobody_promoted(&self, step: &Step<Action>, past: &Past, role: Role) -> Result<()> {
+        let promotions =
+            self.plan.steps.iter().filter(|other| {
+                matches!(other.action, Action::Promote(_)) && other.phase.window() == step.phase.window()
+            });
+        let (mut promotions, held) = (promotions, self.name(past, role));
+        if promotions.any(|promotion| past.attempts(&promotion.id) > 0) {
+            return Ok(());
+        }
+        let holder = self.holder_of_database()?;
+        if holder == held {
+            return Ok(());
+        }
+        Err(Error::Refused(format!("DATABASE leads to {holder}: somebody else was at work, and {held} stays fenced")))
+    }
+
     /// The name leads where it did. What was asked for without an answer may still come, and what was released may still be
     /// under way.
     async fn is_back(&self, past: &Past, moved: &Move<'_>) -> Result<Option<String>> {
@@ -175,7 +200,7 @@ impl<D: Databases> OnHeroku<'_, D> {
         if past.attempts(moved.step) == 0 || past.is_answered(moved.step) {
             return Ok(None);
         }
-        let late = (Duration::from_secs(self.plan.wishes.still_s) * LATE_IN_STILL).min(LATE_MAX);
+        let late = self.late_after();
         for _ in 0..LATE_LOOKS {
             tokio::time::sleep(late / LATE_LOOKS).await;
             if self.holder_of_database()? != old {
