@@ -225,4 +225,5 @@ async fn record_a_session() {
 async fn the_example_needs_nobody() {
     let ran = run(Pgconvoy::new(["heroku", "plan", "--example"])).await.expect_success();
     assert!(ran.stdout.starts_with("EXAMPLE") && ran.stdout.contains("sphinx: finished"), "{}", ran.stdout);
+    assert_eq!(ran.stderr, "", "nothing of what is pretended is anybody's trouble");
 }

@@ -38,7 +38,7 @@ const POLL: Duration = Duration::from_secs(1);
 pub fn heroku(command: &HerokuCommand, run: &Run, canvas: &Canvas) -> ops::Result<Outcome> {
     match command {
         HerokuCommand::Plan(args) if args.example => {
-            block_on(async { example(args, run, canvas).await.map_err(Error::into_ops) })
+            block_on(async { example(args, canvas).await.map_err(Error::into_ops) })
         }
         HerokuCommand::Plan(args) => block_on(async { plan(args, canvas).await.map_err(Error::into_ops) }),
         HerokuCommand::Rehearse(args) => ordered(args, Order::Run, true, (run, canvas)),
@@ -161,7 +161,7 @@ fn machine(args: &MachineArgs) -> MachineWish {
 }
 
 /// The whole thing on an app that does not exist.
-async fn example(args: &HerokuPlanArgs, run: &Run, canvas: &Canvas) -> Result<Outcome> {
+async fn example(args: &HerokuPlanArgs, canvas: &Canvas) -> Result<Outcome> {
     let world = Arc::new(World::new(Setup::default()));
     let (heroku, databases) = (Heroku::new(StandIn(Arc::clone(&world))), Pretended::new(world));
     let directory = tempfile::tempdir().map_err(|error| Error::Internal(error.to_string()))?;
@@ -178,7 +178,7 @@ async fn example(args: &HerokuPlanArgs, run: &Run, canvas: &Canvas) -> Result<Ou
     let hasty = Wishes { poll_ms: 0, still_s: 0, hold_s: 0, ..wishes };
     make_plan(&heroku, &databases, to_plan(hasty)).await?.0.save(&path)?;
     let execution = execution(&path, Order::Run, &Confirmed);
-    let ended = execute(&heroku, &databases, &execution, run).await?;
+    let ended = execute(&heroku, &databases, &execution, &Run::unattended()).await?;
     let (_, past, _) = look(&path)?;
     let finished = reported(&plan, &past);
     let text = format!(
