@@ -1,7 +1,7 @@
 //! Machines that nobody runs, with jobs that move nothing, for the example and for tests.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ pub struct PretendedFleet {
     databases: Arc<Mutex<State>>,
     machines: Arc<Mutex<BTreeMap<String, Pretence>>>,
     hangs: Arc<AtomicBool>,
+    breaks: Arc<AtomicU32>,
 }
 
 /// A machine.
@@ -48,7 +49,7 @@ struct PretendedMachine {
 
 impl PretendedFleet {
     pub(super) fn new(world: Arc<World>, databases: Arc<Mutex<State>>) -> Self {
-        Self { world, databases, machines: Arc::default(), hangs: Arc::default() }
+        Self { world, databases, machines: Arc::default(), hangs: Arc::default(), breaks: Arc::default() }
     }
 
     fn machines(&self) -> MutexGuard<'_, BTreeMap<String, Pretence>> {
@@ -63,6 +64,11 @@ impl PretendedFleet {
     /// From now on jobs that move or compare rows come to no end.
     pub fn hang(&self) {
         self.hangs.store(true, Ordering::SeqCst);
+    }
+
+    /// So many times the connection breaks while a restore is watched, which goes on.
+    pub fn break_restores(&self, times: u32) {
+        self.breaks.store(times, Ordering::SeqCst);
     }
 
     /// A machine has so many minutes left.
@@ -195,6 +201,11 @@ impl Place for PretendedMachine {
             machine.jobs.insert(job.id.clone(), done.clone());
             done
         };
+        let is_restore = job.arguments.first().is_some_and(|verb| verb == "restore");
+        let one_less = |left: u32| left.checked_sub(1);
+        if is_restore && self.fleet.breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok() {
+            return Err(ssh::Error::Connection { host: self.name.clone(), said: "timed out".into() }.into());
+        }
         for line in &lines {
             on_line(line);
         }

@@ -124,6 +124,16 @@ async fn a_restore_that_fails_goes_on_from_the_dump_that_is_kept() {
     case.assert_migrated();
 }
 
+/// Who cannot be reached may be at work: a second restore beside the first would write into the same tables.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_is_out_of_sight_is_found_again_and_not_started_beside_itself() {
+    let case = case(Wishes { keep_dump: Some(".".into()), poll_ms: 20, ..with_machine() }).await;
+    case.databases.fleet.break_restores(3);
+    assert_eq!(case.execute(Order::Run).await.unwrap(), Ended::Finished);
+    case.assert_migrated();
+    assert_eq!(jobs(&case, "t1"), ["dump-1-1", "preflight-1-1", "restore-1-1-try1", "verify-1-1"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rehearsal_and_a_cleanup_end_the_machine() {
     let rehearsal = Case::with(Setup::default(), with_machine(), Kind::Rehearsal).await;

@@ -216,7 +216,12 @@ impl<D: Databases> OnHeroku<'_, D> {
             let restored = self.restore_once(act, (archive, to), (tries, begin)).await;
             match restored {
                 Ok(copied) => return facts(&copied),
-                Err(error) if tries >= RESTORES_MAX || matches!(error, Error::Cancelled | Error::Refused(_)) => {
+                // What passes says nothing about the job: it may be at work, and the next act finds it by its name.
+                Err(error)
+                    if tries >= RESTORES_MAX
+                        || error.is_passing()
+                        || matches!(error, Error::Cancelled | Error::Refused(_)) =>
+                {
                     return Err(error);
                 }
                 Err(error) => {
