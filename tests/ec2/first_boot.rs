@@ -77,7 +77,8 @@ impl Boot {
             .stdin(Stdio::null())
             .output()
             .unwrap();
-        assert_eq!(output.status.success(), fail.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        let survives = ["", "shutdown"].contains(&fail);
+        assert_eq!(output.status.success(), survives, "{}", String::from_utf8_lossy(&output.stderr));
         let state = fs::read_to_string(self.at("var/lib/pgconvoy/state")).unwrap();
         let calls = fs::read_to_string(self.at("calls")).unwrap();
         (state.trim().to_owned(), calls.lines().map(ToOwned::to_owned).collect())
@@ -148,7 +149,25 @@ fn a_failure_is_said_and_the_end_stands() {
         assert!(state.starts_with("failed: line "), "{program}: {state}");
         assert!(calls[0].starts_with("shutdown -P +90"), "{program}");
         position(&calls, "systemctl enable --now pgconvoy-end.timer");
+        assert!(calls.iter().all(|call| !call.starts_with("poweroff")), "{program}: {calls:#?}");
     }
+}
+
+#[test]
+fn where_shutdown_fails_the_timer_is_the_end() {
+    let boot = Boot::new(&[EBS]);
+    let (state, calls) = boot.run("shutdown");
+    assert_eq!(state, "ready");
+    position(&calls, "systemctl enable --now pgconvoy-end.timer");
+    assert!(boot.at("etc/systemd/system/pgconvoy-end.timer").is_file());
+}
+
+#[test]
+fn a_machine_that_cannot_set_its_end_does_not_live_on() {
+    let (state, calls) = Boot::new(&[EBS]).run("systemctl");
+    assert!(state.starts_with("failed: line "), "{state}");
+    assert_eq!(calls.last().unwrap(), "poweroff -f");
+    assert!(calls.iter().all(|call| !call.starts_with("apt-get")), "{calls:#?}");
 }
 
 #[test]

@@ -80,6 +80,10 @@ impl Error {
             Self::NotReady(_) => {
                 "see /var/log/cloud-init-output.log on the machine, or end it with `pgconvoy ec2 down`"
             }
+            Self::TooSlow { .. } => {
+                "what was asked for may still come or be there: `pgconvoy ec2 down` ends it; an image that runs no user \
+                 data (cloud-init) never ends by itself"
+            }
             Self::Ssh(error) => return error.hint(),
             Self::Api { .. } => match self.code()? {
                 "UnauthorizedOperation" => "the key may not do that: docs/EC2.md lists the permissions that are needed",

@@ -17,7 +17,8 @@ say() {
 # The end comes first: whatever fails below, the machine does not outlive its time. It was started so that
 # powering off terminates it.
 limit_life() {
-    shutdown -P "+$MINUTES" "pgconvoy's time is up"
+    # Where it fails, the timer is what remains.
+    shutdown -P "+$MINUTES" "pgconvoy's time is up" || say 'starting: the time to live, by its timer alone'
     # The line above does not survive a reboot; a timer with a date does.
     local at
     at=$(date -u -d "+$MINUTES minutes" '+%Y-%m-%d %H:%M:%S UTC')
@@ -104,13 +105,15 @@ install_client() {
 
 give_up() {
     trap - ERR
-    say "failed: line $1: $2"
+    say "failed: line $1: $2" || true
+    # Nobody may know of a machine without an end: it does not live on. Powering off terminates it.
+    systemctl is-active -q pgconvoy-end.timer || poweroff -f
 }
 
-mkdir -p "$(dirname "$STATE")"
-chmod 755 "$(dirname "$STATE")"
 trap 'give_up "$LINENO" "$BASH_COMMAND"' ERR
 set -E
+mkdir -p "$(dirname "$STATE")"
+chmod 755 "$(dirname "$STATE")"
 say 'starting: the time to live'
 limit_life
 say 'starting: disks'
