@@ -195,6 +195,21 @@ fn the_end_is_proven_and_leaves_nothing() {
 }
 
 #[test]
+fn a_machine_that_is_listed_late_is_ended_too() {
+    let (standin, state) = (Standin::start(), tempfile::tempdir().unwrap());
+    standin.world().slowness = 3;
+    // As `up` that was killed leaves it: asked for, and not listed yet.
+    for _ in 0..4 {
+        standin.fault("RunInstances", Fault::LoseReply);
+    }
+    let machine = machine(&standin, "r", state.path(), |_| ());
+    machine.launch(&mut quiet).unwrap_err();
+    standin.world().instances[0].hidden = 5;
+    assert_eq!(machine.end(&mut quiet).unwrap(), ["i-0001"]);
+    assert_eq!(standin.world().instances[0].state, "terminated");
+}
+
+#[test]
 fn two_machines_of_a_run_are_named_and_both_ended() {
     let (standin, state) = (Standin::start(), tempfile::tempdir().unwrap());
     let machine = machine(&standin, "r", state.path(), |_| ());

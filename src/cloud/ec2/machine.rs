@@ -99,6 +99,9 @@ pub struct Machine {
     cancel: CancellationToken,
 }
 
+/// So often, and for as many times [`Pace::look_every`], a run's machine is looked for that was never seen.
+const LOOKS_AT_NOTHING: u32 = 8;
+
 type Tell<'a> = &'a mut dyn FnMut(&str);
 
 impl Machine {
@@ -483,12 +486,17 @@ impl Machine {
                 tell(&format!("ending {}", alive.join(", ")));
                 self.api.terminate(&alive)?;
                 asked.extend(alive.into_iter().filter(|id| !asked.contains(id)).collect::<Vec<_>>());
-            } else if known.iter().all(|one| one.state == State::Terminated) {
-                looks_at_nothing += 1;
             }
-            // Twice: one that was asked for a moment ago may not be listed at the first look.
-            if looks_at_nothing >= 2 {
+            let is_over = known.iter().all(|one| one.state == State::Terminated);
+            looks_at_nothing = if is_over { looks_at_nothing + 1 } else { 0 };
+            // One that was asked for a moment ago, by a process that died or still waits, is listed some seconds later.
+            let looked_for_long =
+                looks_at_nothing >= LOOKS_AT_NOTHING && begun.elapsed() >= self.pace.look_every * LOOKS_AT_NOTHING;
+            if looks_at_nothing >= 2 && (was_here || looked_for_long) {
                 break;
+            }
+            if looks_at_nothing == 2 {
+                tell("no machine of the run is listed: looking some more, for one that was asked for just now");
             }
             self.wait(begun, self.pace.end_for, "the machine's end")?;
         }
