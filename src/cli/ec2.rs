@@ -235,16 +235,11 @@ impl Desk<'_> {
     }
 
     fn sweep(&self, args: &SweepArgs) -> Result<u8> {
-        let mut regions = args.region.clone();
-        if regions.is_empty() {
-            regions.extend(usual_region());
-            regions.extend(["us", "eu"].into_iter().filter_map(region_for).map(ToOwned::to_owned));
-        }
-        let mut seen = std::collections::BTreeSet::new();
+        let regions = regions_to_sweep(&args.region);
         let now = OffsetDateTime::now_utc();
         let mut found = Vec::new();
-        for region in regions.into_iter().filter(|region| seen.insert(region.clone())) {
-            let api = self.api(Some(&region))?;
+        for region in &regions {
+            let api = self.api(Some(region))?;
             let leftover = Leftover::find(&api)?;
             for machine in &leftover.machines {
                 let late = if leftover.expired(now).contains(&machine) { "  OUTLIVED ITS TIME" } else { "" };
@@ -261,7 +256,7 @@ impl Desk<'_> {
         }
         found.retain(|(_, leftover)| !leftover.expired(now).is_empty() || leftover.orphans() > 0);
         if found.is_empty() {
-            self.printer.out("nothing to sweep");
+            self.printer.out(&format!("nothing to sweep in {}", regions.join(", ")));
             return Ok(0);
         }
         if !args.yes && !self.confirmed("sweep")? {
@@ -324,6 +319,18 @@ fn only_run(api: &Api) -> Result<Option<String>> {
 
 fn usual_region() -> Option<String> {
     ["AWS_REGION", "AWS_DEFAULT_REGION"].into_iter().find_map(|name| std::env::var(name).ok().filter(|v| !v.is_empty()))
+}
+
+/// Those that are named, else the usual one and Heroku's two; each once.
+fn regions_to_sweep(named: &[String]) -> Vec<String> {
+    let mut regions = named.to_vec();
+    if regions.is_empty() {
+        regions.extend(usual_region());
+        regions.extend(["us", "eu"].into_iter().filter_map(region_for).map(ToOwned::to_owned));
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    regions.retain(|region| seen.insert(region.clone()));
+    regions
 }
 
 /// The variables by name. One that is named and not set is a mistake; of the usual ones, those that are set count.

@@ -1,6 +1,7 @@
 //! A machine's life, and what may go wrong in it.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use pgconvoy::cloud::ec2::{Api, Credentials, Error, Keys, Leftover, Machine, Pace, State, Wanted, sweep};
@@ -250,6 +251,23 @@ fn sweeping_ends_what_has_outlived_its_time_and_nothing_else() {
     let states: Vec<&str> = world.instances.iter().map(|one| one.state).collect();
     assert_eq!(states, ["shutting-down", "running", "running"]);
     assert_eq!((world.key_pairs.len(), world.groups.len()), (2, 2), "those of runs with a machine stay");
+}
+
+#[test]
+fn sweeping_says_where_it_has_looked() {
+    let standin = Standin::start();
+    let sweep = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pgconvoy"));
+        command.args(["ec2", "sweep"]).args(arguments).stdin(Stdio::null());
+        command.env("AWS_ENDPOINT_URL_EC2", &standin.url).env_remove("AWS_SESSION_TOKEN");
+        command.env("AWS_ACCESS_KEY_ID", "AKID").env("AWS_SECRET_ACCESS_KEY", "hidden").env("AWS_REGION", "eu-west-1");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(sweep(&[]), "nothing to sweep in eu-west-1, us-east-1\n");
+    assert_eq!(standin.count("DescribeInstances"), 2);
+    assert_eq!(sweep(&["--region", "us"]), "nothing to sweep in us-east-1\n");
 }
 
 #[test]

@@ -84,7 +84,8 @@ impl Standin {
 fn serve(mut stream: TcpStream, world: &Mutex<World>) {
     let Some((headers, body)) = read(&stream) else { return };
     assert!(headers.contains("aws4-hmac-sha256 credential=akid/"), "not signed: {headers}");
-    assert!(headers.contains("/us-east-1/ec2/aws4_request, signedheaders=host;x-amz-date"), "{headers}");
+    let signed = |region| headers.contains(&format!("/{region}/ec2/aws4_request, signedheaders=host;x-amz-date"));
+    assert!(signed("us-east-1") || signed("eu-west-1"), "{headers}");
     let parameters = parse(&body);
     let action = parameters.get("Action").cloned().unwrap_or_default();
     let mut world = world.lock().unwrap();
