@@ -128,9 +128,10 @@ impl Past {
         last(|entry| matches!(entry, Entry::CutOver {})).is_none_or(|told| told < since)
     }
 
-    /// Whether the last that happened was that a window was taken back.
+    /// Whether the last that happened was that a window was taken back; what was removed since changes nothing of it.
     pub fn ended_aborted(&self) -> Option<u8> {
-        match self.records.last().map(|record| &record.entry) {
+        let mut entries = self.records.iter().rev().map(|record| &record.entry);
+        match entries.find(|entry| !matches!(entry, Entry::Removed { .. })) {
             Some(Entry::Aborted { window, .. }) => Some(*window),
             _ => None,
         }
