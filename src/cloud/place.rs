@@ -10,7 +10,8 @@ pub type Result<T, E = super::ec2::Error> = std::result::Result<T, E>;
 /// Whether jobs can be started on a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Nobody has heard of it: never asked for, or asked for a moment ago.
+    /// Nobody has heard of it: never asked for, or asked for a moment ago; or it has ended, and is forgotten since. EC2
+    /// forgets within an hour or so.
     Nowhere,
     /// There, and not yet to be used.
     Coming,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -19,6 +19,9 @@ use crate::pg::ConnInfo;
 use crate::pg::conninfo::ProcessEnv;
 use crate::report::seal_document;
 
+/// How long a look takes that sees nothing.
+const UNSEEN_FOR: Duration = Duration::from_secs(20);
+
 /// Machines by name: what was made stays known when it has ended.
 #[derive(Clone)]
 pub struct PretendedFleet {
@@ -27,12 +30,16 @@ pub struct PretendedFleet {
     machines: Arc<Mutex<BTreeMap<String, Pretence>>>,
     hangs: Arc<AtomicBool>,
     breaks: Arc<AtomicU32>,
+    is_unseen: Arc<AtomicBool>,
+    has_no_key: Arc<AtomicBool>,
 }
 
 /// A machine.
 #[derive(Clone, Debug, Default)]
 pub struct Pretence {
     pub has_ended: bool,
+    /// It has ended so long ago that its provider does not know it any more.
+    pub is_forgotten: bool,
     /// What each job has said, and its exit code.
     pub jobs: BTreeMap<String, (Vec<String>, u8)>,
     /// Jobs that were started.
@@ -49,7 +56,15 @@ struct PretendedMachine {
 
 impl PretendedFleet {
     pub(super) fn new(world: Arc<World>, databases: Arc<Mutex<State>>) -> Self {
-        Self { world, databases, machines: Arc::default(), hangs: Arc::default(), breaks: Arc::default() }
+        Self {
+            world,
+            databases,
+            machines: Arc::default(),
+            hangs: Arc::default(),
+            breaks: Arc::default(),
+            is_unseen: Arc::default(),
+            has_no_key: Arc::default(),
+        }
     }
 
     fn machines(&self) -> MutexGuard<'_, BTreeMap<String, Pretence>> {
@@ -71,6 +86,16 @@ impl PretendedFleet {
         self.breaks.store(times, Ordering::SeqCst);
     }
 
+    /// From now on a look at a machine takes [`UNSEEN_FOR`] while the app is down, whatever is called off, and sees nothing.
+    pub fn hang_looks(&self) {
+        self.is_unseen.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether there are keys to ask with.
+    pub fn take_keys(&self, are_taken: bool) {
+        self.has_no_key.store(are_taken, Ordering::SeqCst);
+    }
+
     /// A machine has so many minutes left.
     pub fn age(&self, name: &str, minutes_left: u32) {
         if let Some(machine) = self.machines().get_mut(name) {
@@ -82,6 +107,20 @@ impl PretendedFleet {
     pub fn kill(&self, name: &str) {
         if let Some(machine) = self.machines().get_mut(name) {
             machine.has_ended = true;
+        }
+    }
+
+    /// A machine dies, and an hour goes by: nobody knows it any more, but its name has had its machine.
+    pub fn forget(&self, name: &str) {
+        if let Some(machine) = self.machines().get_mut(name) {
+            (machine.has_ended, machine.is_forgotten) = (true, true);
+        }
+    }
+
+    /// There is a machine again of a name that has had one.
+    pub fn revive(&self, name: &str) {
+        if let Some(machine) = self.machines().get_mut(name) {
+            (machine.has_ended, machine.is_forgotten) = (false, false);
         }
     }
 
@@ -133,6 +172,9 @@ fn report(verb: &str, servers: &[Value]) -> Value {
 
 impl Machines for PretendedFleet {
     fn place(&self, name: &str, wish: &MachineWish, _cancel: CancellationToken) -> Result<Box<dyn Place>> {
+        if self.has_no_key.load(Ordering::SeqCst) {
+            return Err(super::Error::Usage("there is no key of AWS".into()));
+        }
         let kind = wish.kinds.first().cloned().unwrap_or_default();
         Ok(Box::new(PretendedMachine { fleet: self.clone(), name: name.to_owned(), kind }))
     }
@@ -160,8 +202,16 @@ impl Place for PretendedMachine {
     }
 
     fn look(&self) -> place::Result<Standing> {
+        let begun = Instant::now();
+        while self.fleet.is_unseen.load(Ordering::SeqCst) && self.fleet.world.with(|world| world.maintenance) {
+            if begun.elapsed() > UNSEEN_FOR {
+                return Err(self.gone());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         Ok(match self.fleet.machines().get(&self.name) {
             None => Standing::Nowhere,
+            Some(machine) if machine.is_forgotten => Standing::Nowhere,
             Some(machine) if machine.has_ended => Standing::Ended,
             Some(machine) => {
                 let left =

@@ -207,3 +207,114 @@ async fn a_machine_that_would_end_while_the_app_is_down_is_given_more_time_befor
     assert!(case.databases.fleet.all()["t1"].minutes_left.is_some_and(|left| left >= 180));
     assert_eq!(machines(&case).0, ["t1"]);
 }
+
+/// EC2 does not know a machine any more an hour after its end, but its name has had its machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_has_ended_and_is_forgotten_has_a_successor_all_the_same() {
+    let case = case(with_machine()).await;
+    let _ = case.execute_with(Order::Run, None, &Except("freeze"), false).await.unwrap();
+    case.databases.fleet.forget("t1");
+    assert_eq!(case.execute(Order::Resume).await.unwrap(), Ended::Finished);
+    case.assert_migrated();
+    assert_eq!(machines(&case), (vec!["t1".into(), "t1-2".into()], vec![], 3));
+    assert_eq!(jobs(&case, "t1-2"), ["copy-1-1", "verify-1-1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_abort_the_next_try_has_a_machine_though_the_last_ones_are_forgotten() {
+    let case = case(with_machine()).await;
+    let _ = case.execute_with(Order::Run, None, &Except("freeze"), false).await.unwrap();
+    // The second is in no announcement.
+    case.databases.fleet.kill("t1");
+    case.databases.fail_copies(1);
+    let ended = case.execute(Order::Resume).await.unwrap();
+    assert!(matches!(ended, Ended::Aborted { .. }), "{ended:?}");
+    assert_eq!(machines(&case).0, ["t1", "t1-2"]);
+    for name in ["t1", "t1-2"] {
+        case.databases.fleet.forget(name);
+    }
+    assert_eq!(case.execute(Order::Resume).await.unwrap(), Ended::Finished);
+    case.assert_migrated();
+    assert_eq!(machines(&case).0, ["t1", "t1-2", "t1-3"]);
+    assert!(machines(&case).1.is_empty());
+}
+
+/// Of two successors that no record names, the first is forgotten when the second is looked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_is_found_and_ended_behind_one_that_is_forgotten() {
+    let case = case(with_machine()).await;
+    let _ = case.execute_with(Order::Run, None, &Except("freeze"), false).await.unwrap();
+    for gone in ["t1", "t1-2"] {
+        case.databases.fleet.kill(gone);
+        // Both servers were looked at again, and the app is not down yet.
+        let killed = case.execute_with(Order::Resume, Some(2), &Confirmed, false).await;
+        assert!(matches!(killed, Err(Error::Killed)), "{killed:?}");
+    }
+    assert_eq!(machines(&case), (vec!["t1".into(), "t1-2".into(), "t1-3".into()], vec!["t1-3".into()], 1));
+    case.databases.fleet.forget("t1");
+    case.databases.fleet.forget("t1-2");
+    assert_eq!(case.execute(Order::Resume).await.unwrap(), Ended::Finished);
+    case.assert_migrated();
+    assert_eq!(machines(&case), (vec!["t1".into(), "t1-2".into(), "t1-3".into()], vec![], 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_is_there_again_after_its_end_is_not_used_and_is_ended_again() {
+    let case = case(with_machine()).await;
+    case.databases.fail_copies(1);
+    let ended = case.execute(Order::Run).await.unwrap();
+    assert!(matches!(ended, Ended::Aborted { .. }), "{ended:?}");
+    case.databases.fleet.revive("t1");
+    assert_eq!(case.execute(Order::Resume).await.unwrap(), Ended::Finished);
+    case.assert_migrated();
+    assert_eq!(machines(&case).0, ["t1", "t1-2"]);
+    assert_eq!(machines(&case).1, Vec::<String>::new());
+}
+
+/// The record of the machine's end comes after that of the abort.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_back_with_its_machine_is_still_said_to_be() {
+    let case = case(with_machine()).await;
+    case.databases.fail_copies(1);
+    let ended = case.execute(Order::Run).await.unwrap();
+    assert!(matches!(ended, Ended::Aborted { window: 1, .. }), "{ended:?}");
+    assert_eq!(case.execute(Order::Abort).await.unwrap(), ended);
+    let (plan, past, _) = look(&case.plan).unwrap();
+    let report = MigrationReport::new(&plan.steps, &past, 0);
+    assert!(report.aborted.is_some_and(|why| why.contains("a restore that fails")));
+    let gone = case.clean_up().unwrap();
+    assert!(!gone.is_empty() && gone.iter().all(|name| name.starts_with("pgconvoy-t1-")), "{gone:?}");
+    assert_eq!(case.addons(), [ORIGINAL]);
+}
+
+/// Who looks at a machine while the app is down does not look for longer than it may be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_that_takes_longer_than_the_budget_is_taken_back() {
+    let case = case(Wishes { budget_s: 1, poll_ms: 20, ..with_machine() }).await;
+    let _ = case.execute_with(Order::Run, None, &Except("freeze"), false).await.unwrap();
+    case.databases.fleet.hang_looks();
+    let ended = case.execute(Order::Resume).await.unwrap();
+    let Ended::Aborted { window: 1, why } = ended else { panic!("{ended:?}") };
+    assert!(why.contains("budget"), "{why}");
+    case.assert_as_it_was();
+    assert!(machines(&case).1.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cleanup_that_cannot_end_the_machine_destroys_the_databases_and_is_no_success() {
+    let case = case(with_machine()).await;
+    let _ = case.execute_with(Order::Run, None, &Except("freeze"), false).await.unwrap();
+    case.databases.fleet.take_keys(true);
+    let error = case.clean_up().unwrap_err().to_string();
+    assert!(error.contains("no key of AWS") && error.contains("machine t1"), "{error}");
+    assert_eq!(case.addons(), [ORIGINAL]);
+    // Nothing else is left: again, it says why, and begins nothing.
+    let records = || Journal::read(&case.plan.with_extension("journal")).unwrap().len();
+    let before = records();
+    assert!(case.clean_up().unwrap_err().to_string().contains("no key of AWS"));
+    assert_eq!(records(), before);
+    case.databases.fleet.take_keys(false);
+    assert_eq!(case.clean_up().unwrap(), ["machine t1"]);
+    assert!(machines(&case).1.is_empty());
+    assert_eq!(case.clean_up().unwrap(), Vec::<String>::new());
+}

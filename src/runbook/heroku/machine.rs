@@ -5,6 +5,7 @@
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +29,9 @@ use crate::runbook::{Error, Result};
 
 /// So often a restore from a dump that is kept is gone on with: the source is not needed for it.
 const RESTORES_MAX: u32 = 3;
+/// So many names on end that nobody has heard of are beyond the last machine: EC2 forgets one about an hour after its end,
+/// so that a name may be forgotten before a later one.
+const LOOKED_AHEAD: usize = 3;
 
 impl<D: Databases> OnHeroku<'_, D> {
     /// Whether rows pass through a machine of the run's own.
@@ -46,22 +50,37 @@ impl<D: Databases> OnHeroku<'_, D> {
     }
 
     /// The machine that is used now, or that will be: EC2 gives one machine for a name, ever, so that one that has ended has a
-    /// successor of the next name.
-    fn machine(&self, past: &Past) -> Result<String> {
+    /// successor of a later name.
+    async fn machine(&self, past: &Past, cancel: &CancellationToken) -> Result<String> {
         let known = announced_machines(past);
         let Some(last) = known.last() else { return Ok(self.plan.run.clone()) };
-        if self.look(last)? == Standing::Ended { Ok(self.next_machine(&known)) } else { Ok(last.clone()) }
+        if !is_over(past, last, &self.look_until(last, cancel).await?) {
+            return Ok(last.clone());
+        }
+        let (mut number, mut free) = (known.len(), Vec::new());
+        while free.len() < LOOKED_AHEAD {
+            number += 1;
+            let name = self.machine_number(number);
+            match self.look_until(&name, cancel).await? {
+                standing if is_over(past, &name, &standing) => free.clear(),
+                Standing::Nowhere => free.push(name),
+                _ => return Ok(name),
+            }
+        }
+        Ok(free.swap_remove(0))
     }
 
-    fn next_machine(&self, known: &[String]) -> String {
-        format!("{}-{}", self.plan.run, known.len() + 1)
+    fn machine_number(&self, number: usize) -> String {
+        format!("{}-{number}", self.plan.run)
     }
 
     /// The name under which a machine is asked for.
     pub(super) fn intended_machine(&self, past: &Past) -> Value {
         // Where it cannot be seen now, asking for it under its name does no harm.
         let last = || announced_machines(past).pop().unwrap_or_else(|| self.plan.run.clone());
-        json!({ "machine": self.machine(past).unwrap_or_else(|_| last()) })
+        let cancel = CancellationToken::new();
+        let machine = tokio::task::block_in_place(|| Handle::current().block_on(self.machine(past, &cancel)));
+        json!({ "machine": machine.unwrap_or_else(|_| last()) })
     }
 
     /// Asks for a machine that nobody has made: whoever may not ask learns it before anything costs money.
@@ -74,12 +93,27 @@ impl<D: Databases> OnHeroku<'_, D> {
         Ok(tokio::task::block_in_place(|| place.look())?)
     }
 
+    /// On a thread of its own: a budget that is used up must be noticed meanwhile. What is called off may look on; that
+    /// changes nothing.
+    async fn look_until(&self, name: &str, cancel: &CancellationToken) -> Result<Standing> {
+        let place = self.place(name, cancel.clone())?;
+        let looking = tokio::task::spawn_blocking(move || place.look());
+        tokio::select! {
+            seen = looking => Ok(seen.map_err(|error| Error::Internal(format!("a look at {name}: {error}")))??),
+            () = cancel.cancelled() => Err(Error::Cancelled),
+        }
+    }
+
     /// Done: it is there. Once it was seen to, its time may run.
     pub(super) fn see_machine(&self, step: &Step<Action>, past: &Past) -> Result<Seen> {
         if let Some(facts) = past.done(&step.id) {
             return Ok(Seen::Done(facts.clone()));
         }
         let Some(name) = announced_machines(past).pop() else { return Ok(Seen::ToDo) };
+        // One that the run has ended is not made use of again.
+        if is_gone(past, &name) {
+            return Ok(Seen::ToDo);
+        }
         let Standing::Ready { kind, .. } = self.look(&name)? else { return Ok(Seen::ToDo) };
         let cents_per_hour = self.wish()?.cents_per_hour_of(&kind);
         Ok(Seen::Done(json!({ "machine": name, "kind": kind, "cents_per_hour": cents_per_hour })))
@@ -94,9 +128,9 @@ impl<D: Databases> OnHeroku<'_, D> {
     }
 
     /// For a run that was held for long: there is a machine, and it lives for longer than the app may be down.
-    fn ensure_machine(&self, past: &Past, run: &Run) -> Result<()> {
-        let (name, live_s) = (self.machine(past)?, self.plan.wishes.budget_s + HOUR);
-        match self.look(&name)? {
+    async fn ensure_machine(&self, past: &Past, run: &Run) -> Result<()> {
+        let (name, live_s) = (self.machine(past, &run.cancel).await?, self.plan.wishes.budget_s + HOUR);
+        match self.look_until(&name, &run.cancel).await? {
             Standing::Ready { until, .. } if !ends_before(until, live_s) => Ok(()),
             _ => self.bring_up(&name, live_s, run),
         }
@@ -123,21 +157,49 @@ impl<D: Databases> OnHeroku<'_, D> {
         if left.is_empty() { Seen::Done(Value::Null) } else { Seen::ToDo }
     }
 
-    /// Ends them, proven by EC2's own word.
+    /// Ends them, proven by EC2's own word: each that can be ended, also where another cannot.
     pub(super) fn end_machines(&self, past: &Past, tell: &mut dyn FnMut(&str)) -> Result<Vec<String>> {
-        let mut left = machines_left(past);
-        let known = announced_machines(past);
-        if !known.is_empty() {
-            // One that has taken another's place when it was looked again is in no record.
-            let next = self.next_machine(&known);
-            let is_there = self.look(&next)? != Standing::Nowhere;
-            left.extend(Some(next).filter(|_| is_there));
+        let (mut ended, mut failed) = (Vec::new(), None);
+        let mut end = |names: Vec<String>| {
+            for name in names {
+                let place = self.place(&name, CancellationToken::new());
+                match place.and_then(|place| Ok(tokio::task::block_in_place(|| place.down(tell))?)) {
+                    Ok(()) => ended.push(name),
+                    Err(error) => failed = failed.take().or(Some(error)),
+                }
+            }
+        };
+        end(machines_left(past));
+        // Afterwards: what is known is ended, whether or not others can be looked for.
+        end(self.machines_unrecorded(past)?);
+        failed.map_or(Ok(ended), Err)
+    }
+
+    /// Machines that are there though no record says so: what has taken another's place when it was looked again is
+    /// announced nowhere, and what has ended may have been made anew.
+    fn machines_unrecorded(&self, past: &Past) -> Result<Vec<String>> {
+        let (known, mut there) = (announced_machines(past), Vec::new());
+        for name in known.iter().filter(|name| is_gone(past, name)) {
+            if is_alive(&self.look(name)?) {
+                there.push(name.clone());
+            }
         }
-        for name in &left {
-            let place = self.place(name, CancellationToken::new())?;
-            tokio::task::block_in_place(|| place.down(tell))?;
+        let (mut number, mut missing) = (1, if known.is_empty() { LOOKED_AHEAD } else { 0 });
+        while missing < LOOKED_AHEAD {
+            number += 1;
+            let name = self.machine_number(number);
+            if known.contains(&name) {
+                missing = 0;
+                continue;
+            }
+            let (standing, is_gone) = (self.look(&name)?, is_gone(past, &name));
+            missing = if standing == Standing::Nowhere && !is_gone { missing + 1 } else { 0 };
+            // What has ended by itself leaves a key and a firewall behind.
+            if is_alive(&standing) || standing == Standing::Ended && !is_gone {
+                there.push(name);
+            }
         }
-        Ok(left)
+        Ok(there)
     }
 
     pub(super) async fn preflight_there(&self, act: Act<'_>, ends: Ends<'_>) -> Result<Value> {
@@ -145,7 +207,7 @@ impl<D: Databases> OnHeroku<'_, D> {
         let id = if act.past.done(&act.step.id).is_none() {
             job_id(act)
         } else {
-            self.ensure_machine(act.past, act.run)?;
+            self.ensure_machine(act.past, act.run).await?;
             format!("preflight-again-{}", act.past.records().len())
         };
         let arguments = preflight_arguments(self.how(false));
@@ -249,7 +311,7 @@ impl<D: Databases> OnHeroku<'_, D> {
     /// Starts the job on the run's machine, or finds it, and listens to all that it says.
     async fn job(&self, act: Act<'_>, id: &str, arguments: Vec<String>, ends: Ends<'_>) -> Result<Reported> {
         let Act { past, run, .. } = act;
-        let name = self.machine(past)?;
+        let name = self.machine(past, &run.cancel).await?;
         let place = self.place(&name, run.cancel.clone())?;
         let command = format!("job {id} of pgconvoy {} on {name}", arguments.join(" "));
         let (mut environment, mut expected) = (Vec::new(), Vec::new());
@@ -356,6 +418,27 @@ pub(super) fn is_gone(past: &Past, name: &str) -> bool {
         Entry::Removed { what } => *what == machine_word(name),
         _ => false,
     })
+}
+
+/// Whether the name has had its machine.
+fn is_over(past: &Past, name: &str, standing: &Standing) -> bool {
+    match standing {
+        Standing::Ended => true,
+        Standing::Nowhere => is_gone(past, name) || has_been_there(past, name),
+        Standing::Coming | Standing::Ready { .. } => is_gone(past, name),
+    }
+}
+
+/// Whether the journal says that it was made, not only asked for.
+fn has_been_there(past: &Past, name: &str) -> bool {
+    past.records().iter().any(|record| match &record.entry {
+        Entry::Called { note, .. } | Entry::Done { facts: note, .. } => note["machine"] == name,
+        _ => false,
+    })
+}
+
+fn is_alive(standing: &Standing) -> bool {
+    matches!(standing, Standing::Coming | Standing::Ready { .. })
 }
 
 /// Whether a machine may end itself before so many seconds are over.

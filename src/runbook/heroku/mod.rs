@@ -288,9 +288,14 @@ pub fn clean_up(
     }
     let of_window = plan.steps.iter().filter(|step| step.phase.window() == Some(window));
     let steps = of_window.map(|step| step.id.clone()).collect();
+    // The machine first: a job that is at work there uses the others. Where it cannot be ended, it ends itself, but the
+    // databases do not.
+    let (ended, unended) = match provider.end_machines(&past, &mut |_| ()) {
+        Ok(ended) => (ended, None),
+        Err(error) if doomed.is_empty() => return Err(error),
+        Err(error) => (Vec::new(), Some(error)),
+    };
     journal.append(Entry::Aborting { window, why: "cleaned up".into() })?;
-    // The machine first: a job that is at work there uses the others.
-    let ended = provider.end_machines(&past, &mut |_| ())?;
     let mut gone: Vec<String> = ended.iter().map(|name| machine_word(name)).collect();
     for what in &gone {
         journal.append(Entry::Removed { what: what.clone() })?;
@@ -301,7 +306,13 @@ pub fn clean_up(
         journal.append(Entry::Removed { what: what.clone() })?;
     }
     journal.append(Entry::Aborted { window, steps })?;
+    unended.map_or(Ok(()), |error| Err(not_ended(&error, (&gone, machines))))?;
     Ok(gone)
+}
+
+fn not_ended(error: &Error, (gone, machines): (&[String], Vec<String>)) -> Error {
+    let why = format!("destroyed: {}; the machine could not be ended: {error}; `cleanup` tries again", gone.join(", "));
+    Error::Remains { why, remains: machines }
 }
 
 /// The window whose databases are not in use: before the app went down for it, or after it was taken back.
