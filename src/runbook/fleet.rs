@@ -19,9 +19,6 @@ use crate::pg::ConnInfo;
 use crate::pg::conninfo::ProcessEnv;
 use crate::report::seal_document;
 
-/// How long a look takes that sees nothing.
-const UNSEEN_FOR: Duration = Duration::from_secs(20);
-
 /// Machines by name: what was made stays known when it has ended.
 #[derive(Clone)]
 pub struct PretendedFleet {
@@ -55,6 +52,9 @@ struct PretendedMachine {
 }
 
 impl PretendedFleet {
+    /// How long a look takes that sees nothing.
+    pub const UNSEEN_FOR: Duration = Duration::from_secs(30);
+
     pub(super) fn new(world: Arc<World>, databases: Arc<Mutex<State>>) -> Self {
         Self {
             world,
@@ -86,7 +86,7 @@ impl PretendedFleet {
         self.breaks.store(times, Ordering::SeqCst);
     }
 
-    /// From now on a look at a machine takes [`UNSEEN_FOR`] while the app is down, whatever is called off, and sees nothing.
+    /// From now on a look while the app is down takes [`Self::UNSEEN_FOR`], whatever is called off, and sees nothing.
     pub fn hang_looks(&self) {
         self.is_unseen.store(true, Ordering::SeqCst);
     }
@@ -204,7 +204,7 @@ impl Place for PretendedMachine {
     fn look(&self) -> place::Result<Standing> {
         let begun = Instant::now();
         while self.fleet.is_unseen.load(Ordering::SeqCst) && self.fleet.world.with(|world| world.maintenance) {
-            if begun.elapsed() > UNSEEN_FOR {
+            if begun.elapsed() > PretendedFleet::UNSEEN_FOR {
                 return Err(self.gone());
             }
             std::thread::sleep(Duration::from_millis(5));

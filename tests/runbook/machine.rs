@@ -1,9 +1,11 @@
 //! Runs that make a machine for themselves; the machines are pretended, and so is what they do.
 
+use std::time::Instant;
+
 use pgconvoy::lab::heroku::Setup;
 use pgconvoy::runbook::heroku::{Kind, Order, Wishes, look, spent};
 use pgconvoy::runbook::machines::MachineWish;
-use pgconvoy::runbook::{Answer, Confirm, Confirmed, Ended, Error, Gate, Journal, MigrationReport};
+use pgconvoy::runbook::{Answer, Confirm, Confirmed, Ended, Error, Gate, Journal, MigrationReport, PretendedFleet};
 
 use crate::fixture::{Case, ORIGINAL, wishes};
 
@@ -293,7 +295,9 @@ async fn a_look_that_takes_longer_than_the_budget_is_taken_back() {
     let case = case(Wishes { budget_s: 1, poll_ms: 20, ..with_machine() }).await;
     let _ = case.execute_with(Order::Run, None, &Except("freeze"), false).await.unwrap();
     case.databases.fleet.hang_looks();
+    let begun = Instant::now();
     let ended = case.execute(Order::Resume).await.unwrap();
+    assert!(begun.elapsed() < PretendedFleet::UNSEEN_FOR, "{:?}", begun.elapsed());
     let Ended::Aborted { window: 1, why } = ended else { panic!("{ended:?}") };
     assert!(why.contains("budget"), "{why}");
     case.assert_as_it_was();
