@@ -16,8 +16,9 @@ use crate::ops::Run;
 
 /// Acts that were followed by nothing, until it is given up.
 const ATTEMPTS_MAX: u32 = 6;
-/// How long something that was told to stop may take for it, before it is left alone.
-const STOPPING: Duration = Duration::from_secs(60);
+/// How long something that was told to stop may take for it, before it is left alone: longer than a command is asked to end, and
+/// made to.
+const STOPPING: Duration = Duration::from_secs(130);
 
 /// What does not depend on the plan.
 pub struct Policy<'a> {
