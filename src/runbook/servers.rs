@@ -291,6 +291,9 @@ impl Databases for Servers {
             }),
         };
         let report: VerifyReport = ops::verify(&options, run).await?;
+        if report.counted_only > 0 {
+            return Err(Error::Refused(format!("{} tables were only counted", report.counted_only)));
+        }
         let differing = report.tables.iter().filter(|table| !table.is_equal());
         let rows = differing
             .map(|t| format!("{}: {} rows at the source, {} at the target", t.name, t.reference_rows, t.target_rows));
