@@ -11,8 +11,6 @@ use super::step::{Phase, Provider, Step};
 use super::{Error, Result};
 use crate::event::Event;
 
-/// The longest that one attempt to take something back may take.
-const ATTEMPT: Duration = Duration::from_secs(300);
 /// After something was taken back, so long until it is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -70,8 +68,9 @@ impl<P: Provider> Runner<'_, P> {
     /// Whether there was something to take back.
     async fn undo(&mut self, step: &Step<P::Action>, deadline: Instant) -> Result<bool> {
         let mut has_changed = false;
+        let limit = self.provider.undo_limit();
         loop {
-            let error = match tokio::time::timeout(ATTEMPT, self.provider.undo(step, &self.past)).await {
+            let error = match tokio::time::timeout(limit, self.provider.undo(step, &self.past)).await {
                 Ok(Ok(Some(what))) => {
                     self.say(Event::Note { message: format!("taken back: {what}") });
                     self.note(Entry::Undone { step: step.id.clone(), what })?;
@@ -84,7 +83,7 @@ impl<P: Provider> Runner<'_, P> {
                 }
                 Ok(Ok(None)) => return Ok(has_changed),
                 Ok(Err(error)) => error,
-                Err(_) => Error::Waited { what: step.title.clone(), after: ATTEMPT, last: "no end is seen".into() },
+                Err(_) => Error::Waited { what: step.title.clone(), after: limit, last: "no end is seen".into() },
             };
             if error.is_final() || Instant::now() > deadline {
                 self.note(Entry::Failed { step: step.id.clone(), why: error.to_string() })?;

@@ -118,6 +118,11 @@ pub trait Provider {
         Duration::ZERO
     }
 
+    /// The longest that one attempt to take something back may take, before it is begun anew.
+    fn undo_limit(&self) -> Duration {
+        Duration::from_secs(300)
+    }
+
     /// Does it once. What came of it is observed afterwards.
     ///
     /// # Errors
