@@ -11,10 +11,11 @@ use super::database::{At, Databases, Filled, HowToCopy, Identity, Mark, OtherSes
 use super::heroku::Order;
 use super::hex;
 use super::journal::{Entry, Journal, Record};
+use super::lock::AppLock;
 use super::past::Past;
 use super::runner::{Ended, Policy, Runner};
 use super::servers::gap_in;
-use super::shell::shell;
+use super::shell::{TERMINATION, shell};
 use super::step::{Confirm, Gate, Phase, Provider, Seen, Step, facts};
 use super::{Error, Result};
 use crate::model::Secret;
@@ -165,7 +166,8 @@ pub async fn execute(
         journal.die_after(left);
     }
     check_opened(records.first(), (wanted, execution.order), path)?;
-    let known = provider.check_servers(&records, execution.order, run).await?;
+    let (servers, is_new) = provider.check_servers(&records, execution.order, run).await?;
+    let _locks = lock_servers(&servers, execution.order, run)?;
     if records.is_empty() {
         let (run, subject) = ("migrate".to_owned(), wanted.name.clone());
         records.push(journal.append(Entry::Opened { run, subject, plan_sha256: wanted.sha256() })?);
@@ -176,7 +178,8 @@ pub async fn execute(
             Order::Run | Order::Resume | Order::CutOver => journal.append(Entry::Resumed {})?,
         });
     }
-    if let Some((source, target)) = known {
+    if is_new {
+        let [source, target] = servers;
         records.push(journal.append(Entry::Servers { source: facts(&source)?, target: facts(&target)? })?);
     }
     let steps = wanted.steps();
@@ -193,6 +196,22 @@ pub async fn execute(
         Order::Run | Order::Resume | Order::CutOver => runner.go().await,
     };
     Ok((ended, runner.past))
+}
+
+/// Two runs with a journal each would take turns at stopping the app, or drop what the other one has copied.
+fn lock_servers(servers: &[Identity; 2], order: Order, run: &Run) -> Result<Vec<AppLock>> {
+    let mut locks = Vec::new();
+    for server in servers {
+        match AppLock::take_database(server) {
+            Ok(taken) => locks.extend(taken),
+            Err(error) if order == Order::Abort && !matches!(error, Error::Refused(_)) => {
+                run.events
+                    .warn(format!("whether another process is at work on {} is not known: {error}", server.address));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(locks)
 }
 
 fn check_opened(first: Option<&Record>, (wanted, order): (&Move, Order), path: &Path) -> Result<()> {
@@ -233,7 +252,7 @@ impl<D: Databases> Provider for Anywhere<'_, D> {
                 }),
                 None => Ok(Seen::ToDo),
             },
-            Action::Fence => self.see_fence(past.done(&step.id).is_some()).await,
+            Action::Fence => self.see_fence(step, past).await,
             Action::Still => self.see_still(step, past).await,
             Action::Copy => self.see_copied(step, past).await,
             Action::Verify => {
@@ -247,6 +266,19 @@ impl<D: Databases> Provider for Anywhere<'_, D> {
             }
             Action::StillSame => self.see_still_same(past).await,
         }
+    }
+
+    /// Days may have passed until somebody has confirmed it.
+    async fn look_again(&self, step: &Step<Action>, past: &Past, run: &Run) -> Result<Seen> {
+        match step.action {
+            Action::Preflight => self.act(step, past, run).await.map(Seen::Done),
+            _ => self.observe(step, past).await,
+        }
+    }
+
+    fn undo_limit(&self) -> Duration {
+        // To ask it to end, to make it end, and to ask the target before.
+        Duration::from_secs(self.wanted.command_limit_s) + TERMINATION * 3
     }
 
     async fn act(&self, step: &Step<Action>, past: &Past, run: &Run) -> Result<Value> {
@@ -271,14 +303,16 @@ impl<D: Databases> Provider for Anywhere<'_, D> {
             }
             Action::Verify => self.with_mark(facts(&self.databases.verify(source, target, how, run).await?)?).await,
             // Where there is no way back, half of it would be the worst.
-            Action::Switch if self.wanted.commands.unswitch.is_none() => self.command(switch, &unstopped(run)).await,
+            Action::Switch if self.wanted.commands.unswitch.is_none() || past.is_forward(WINDOW) => {
+                self.command(switch, &unstopped(run)).await
+            }
             Action::Switch => self.command(switch, run).await,
             Action::Thaw => self.command(thaw, &unstopped(run)).await,
             Action::Still | Action::StillSame => Err(Error::Internal(format!("`{}` is nothing to be done", step.id))),
         }
     }
 
-    async fn undo(&self, step: &Step<Action>, _past: &Past) -> Result<Option<String>> {
+    async fn undo(&self, step: &Step<Action>, past: &Past) -> Result<Option<String>> {
         match step.action {
             Action::Freeze => {
                 self.command(&self.wanted.commands.thaw, &Run::unattended()).await?;
@@ -293,8 +327,10 @@ impl<D: Databases> Provider for Anywhere<'_, D> {
             }
             Action::Switch => match &self.wanted.commands.unswitch {
                 Some(unswitch) => {
+                    let unknown = self.check_way_back(step, past).await?;
                     self.command(unswitch, &Run::unattended()).await?;
-                    Ok(Some("the app was switched to the source".into()))
+                    let unknown = unknown.map_or_else(String::new, |why| format!("; {why}"));
+                    Ok(Some(format!("the app was switched to the source{unknown}")))
                 }
                 None => Ok(None),
             },
@@ -304,6 +340,11 @@ impl<D: Databases> Provider for Anywhere<'_, D> {
 }
 
 const COPY: &str = "copy";
+/// The only one.
+const WINDOW: u8 = 1;
+/// So long the target is asked whether it was written to, where it does not answer, while the app is down.
+const ASKING: Duration = TERMINATION;
+const ASKING_PAUSE: Duration = Duration::from_secs(1);
 /// Under which a mark of the target stands in what a step has found.
 const MARK: &str = "target_mark";
 /// Sessions that were closed count what they have written a moment later.
@@ -318,13 +359,9 @@ impl<D: Databases> Anywhere<'_, D> {
         At { name: "the target", url: &self.wanted.target }
     }
 
-    /// Both servers as they say they are, where the journal does not know them yet; where it does, that they are those.
-    async fn check_servers(&self, records: &[Record], order: Order, run: &Run) -> Result<Option<(Identity, Identity)>> {
-        let known = records.iter().find_map(|record| match &record.entry {
-            Entry::Servers { source, target } => Some((source.clone(), target.clone())),
-            _ => None,
-        });
-        let Some((source, target)) = known else {
+    /// Both servers, and whether they are new to the journal: where it knows them, they must be those.
+    async fn check_servers(&self, records: &[Record], order: Order, run: &Run) -> Result<([Identity; 2], bool)> {
+        let Some([source, target]) = known_servers(records)? else {
             if records.iter().any(|record| matches!(record.entry, Entry::Intent { .. })) {
                 return Err(Error::Refused("the journal does not say at which servers it was begun".into()));
             }
@@ -334,20 +371,24 @@ impl<D: Databases> Anywhere<'_, D> {
             if source.server == target.server && is_told {
                 return Err(Error::Usage("source and target are the same database".into()));
             }
-            return Ok(Some((source, target)));
+            return Ok(([source, target], true));
         };
-        for (side, known, at) in [("source", source, self.source()), ("target", target, self.target())] {
-            let known: Identity = serde_json::from_value(known).map_err(|e| Error::Internal(e.to_string()))?;
-            match self.databases.identity(at).await {
-                Ok(now) => check_same(side, &known, &now)?,
-                // A server that is lost is a reason to go back, and must not keep anybody from it.
-                Err(error) if order == Order::Abort && error.is_passing() => {
-                    run.events.warn(format!("the {side} cannot be asked whether it is {}: {error}", known.address));
+        for (side, known, at) in [("source", &source, self.source()), ("target", &target, self.target())] {
+            let is_same = match self.databases.identity(at).await {
+                Ok(now) => check_same(side, known, &now),
+                Err(error) => Err(error),
+            };
+            match is_same {
+                Ok(()) => {}
+                // A server that is lost is a reason to go back, and must not keep anybody from it: least of all the target,
+                // where nothing is to be taken back.
+                Err(error) if order == Order::Abort && (side == "target" || error.is_passing()) => {
+                    run.events.warn(format!("it is not known whether the {side} is {}: {error}", known.address));
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(None)
+        Ok(([source, target], false))
     }
 
     async fn preflight(&self, how: HowToCopy, run: &Run) -> Result<Value> {
@@ -393,33 +434,116 @@ impl<D: Databases> Anywhere<'_, D> {
 
     /// What an earlier attempt has filled is dropped only where nobody has written to it since: it could be in use by now.
     async fn check_target_is_as_left(&self, past: &Past) -> Result<()> {
-        // The attempt that is under way has announced itself.
-        let earlier = past.records().iter().rposition(|record| matches!(record.entry, Entry::Aborted { .. }));
-        let records = &past.records()[..earlier.unwrap_or_default()];
-        let left = records.iter().rev().find_map(|record| match &record.entry {
-            Entry::Intent { step, .. } if step == COPY => Some(None),
-            Entry::Called { note, .. } => note.get(MARK).map(Some),
+        let records = match past.records() {
+            // The attempt that is under way has announced itself.
+            [earlier @ .., Record { entry: Entry::Intent { step, .. }, .. }] if step == COPY => earlier,
+            all => all,
+        };
+        let begun = |record: &Record| matches!(&record.entry, Entry::Intent { step, .. } if step == COPY);
+        let Some(begun) = records.iter().rposition(begun) else { return Ok(()) };
+        let left = records.iter().enumerate().rev().find_map(|(at, record)| match &record.entry {
+            Entry::Called { note, .. } => note.get(MARK).map(|mark| (at, mark)),
             _ => None,
         });
-        let Some(Some(left)) = left else { return Ok(()) };
-        let Ok(left) = serde_json::from_value::<Mark>(left.clone()) else {
-            return Err(Error::Refused(
-                "it is not known how this run has left the target: begin another run with an empty database".into(),
-            ));
+        let is_answered = left.is_some_and(|(at, _)| at > begun);
+        let mark = left.and_then(|(_, mark)| serde_json::from_value::<Mark>(mark.clone()).ok());
+        let moved = match mark {
+            Some(mark) => match mark.moved(&self.databases.mark(self.target()).await?) {
+                None => return Ok(()),
+                moved => moved,
+            },
+            None => None,
         };
-        match left.moved(&self.databases.mark(self.target()).await?) {
-            // By this attempt, which has begun to drop it.
-            Some(_) if past.attempts(COPY) > 1 => Ok(()),
-            Some(what) => Err(Error::Refused(format!(
-                "somebody has written to the target since this run has filled it ({what}): it is not dropped; begin another \
-                 run with an empty database"
-            ))),
-            None => Ok(()),
+        match moved {
+            Some(what) if is_answered => {
+                return Err(Error::Refused(format!(
+                    "somebody has written to the target since this run has filled it ({what}): it is not dropped; begin \
+                     another run with an empty database"
+                )));
+            }
+            None if is_answered => {
+                return Err(Error::Refused(
+                    "it is not known how this run has left the target: begin another run with an empty database".into(),
+                ));
+            }
+            _ => {}
+        }
+        // The last copy did not come back: what is whole may be another's.
+        match self.databases.filled(self.target()).await? {
+            Filled::Whole => Err(Error::Refused(
+                "it is not known who has filled the target: begin another run with an empty database".into(),
+            )),
+            Filled::Empty | Filled::Unfinished => Ok(()),
         }
     }
 
-    async fn see_fence(&self, was_done: bool) -> Result<Seen> {
+    /// Whether the app can be led back to the source without a loss. `Some`: nobody can tell, because the target is gone; then
+    /// there is no other way.
+    ///
+    /// # Errors
+    /// The target was written to.
+    async fn check_way_back(&self, step: &Step<Action>, past: &Past) -> Result<Option<String>> {
+        let last = |wanted: fn(&Entry) -> bool| {
+            past.records().iter().rposition(|record| record.entry.step() == Some(&step.id) && wanted(&record.entry))
+        };
+        // The app may be up on the source, and write there.
+        if last(|entry| matches!(entry, Entry::Undone { .. })) > last(|entry| matches!(entry, Entry::Intent { .. })) {
+            return Ok(None);
+        }
+        let unknown = |why: &str| Ok(Some(format!("it is not known whether the target was written to: {why}")));
+        let then = past.called("verify").and_then(|note| serde_json::from_value::<Mark>(note[MARK].clone()).ok());
+        let Some(then) = then else { return unknown("it could not be asked before") };
+        let asked = tokio::time::timeout(ASKING, async {
+            loop {
+                match self.mark_of_the_same_target(past).await {
+                    Err(error) if error.is_passing() => tokio::time::sleep(ASKING_PAUSE).await,
+                    other => break other,
+                }
+            }
+        });
+        let what = match asked.await {
+            Ok(Ok(now)) => then.moved(&now),
+            // With the right address, it can be told.
+            Ok(Err(error @ Error::Usage(_))) => return Err(error),
+            Ok(Err(error)) => return unknown(&error.to_string()),
+            Err(_) => return unknown("it does not answer"),
+        };
+        let Some(what) = what else { return Ok(None) };
+        let stood = past.done("still-same").or_else(|| past.done("still")).cloned().unwrap_or_default();
+        let stood: Mark = serde_json::from_value(stood).map_err(|error| Error::Internal(error.to_string()))?;
+        Err(match stood.moved(&self.databases.mark(self.source()).await?) {
+            None => Error::WayBackClosed(format!(
+                "the target was written to since it was compared ({what}), and the source was not: going back would lose that"
+            )),
+            Some(too) => Error::Refused(format!(
+                "both the target ({what}) and the source ({too}) were written to: neither way is without loss"
+            )),
+        })
+    }
+
+    async fn mark_of_the_same_target(&self, past: &Past) -> Result<Mark> {
+        let now = self.databases.identity(self.target()).await?;
+        if let Some([_, known]) = known_servers(past.records())? {
+            let is_same = known.server == now.server;
+            if !is_same && known.address != now.address {
+                return Err(Error::Usage(format!(
+                    "the app was switched to {}, and not to {}",
+                    known.address, now.address
+                )));
+            }
+            if !is_same {
+                check_same("target", &known, &now)?;
+            }
+        }
+        self.databases.mark(self.target()).await
+    }
+
+    async fn see_fence(&self, step: &Step<Action>, past: &Past) -> Result<Seen> {
         let fence = self.databases.look_at_fence(self.source()).await?;
+        if fence.is_set && past.attempts(&step.id) == 0 {
+            return Err(Error::Refused("the source was made read only by somebody else".into()));
+        }
+        let was_done = past.done(&step.id).is_some();
         if was_done && fence.is_set && fence.holds && fence.own_sessions > 0 {
             // Those of this run, which was killed. What is theirs is ended as before, and looked at once more.
             self.databases.fence(self.source()).await?;
@@ -518,6 +642,17 @@ impl<D: Databases> Anywhere<'_, D> {
 /// For what Ctrl-C shall not stop.
 fn unstopped(run: &Run) -> Run {
     Run { cancel: Run::unattended().cancel, ..run.clone() }
+}
+
+/// As the journal knows them.
+fn known_servers(records: &[Record]) -> Result<Option<[Identity; 2]>> {
+    let known = records.iter().find_map(|record| match &record.entry {
+        Entry::Servers { source, target } => Some([source, target]),
+        _ => None,
+    });
+    let Some(known) = known else { return Ok(None) };
+    let read = |value: &Value| serde_json::from_value(value.clone()).map_err(|e| Error::Internal(e.to_string()));
+    Ok(Some([read(known[0])?, read(known[1])?]))
 }
 
 fn check_same(side: &str, known: &Identity, now: &Identity) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::database::{
@@ -38,6 +39,8 @@ impl Transport for StandIn {
 /// Databases that nobody runs, by the names of the stand-in's add-ons.
 pub struct Pretended {
     world: Arc<World>,
+    /// By which its databases are others than those of the next.
+    number: u64,
     state: Arc<Mutex<State>>,
     /// Where rows pass through, if that is wished for.
     pub fleet: PretendedFleet,
@@ -61,7 +64,8 @@ impl Pretended {
     pub fn new(world: Arc<World>) -> Self {
         let state = Arc::<Mutex<State>>::default();
         let fleet = PretendedFleet::new(Arc::clone(&world), Arc::clone(&state));
-        Self { world, state, fleet }
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self { world, number: NEXT.fetch_add(1, Ordering::Relaxed), state, fleet }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -193,7 +197,8 @@ impl Databases for Pretended {
 
     async fn identity(&self, at: At<'_>) -> Result<Identity> {
         let server = ServerIdentity { system_identifier: None, database: at.name.to_owned(), database_oid: 16_384 };
-        Ok(Identity { address: at.name.to_owned(), user: "u".into(), server })
+        let address = format!("{} of {}.{}", at.name, std::process::id(), self.number);
+        Ok(Identity { address, user: "u".into(), server })
     }
 
     async fn carry_settings(&self, _from: At<'_>, _to: At<'_>) -> Result<Vec<String>> {

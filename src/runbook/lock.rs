@@ -6,6 +6,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use super::database::Identity;
 use super::journal::lock;
 use super::{Error, Result, hex};
 
@@ -21,6 +22,24 @@ impl AppLock {
     /// Another process has it; or no file can be had to lock.
     pub fn take(provider: &str, app: &str) -> Result<Self> {
         Self::take_in(&std::env::temp_dir(), provider, app)
+    }
+
+    /// For a database, whatever the name under which it was given: by its address, and by what its server says of itself.
+    ///
+    /// # Errors
+    /// As [`AppLock::take`].
+    pub(super) fn take_database(identity: &Identity) -> Result<Vec<Self>> {
+        let Identity { address, server, .. } = identity;
+        let database = format!("{} {}", server.database, server.database_oid);
+        let taken = [Some(address), server.system_identifier.as_ref()].into_iter().flatten();
+        taken
+            .map(|of| match Self::take(&format!("postgres {of}"), &database) {
+                Err(Error::Refused(_)) => {
+                    Err(Error::Refused(format!("another process is at work on database {address}: one at a time")))
+                }
+                other => other,
+            })
+            .collect()
     }
 
     fn take_in(directory: &Path, provider: &str, app: &str) -> Result<Self> {
