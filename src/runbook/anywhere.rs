@@ -271,7 +271,8 @@ impl<D: Databases> Provider for Anywhere<'_, D> {
     /// Days may have passed until somebody has confirmed it.
     async fn look_again(&self, step: &Step<Action>, past: &Past, run: &Run) -> Result<Seen> {
         match step.action {
-            Action::Preflight => self.act(step, past, run).await.map(Seen::Done),
+            // Boxed, as what is below: each is as large as all that is called by it.
+            Action::Preflight => Box::pin(self.act(step, past, run)).await.map(Seen::Done),
             _ => self.observe(step, past).await,
         }
     }
@@ -291,17 +292,19 @@ impl<D: Databases> Provider for Anywhere<'_, D> {
         match step.action {
             Action::Preflight => {
                 self.check_target_is_as_left(past).await?;
-                self.preflight(how, run).await
+                Box::pin(self.preflight(how, run)).await
             }
             Action::Freeze => self.command(freeze, run).await,
             Action::Fence => self.databases.fence(source).await.map(|()| Value::Null),
             Action::Copy => {
                 self.check_target_is_as_left(past).await?;
-                let mut found = facts(&self.databases.copy(source, target, how, run).await?)?;
+                let mut found = facts(&Box::pin(self.databases.copy(source, target, how, run)).await?)?;
                 found["settings_left"] = json!(self.carry_settings(run).await?);
                 self.with_mark(found).await
             }
-            Action::Verify => self.with_mark(facts(&self.databases.verify(source, target, how, run).await?)?).await,
+            Action::Verify => {
+                self.with_mark(facts(&Box::pin(self.databases.verify(source, target, how, run)).await?)?).await
+            }
             // Where there is no way back, half of it would be the worst.
             Action::Switch if self.wanted.commands.unswitch.is_none() || past.is_forward(WINDOW) => {
                 self.command(switch, &unstopped(run)).await
@@ -327,7 +330,7 @@ impl<D: Databases> Provider for Anywhere<'_, D> {
             }
             Action::Switch => match &self.wanted.commands.unswitch {
                 Some(unswitch) => {
-                    let unknown = self.check_way_back(step, past).await?;
+                    let unknown = Box::pin(self.check_way_back(step, past)).await?;
                     self.command(unswitch, &Run::unattended()).await?;
                     let unknown = unknown.map_or_else(String::new, |why| format!("; {why}"));
                     Ok(Some(format!("the app was switched to the source{unknown}")))

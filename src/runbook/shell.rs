@@ -235,13 +235,14 @@ mod tests {
         let file = directory.path().join("pid");
         let command = format!("sleep 300 & echo $! > {}; wait", file.display());
         let pid = || std::fs::read_to_string(&file).unwrap_or_default().trim().to_owned();
+        let run = Run::unattended();
         let started = async {
             while pid().is_empty() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
         tokio::select! {
-            _ = shell(&command, &[], None, &Run::unattended()) => unreachable!(),
+            _ = shell(&command, &[], None, &run) => unreachable!(),
             () = started => {}
         }
         let until = Instant::now() + Duration::from_secs(60);
