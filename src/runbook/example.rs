@@ -62,9 +62,9 @@ pub(super) const ROWS: u64 = 812_334_104;
 
 impl Pretended {
     pub fn new(world: Arc<World>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         let state = Arc::<Mutex<State>>::default();
         let fleet = PretendedFleet::new(Arc::clone(&world), Arc::clone(&state));
-        static NEXT: AtomicU64 = AtomicU64::new(1);
         Self { world, number: NEXT.fetch_add(1, Ordering::Relaxed), state, fleet }
     }
 
