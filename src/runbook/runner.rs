@@ -355,9 +355,10 @@ impl<P: Provider> Runner<'_, P> {
         }
     }
 
-    /// Whether the point of no return is passed and the app not up yet.
+    /// Whether the point of no return is passed and the app not up yet, or there is no other way than to it.
     fn is_thawing(&self, step: &Step<P::Action>) -> bool {
-        matches!(step.phase, Phase::Thaw(window) if self.open_window() != Some(window))
+        let is_forward = step.phase.window().is_some_and(|window| self.past.is_forward(window));
+        is_forward || matches!(step.phase, Phase::Thaw(window) if self.open_window() != Some(window))
     }
 
     fn check_cancelled(&self, step: &Step<P::Action>) -> Result<()> {
