@@ -53,9 +53,14 @@ pub fn picture(report: &BenchReport) -> String {
     let charts: Vec<Chart> = BenchTask::ALL.into_iter().filter_map(|task| Chart::of(report, task)).collect();
     let mut body = String::new();
     let mut y = MARGIN + 20;
-    let _ = writeln!(body, r#"<text class="head" x="{MARGIN}" y="{y}">{}</text>"#, escape(&headline(report)[0]));
-    y += 20;
-    let _ = writeln!(body, r#"<text class="dim" x="{MARGIN}" y="{y}">{}</text>"#, escape(&headline(report)[1]));
+    let [what, how] = headline(report);
+    // A picture is too narrow for all of it in one line.
+    let (shape, size) = what.split_once(": ").unwrap_or(("the source", &what));
+    let _ = writeln!(body, r#"<text class="head" x="{MARGIN}" y="{y}">{}</text>"#, escape(shape));
+    for line in [size, &how] {
+        y += 18;
+        let _ = writeln!(body, r#"<text class="dim" x="{MARGIN}" y="{y}">{}</text>"#, escape(line));
+    }
     y += 16;
     for chart in &charts {
         y += 14;

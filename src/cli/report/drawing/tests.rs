@@ -91,6 +91,21 @@ fn the_picture_stands_alone() {
     assert!(!picture.contains("dump, seconds"), "nobody has come to its end");
 }
 
+/// Half of a long headline was outside of the picture.
+#[test]
+fn a_headline_fits_into_the_picture() {
+    let report = BenchReport { rows: 15_333_972, tables: 10_203, database_bytes: 2_830_000_000, ..report() };
+    let picture = picture(&report);
+    let texts = |class: &str| -> Vec<usize> {
+        let begins = format!("<text class=\"{class}\"");
+        let lines = picture.lines().filter(|line| line.starts_with(&begins));
+        lines.map(|line| line.split(['<', '>']).nth(2).unwrap().len()).collect()
+    };
+    // Of some 520 pixels, a bold letter of the headline takes about ten, one of the lines below it seven.
+    assert!(texts("head").iter().all(|&letters| letters <= 50), "{picture}");
+    assert!(texts("dim").len() >= 2 && texts("dim").iter().all(|&letters| letters <= 74), "{picture}");
+}
+
 #[test]
 fn a_failure_is_shown_in_the_place_of_a_page() {
     assert_well_formed(&failed_page("no <way>\nout"));
