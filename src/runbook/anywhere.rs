@@ -16,7 +16,7 @@ use super::past::Past;
 use super::runner::{Ended, Policy, Runner};
 use super::servers::gap_in;
 use super::shell::{TERMINATION, shell};
-use super::step::{Confirm, Gate, Phase, Provider, Seen, Step, facts};
+use super::step::{Confirm, Gate, Phase, Provider, Seen, Step, facts, step};
 use super::{Error, Result};
 use crate::model::Secret;
 use crate::ops::Run;
@@ -114,20 +114,6 @@ impl Move {
         ];
         steps.retain(|step| self.fence || step.action != Action::Fence);
         steps
-    }
-}
-
-fn step(id: &str, title: &str, phase: Phase, action: Action) -> Step<Action> {
-    Step {
-        id: id.into(),
-        title: title.into(),
-        phase,
-        action,
-        manual: Vec::new(),
-        estimate_s: 1,
-        patience_s: 600,
-        undo: None,
-        gate: None,
     }
 }
 

@@ -60,6 +60,21 @@ pub struct Step<A> {
     pub gate: Option<Gate>,
 }
 
+/// A step that nobody has to be asked about, and that is not waited for longer than ten minutes.
+pub(super) fn step<A>(id: &str, title: &str, phase: Phase, action: A) -> Step<A> {
+    Step {
+        id: id.into(),
+        title: title.into(),
+        phase,
+        action,
+        manual: Vec::new(),
+        estimate_s: 1,
+        patience_s: 600,
+        undo: None,
+        gate: None,
+    }
+}
+
 /// What the world looks like, as far as a step is concerned.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Seen {

@@ -68,7 +68,7 @@ fn library() -> Option<PathBuf> {
 
 /// The offset from the true time is another one every few milliseconds.
 struct JumpingClock {
-    library: PathBuf,
+    faketime: PathBuf,
     directory: TempDir,
     is_over: Arc<AtomicBool>,
 }
@@ -94,13 +94,13 @@ impl JumpingClock {
                 std::thread::sleep(Duration::from_millis(7));
             }
         });
-        Some(Self { library, directory, is_over })
+        Some(Self { faketime: library, directory, is_over })
     }
 
     /// A run by this clock.
     fn give(&self, pgconvoy: Pgconvoy) -> Pgconvoy {
         pgconvoy
-            .env("LD_PRELOAD", &self.library)
+            .env("LD_PRELOAD", &self.faketime)
             .env("FAKETIME_TIMESTAMP_FILE", self.directory.path().join("offset"))
             .env("FAKETIME_NO_CACHE", "1")
             // Two names, of older and newer versions.

@@ -34,6 +34,7 @@ impl<'a> Typed<'a> {
         self.events.send(Event::Note { message });
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = lines.get_or_insert_with(read);
+        forget(lines);
         answer(lines, self.name, (until, cancel), |typed| {
             let message = format!("`{typed}` is not {}: type it, or `no` to stop", self.name);
             self.events.send(Event::Note { message });
@@ -70,14 +71,18 @@ fn read() -> Receiver<String> {
     lines
 }
 
-/// What is typed before it was asked for does not count, and a slip is asked about again. Nobody waits past `until`.
+/// What was typed before it was asked for does not count.
+fn forget(lines: &Receiver<String>) {
+    while lines.try_recv().is_ok() {}
+}
+
+/// A slip is asked about again. Nobody waits past `until`.
 fn answer(
     lines: &Receiver<String>,
     name: &str,
     (until, cancel): (Option<Instant>, &CancellationToken),
     slip: impl Fn(&str),
 ) -> Answer {
-    while lines.try_recv().is_ok() {}
     loop {
         let left = until.map_or(LOOK, |until| until.saturating_duration_since(Instant::now()).min(LOOK));
         if left.is_zero() || cancel.is_cancelled() {
@@ -96,47 +101,38 @@ fn answer(
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
-    use std::sync::mpsc::Sender;
 
     use super::*;
 
-    fn asked(type_them: impl FnOnce(Sender<String>) + Send + 'static, until: Option<Instant>) -> (Answer, u32) {
+    /// What is answered where these lines are typed, after one that nobody had asked for; and the slips.
+    fn asked(typed: &[&str]) -> (Answer, u32) {
         let (sender, lines) = channel();
         sender.send("sphinx".into()).unwrap();
-        let typing = std::thread::spawn(move || {
-            // What was there before is thrown away first.
-            std::thread::sleep(Duration::from_millis(50));
-            type_them(sender);
-        });
+        forget(&lines);
+        for line in typed {
+            sender.send((*line).into()).unwrap();
+        }
+        // The terminal is gone.
+        drop(sender);
         let slips = Cell::new(0);
-        let answer = answer(&lines, "sphinx", (until, &CancellationToken::new()), |_| slips.set(slips.get() + 1));
-        typing.join().unwrap();
+        let answer = answer(&lines, "sphinx", (None, &CancellationToken::new()), |_| slips.set(slips.get() + 1));
         (answer, slips.get())
     }
 
     #[test]
     fn a_slip_is_asked_about_again_and_only_the_name_or_no_is_an_answer() {
-        let typed = |lines: &'static [&str]| {
-            asked(move |sender| lines.iter().for_each(|line| sender.send((*line).into()).unwrap_or_default()), None)
-        };
-        assert_eq!(typed(&["sphynx", "", " sphinx "]), (Answer::Yes, 2));
-        assert_eq!(typed(&["yes", "no"]), (Answer::No, 1));
-        // The terminal is gone.
-        assert_eq!(typed(&[]), (Answer::Hold, 0));
+        assert_eq!(asked(&["sphynx", "", " sphinx "]), (Answer::Yes, 2));
+        assert_eq!(asked(&["yes", "no"]), (Answer::No, 1));
+        assert_eq!(asked(&[]), (Answer::Hold, 0));
     }
 
     #[test]
     fn nobody_is_waited_for_without_limit() {
-        let soon = Instant::now() + Duration::from_millis(200);
-        let held = asked(
-            |sender| {
-                std::thread::sleep(Duration::from_millis(400));
-                drop(sender);
-            },
-            Some(soon),
-        );
-        assert_eq!(held, (Answer::Hold, 0));
+        // Nobody types, and nobody has gone.
         let (_sender, lines) = channel();
+        let soon = Instant::now() + Duration::from_millis(200);
+        assert_eq!(answer(&lines, "sphinx", (Some(soon), &CancellationToken::new()), |_| ()), Answer::Hold);
+        assert!(Instant::now() >= soon);
         let cancel = CancellationToken::new();
         cancel.cancel();
         assert_eq!(answer(&lines, "sphinx", (None, &cancel), |_| ()), Answer::Hold);

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::facts::show_formation;
-use super::steps::{Action, HOUR, MINUTE, Maker, Role, step};
-use crate::runbook::step::{Gate, Phase, Step};
+use super::steps::{Action, HOUR, MINUTE, Maker, Role};
+use crate::runbook::step::{Gate, Phase, Step, step};
 
 /// How DATABASE is led from one database to another. Steps are named by their ids.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

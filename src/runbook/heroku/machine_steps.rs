@@ -1,8 +1,8 @@
 //! The steps of a machine that rows pass through, and of a dump that is kept. Pure functions.
 
-use super::steps::{Action, DAY, HOUR, MINUTE, Maker, Role, step};
+use super::steps::{Action, DAY, HOUR, MINUTE, Maker, Role};
 use crate::runbook::machines::MachineWish;
-use crate::runbook::step::{Phase, Step};
+use crate::runbook::step::{Phase, Step, step};
 
 impl Maker<'_> {
     /// Before the follower has caught up: what is refused is known while nothing waits for it.

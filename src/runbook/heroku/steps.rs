@@ -7,7 +7,7 @@ use super::cutover::{Promotion, destroy_text};
 use super::facts::{AppFacts, on_off, show_formation};
 use super::plan::{Kind, Wishes};
 use crate::model::format_duration_ms;
-use crate::runbook::step::{Gate, Phase, Step};
+use crate::runbook::step::{Gate, Phase, Step, step};
 
 /// The databases of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -482,19 +482,4 @@ pub(super) fn addon_name(run: &str, role: Role, aborts: usize) -> String {
 
 pub(super) fn attachment_name(run: &str, role: Role, aborts: usize) -> String {
     addon_name(run, role, aborts).to_uppercase().replace('-', "_")
-}
-
-/// A step that nobody has to be asked about.
-pub(super) fn step(id: &str, title: &str, phase: Phase, action: Action) -> Step<Action> {
-    Step {
-        id: id.into(),
-        title: title.into(),
-        phase,
-        action,
-        manual: Vec::new(),
-        estimate_s: 1,
-        patience_s: 10 * MINUTE,
-        undo: None,
-        gate: None,
-    }
 }
