@@ -1,8 +1,9 @@
-//! Ctrl-C asks the run to stop, a second one ends it. A lost terminal ends nothing.
+//! Ctrl-C asks the run to stop, one more after a moment ends it. A lost terminal ends nothing.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -12,6 +13,10 @@ use super::printer::Printer;
 
 /// The exit code of an interrupted run.
 pub const INTERRUPTED: u8 = 130;
+
+/// One press of Ctrl-C may arrive several times: from the terminal, which signals the whole group, and again from
+/// `timeout`, npm, or whoever else started the program and passes signals on. What follows so closely is the same wish.
+const SAME_WISH: Duration = Duration::from_millis(500);
 
 /// Listens on a thread of its own: it answers even while every worker is busy.
 pub struct Interrupt {
@@ -27,13 +32,18 @@ impl Interrupt {
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
         let (cancel, asked) = (interrupt.cancel.clone(), Arc::clone(&interrupt.asked));
         std::thread::Builder::new().name("signals".into()).spawn(move || {
+            let mut first: Option<Instant> = None;
             for signal in signals.forever() {
                 if signal == SIGHUP {
                     printer.drop_lost_terminals();
-                } else if asked.swap(true, Ordering::SeqCst) {
-                    // The user asked twice: the servers roll back what is open.
-                    std::process::exit(i32::from(INTERRUPTED));
+                } else if let Some(first) = first {
+                    if first.elapsed() > SAME_WISH {
+                        // The user asked twice: the servers roll back what is open.
+                        std::process::exit(i32::from(INTERRUPTED));
+                    }
                 } else {
+                    first = Some(Instant::now());
+                    asked.store(true, Ordering::SeqCst);
                     cancel.cancel();
                     let printer = Arc::clone(&printer);
                     // A terminal that is stopped (Ctrl-S) blocks who writes: that must not be the one who listens.
@@ -111,9 +121,28 @@ mod tests {
             let mut said = [next(&mut lines), next(&mut lines)];
             said.sort();
             assert_eq!(said, ["cancelled", "stopping; press Ctrl-C again to give up at once"]);
+            std::thread::sleep(SAME_WISH + Duration::from_millis(50));
             send(&child, second);
             assert_eq!(child.wait().unwrap().code(), Some(130));
         }
+    }
+
+    /// As `timeout` and npm do: they pass on what the terminal has sent to all of them already.
+    #[test]
+    fn what_is_passed_on_twice_is_asked_once() {
+        let (mut child, mut lines) = run();
+        let pid = rustix::process::Pid::from_child(&child);
+        // Two of a kind may arrive as one.
+        for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+            rustix::process::kill_process(pid, signal).unwrap();
+        }
+        let mut said = [next(&mut lines), next(&mut lines)];
+        said.sort();
+        assert_eq!(said, ["cancelled", "stopping; press Ctrl-C again to give up at once"]);
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::sleep(SAME_WISH + Duration::from_millis(50));
+        send(&child, "TERM");
+        assert_eq!(child.wait().unwrap().code(), Some(130));
     }
 
     #[test]
@@ -124,6 +153,7 @@ mod tests {
         assert!(child.try_wait().unwrap().is_none());
         send(&child, "INT");
         assert!(!next(&mut lines).is_empty());
+        std::thread::sleep(SAME_WISH + Duration::from_millis(50));
         send(&child, "INT");
         assert_eq!(child.wait().unwrap().code(), Some(130));
     }
