@@ -90,7 +90,7 @@ impl Desk<'_> {
                 .ok_or_else(|| Error::NotThere { run: "of any name".into(), region: api.region.clone() })?,
         };
         let keys = Keys::of(&run)?;
-        let wanted = with_login(Wanted::usual(std::path::PathBuf::new()), login);
+        let wanted = login.of_machine(Wanted::default());
         Ok(Machine::new(api, &run, wanted, keys)?.cancelled_by(self.cancel.clone()))
     }
 
@@ -109,10 +109,6 @@ impl Desk<'_> {
                 None => new_name("run"),
             },
         };
-        let program = match &args.program {
-            Some(program) => program.clone(),
-            None => std::env::current_exe().map_err(|source| Error::Io { path: "this program".into(), source })?,
-        };
         let wanted = Wanted {
             kinds: args.kinds.clone(),
             minutes: minutes(args.hours),
@@ -122,7 +118,8 @@ impl Desk<'_> {
             subnet: args.subnet.clone(),
             ssh_from: args.ssh_from.clone(),
             pg_client: args.pg_client,
-            ..with_login(Wanted::usual(program), &args.login)
+            program: args.program.clone(),
+            ..args.login.of_machine(Wanted::default())
         };
         let machine = Machine::new(api, &run, wanted, Keys::of(&run)?)?.cancelled_by(self.cancel.clone());
         self.say(&format!("run {run}"));
@@ -284,16 +281,6 @@ impl Desk<'_> {
             .read_line(&mut line)
             .map_err(|source| Error::Io { path: "standard input".into(), source })?;
         Ok(line.trim() == word)
-    }
-}
-
-fn with_login(wanted: Wanted, login: &LoginArgs) -> Wanted {
-    Wanted {
-        key: login.key_name.clone().zip(login.identity.clone()),
-        ssh_user: login.ssh_user.clone(),
-        ssh_options: login.ssh_option.clone(),
-        trust_first_key: login.trust_first_key,
-        ..wanted
     }
 }
 

@@ -175,7 +175,7 @@ impl Machines for PretendedFleet {
         if self.has_no_key.load(Ordering::SeqCst) {
             return Err(super::Error::Usage("there is no key of AWS".into()));
         }
-        let kind = wish.kinds.first().cloned().unwrap_or_default();
+        let kind = wish.machine.kinds.first().cloned().unwrap_or_default();
         Ok(Box::new(PretendedMachine { fleet: self.clone(), name: name.to_owned(), kind }))
     }
 }

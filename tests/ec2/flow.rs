@@ -34,7 +34,8 @@ pub fn pace() -> Pace {
 }
 
 pub fn machine(standin: &Standin, run: &str, state: &Path, change: impl Fn(&mut Wanted)) -> Machine {
-    let mut wanted = Wanted { ssh_from: Some("192.0.2.7/32".into()), ..Wanted::usual("/dev/null".into()) };
+    let program = Some("/dev/null".into());
+    let mut wanted = Wanted { ssh_from: Some("192.0.2.7/32".into()), program, ..Wanted::default() };
     change(&mut wanted);
     Machine::new(api(&standin.url), run, wanted, Keys::below(state, run).unwrap()).unwrap().paced(pace())
 }
@@ -284,7 +285,7 @@ fn a_program_for_another_processor_is_refused_before_anything_costs_money() {
     let program = state.path().join("pgconvoy");
     let mut head = *b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0\xb7\0";
     std::fs::write(&program, head).unwrap();
-    let here = |wanted: &mut Wanted| wanted.program.clone_from(&program);
+    let here = |wanted: &mut Wanted| wanted.program = Some(program.clone());
     let error = machine(&standin, "r", state.path(), here).launch(&mut quiet).unwrap_err();
     assert!(error.to_string().ends_with("is not a program for Linux on x86-64: name one with --program"), "{error}");
     assert_eq!(standin.world().calls.len(), 0);

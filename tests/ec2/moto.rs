@@ -108,7 +108,8 @@ fn moto_takes_our_calls_and_we_its_answers() {
             // One of those that moto brings along.
             image: Some("ami-12c6146b".into()),
             ssh_user: Some("ubuntu".into()),
-            ..Wanted::usual("/dev/null".into())
+            program: Some("/dev/null".into()),
+            ..Wanted::default()
         };
         Machine::new(api(&moto.url), run, wanted, Keys::below(state.path(), run).unwrap()).unwrap().paced(pace())
     };

@@ -155,7 +155,8 @@ async fn a_rehearsal_and_a_cleanup_end_the_machine() {
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::cast_precision_loss, reason = "dollars and hours")]
 async fn everything_that_is_made_is_in_the_price_and_what_has_none_is_named() {
-    let unpriced = MachineWish { kinds: vec!["x9z.metal".into()], ..MachineWish::default() };
+    let mut unpriced = MachineWish::default();
+    unpriced.machine.kinds = vec!["x9z.metal".into()];
     let case = case(Wishes { machine: Some(unpriced), ..wishes() }).await;
     let (plan, ..) = look(&case.plan).unwrap();
     let expected = &plan.estimate.cost;

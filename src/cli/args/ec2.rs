@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueHint};
-use pgconvoy::cloud::ec2::{DEFAULT_KIND, region_for};
+use pgconvoy::cloud::ec2::{DEFAULT_KIND, Wanted, region_for};
 
 /// A machine beside the databases, for the time of a migration.
 ///
@@ -64,6 +64,19 @@ pub struct LoginArgs {
     /// Take the key that the machine shows first, where EC2 does not show it on the console
     #[arg(long, help_heading = "Login")]
     pub trust_first_key: bool,
+}
+
+impl LoginArgs {
+    /// With what is said here of the machine.
+    pub fn of_machine(&self, machine: Wanted) -> Wanted {
+        Wanted {
+            key: self.key_name.clone().zip(self.identity.clone()),
+            ssh_user: self.ssh_user.clone(),
+            ssh_options: self.ssh_option.clone(),
+            trust_first_key: self.trust_first_key,
+            ..machine
+        }
+    }
 }
 
 /// Make a machine, or find it, and wait until jobs can be started on it.

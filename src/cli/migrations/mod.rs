@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use pgconvoy::cloud::ec2::Wanted;
 use pgconvoy::cloud::heroku::{Credentials, Heroku, HttpTransport};
 use pgconvoy::event::Event;
 use pgconvoy::lab::heroku::{Setup, World};
@@ -143,21 +144,17 @@ fn wishes(args: &HerokuPlanArgs) -> Wishes {
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most a week")]
 fn machine(args: &MachineArgs) -> MachineWish {
     let usual = MachineWish::default();
-    MachineWish {
-        region: args.ec2_region.clone().unwrap_or_default(),
+    let machine = Wanted {
         kinds: args.ec2_type.clone(),
-        minutes: args.ec2_hours.map_or(usual.minutes, |hours| (hours * 60.0).round() as u32),
+        minutes: args.ec2_hours.map_or(usual.machine.minutes, |hours| (hours * 60.0).round() as u32),
         image: args.ec2_image.clone(),
-        ssh_user: args.login.ssh_user.clone(),
-        key: args.login.key_name.clone().zip(args.login.identity.clone()),
         security_group: args.ec2_security_group.clone(),
         subnet: args.ec2_subnet.clone(),
         ssh_from: args.ssh_from.clone(),
-        ssh_options: args.login.ssh_option.clone(),
-        trust_first_key: args.login.trust_first_key,
         program: args.ec2_program.clone(),
-        ..usual
-    }
+        ..args.login.of_machine(usual.machine)
+    };
+    MachineWish { region: args.ec2_region.clone().unwrap_or_default(), machine }
 }
 
 /// The whole thing on an app that does not exist.

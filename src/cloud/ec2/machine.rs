@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant as Clock};
 
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
@@ -16,8 +17,9 @@ use crate::cloud::ssh::{self, Login};
 /// What says which address we come from. Its answer is one line.
 const WHO_AM_I: &str = "https://checkip.amazonaws.com";
 
-/// The machine that is wanted.
-#[derive(Clone, Debug)]
+/// The machine that is wanted. Holds no secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Wanted {
     /// Types, the best first: the next is tried where EC2 has none left.
     pub kinds: Vec<String>,
@@ -41,14 +43,13 @@ pub struct Wanted {
     pub trust_first_key: bool,
     /// Major version of the pg_dump that is installed there.
     pub pg_client: u32,
-    /// The pgconvoy that is brought there: a program for Linux and that machine's processor.
-    pub program: PathBuf,
+    /// The pgconvoy that is brought there: a program for Linux and that machine's processor; `None`: this one.
+    pub program: Option<PathBuf>,
 }
 
-impl Wanted {
+impl Default for Wanted {
     /// The usual machine, for twelve hours.
-    #[must_use]
-    pub fn usual(program: PathBuf) -> Self {
+    fn default() -> Self {
         Self {
             kinds: vec![DEFAULT_KIND.to_owned()],
             minutes: 12 * 60,
@@ -62,7 +63,7 @@ impl Wanted {
             ssh_options: Vec::new(),
             trust_first_key: false,
             pg_client: 18,
-            program,
+            program: None,
         }
     }
 }
@@ -150,13 +151,21 @@ impl Machine {
         }
     }
 
+    fn program(&self) -> Result<PathBuf> {
+        match &self.wanted.program {
+            Some(program) => Ok(program.clone()),
+            None => std::env::current_exe().map_err(|source| Error::Io { path: "this program".into(), source }),
+        }
+    }
+
     /// Finds the machine or asks for one, and waits until it runs and has an address.
     ///
     /// # Errors
     /// EC2 refuses, has none left, or takes too long.
     pub fn launch(&self, tell: Tell<'_>) -> Result<Instance> {
+        let program = self.program()?;
         for kind in &self.wanted.kinds {
-            check_program(&self.wanted.program, is_arm(kind))?;
+            check_program(&program, is_arm(kind))?;
         }
         let found = match self.find()? {
             Some(found) => {
@@ -402,7 +411,7 @@ impl Machine {
             self.wait(begun, self.pace.ready_for, "the first boot")?;
         }
         tell("bringing pgconvoy");
-        let sent = login.install_program(&self.wanted.program)?;
+        let sent = login.install_program(&self.program()?)?;
         tell(if sent { "pgconvoy is there" } else { "pgconvoy was there" });
         Ok(login)
     }

@@ -137,7 +137,7 @@ impl<D: Databases> OnHeroku<'_, D> {
     }
 
     fn bring_up(&self, name: &str, live_s: u64, run: &Run) -> Result<()> {
-        let (place, wished) = (self.place(name, run.cancel.clone())?, self.wish()?.minutes);
+        let (place, wished) = (self.place(name, run.cancel.clone())?, self.wish()?.machine.minutes);
         let mut tell = |what: &str| run.events.send(Event::Doing { what: what.to_owned() });
         tokio::task::block_in_place(|| {
             place.up(&mut tell)?;

@@ -14,8 +14,8 @@ impl Maker<'_> {
             manual: vec![format!(
                 "pgconvoy ec2 up{} --type {} --hours {}",
                 self.which(wish),
-                wish.kinds.join(","),
-                wish.minutes.div_ceil(60)
+                wish.machine.kinds.join(","),
+                wish.machine.minutes.div_ceil(60)
             )],
             ..step(
                 "machine-up",
