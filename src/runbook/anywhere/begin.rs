@@ -1,0 +1,173 @@
+//! A migration is begun, gone on with, or taken back, at the servers that its journal knows.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Anywhere, Move};
+use crate::ops::Run;
+use crate::runbook::database::{Databases, Identity};
+use crate::runbook::heroku::Order;
+use crate::runbook::journal::{Entry, Journal, Record};
+use crate::runbook::lock::AppLock;
+use crate::runbook::past::Past;
+use crate::runbook::runner::{Ended, Policy, Runner};
+use crate::runbook::step::{Confirm, facts};
+use crate::runbook::{Error, Result};
+
+/// What is asked of a migration between two servers.
+pub struct Execution<'a> {
+    pub journal: &'a Path,
+    pub order: Order,
+    pub confirm: &'a dyn Confirm,
+    /// Between two looks.
+    pub poll: Duration,
+    /// The longest that the app may be down.
+    pub budget: Duration,
+    /// For tests: the journal takes so many records more.
+    #[doc(hidden)]
+    pub records_left: Option<u64>,
+}
+
+/// Begins a migration, goes on with it, or takes it back; and what its journal says then.
+///
+/// # Errors
+/// Nothing was done: the journal is of another migration, the servers are not those it was begun with, or another process is at
+/// work on it. What goes wrong later is the inner error, as of [`Runner::go`].
+pub async fn execute(
+    databases: &impl Databases,
+    wanted: &Move,
+    execution: &Execution<'_>,
+    run: &Run,
+) -> Result<(Result<Ended>, Past)> {
+    let path = execution.journal;
+    if execution.order != Order::Run && !path.exists() {
+        return Err(Error::Usage(format!("there is no {}: nothing was begun", path.display())));
+    }
+    let provider = Anywhere { databases, wanted };
+    let (mut journal, mut records) = Journal::open(path)?;
+    if let Some(left) = execution.records_left {
+        journal.die_after(left);
+    }
+    check_opened(records.first(), (wanted, execution.order), path)?;
+    let (servers, is_new) = provider.check_servers(&records, execution.order, run).await?;
+    let _locks = lock_servers(&servers, execution.order, run)?;
+    if records.is_empty() {
+        let (run, subject) = ("migrate".to_owned(), wanted.name.clone());
+        records.push(journal.append(Entry::Opened { run, subject, plan_sha256: wanted.sha256() })?);
+    } else {
+        // The way back is not closed by a full disk.
+        records.push(match execution.order {
+            Order::Abort => journal.note(Entry::Resumed {})?.0,
+            Order::Run | Order::Resume | Order::CutOver => journal.append(Entry::Resumed {})?,
+        });
+    }
+    if is_new {
+        let [source, target] = servers;
+        records.push(journal.append(Entry::Servers { source: facts(&source)?, target: facts(&target)? })?);
+    }
+    let steps = wanted.steps();
+    let policy = Policy {
+        poll: execution.poll,
+        budget: Some(execution.budget),
+        confirm: execution.confirm,
+        hold: false,
+        undo_patience: Policy::UNDO_PATIENCE,
+    };
+    let mut runner = Runner { provider: &provider, steps: &steps, journal, past: Past::new(records), run, policy };
+    let ended = match execution.order {
+        Order::Abort => runner.abort("as was asked for").await,
+        Order::Run | Order::Resume | Order::CutOver => runner.go().await,
+    };
+    Ok((ended, runner.past))
+}
+
+/// Two runs with a journal each would take turns at stopping the app, or drop what the other one has copied.
+fn lock_servers(servers: &[Identity; 2], order: Order, run: &Run) -> Result<Vec<AppLock>> {
+    let mut locks = Vec::new();
+    for server in servers {
+        match AppLock::take_database(server) {
+            Ok(taken) => locks.extend(taken),
+            Err(error) if order == Order::Abort && !matches!(error, Error::Refused(_)) => {
+                run.events
+                    .warn(format!("whether another process is at work on {} is not known: {error}", server.address));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(locks)
+}
+
+fn check_opened(first: Option<&Record>, (wanted, order): (&Move, Order), path: &Path) -> Result<()> {
+    match first.map(|record| &record.entry) {
+        None => Ok(()),
+        Some(_) if order == Order::Run => {
+            Err(Error::Usage(format!("{} was begun already: --resume or --abort", path.display())))
+        }
+        Some(Entry::Opened { plan_sha256, .. }) if *plan_sha256 == wanted.sha256() => Ok(()),
+        Some(_) => {
+            Err(Error::Refused(format!("{} was begun with other commands, --no-fence or --managed", path.display())))
+        }
+    }
+}
+
+impl<D: Databases> Anywhere<'_, D> {
+    /// Both servers, and whether they are new to the journal: where it knows them, they must be those.
+    async fn check_servers(&self, records: &[Record], order: Order, run: &Run) -> Result<([Identity; 2], bool)> {
+        let Some([source, target]) = known_servers(records)? else {
+            if records.iter().any(|record| matches!(record.entry, Entry::Intent { .. })) {
+                return Err(Error::Refused("the journal does not say at which servers it was begun".into()));
+            }
+            let (source, target) =
+                (self.databases.identity(self.source()).await?, self.databases.identity(self.target()).await?);
+            let is_told = source.server.system_identifier.is_some() || source.address == target.address;
+            if source.server == target.server && is_told {
+                return Err(Error::Usage("source and target are the same database".into()));
+            }
+            return Ok(([source, target], true));
+        };
+        for (side, known, at) in [("source", &source, self.source()), ("target", &target, self.target())] {
+            let is_same = match self.databases.identity(at).await {
+                Ok(now) => check_same(side, known, &now),
+                Err(error) => Err(error),
+            };
+            match is_same {
+                Ok(()) => {}
+                // A server that is lost is a reason to go back, and must not keep anybody from it: least of all the target,
+                // where nothing is to be taken back.
+                Err(error) if order == Order::Abort && (side == "target" || error.is_passing()) => {
+                    run.events.warn(format!("it is not known whether the {side} is {}: {error}", known.address));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(([source, target], false))
+    }
+}
+
+/// As the journal knows them.
+pub(super) fn known_servers(records: &[Record]) -> Result<Option<[Identity; 2]>> {
+    let known = records.iter().find_map(|record| match &record.entry {
+        Entry::Servers { source, target } => Some([source, target]),
+        _ => None,
+    });
+    let Some(known) = known else { return Ok(None) };
+    let read = |value: &Value| serde_json::from_value(value.clone()).map_err(|e| Error::Internal(e.to_string()));
+    Ok(Some([read(known[0])?, read(known[1])?]))
+}
+
+pub(super) fn check_same(side: &str, known: &Identity, now: &Identity) -> Result<()> {
+    if known == now {
+        return Ok(());
+    }
+    let (then, now_at) = (&known.server, &now.server);
+    let what = if (&known.address, &known.user) != (&now.address, &now.user) {
+        format!("it was {} at {}, and is {} at {}", known.user, known.address, now.user, now.address)
+    } else if then.system_identifier != now_at.system_identifier {
+        "another server answers at its address".into()
+    } else {
+        format!("database {} was {}, and is {}", then.database, then.database_oid, now_at.database_oid)
+    };
+    Err(Error::Refused(format!("this is not the {side} with which the journal was begun: {what}")))
+}
