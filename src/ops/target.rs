@@ -228,6 +228,8 @@ impl Preparation<'_> {
         run: &Run,
     ) -> Result<()> {
         let catalog = target.catalog();
+        // What is unfinished may be at work.
+        ledger::lock_run(target).await?;
         ledger::remove(catalog).await?;
         for drop in schema::drop_statements(&self.inventory.toc, entry_options) {
             if let Err(error) = catalog.execute(&drop.sql).await {

@@ -93,6 +93,13 @@ async fn ctrl_c_stops_a_copy_and_the_servers_statements() {
     let ran = crate::fixture::copy(&source, &target, &[]).await.expect_code(4);
     assert_says(&ran, &["unfinished run"]);
     source.execute("TRUNCATE slow_1, slow_2").await;
+    // Not below one that is at work: this is the lock it holds.
+    let at_work = target.connect().await;
+    at_work.batch_execute("SELECT pg_advisory_lock(2, 0)").await.unwrap();
+    let ran = crate::fixture::copy(&source, &target, &["--drop-target-objects"]).await.expect_code(4);
+    assert_says(&ran, &["another pgconvoy is at work"]);
+    assert_eq!(target.one("SELECT count(*) FROM pgconvoy.run").await, "1");
+    at_work.batch_execute("SELECT pg_advisory_unlock_all()").await.unwrap();
     let _ = crate::fixture::copy(&source, &target, &["--drop-target-objects"]).await.expect_success();
     assert_same_contents("after Ctrl-C", &source, &target).await;
 }
