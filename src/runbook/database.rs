@@ -178,6 +178,8 @@ pub trait Databases {
     fn look_at_fence(&self, at: At<'_>) -> impl Future<Output = Result<Fence>>;
     fn mark(&self, at: At<'_>) -> impl Future<Output = Result<Mark>>;
     fn identity(&self, at: At<'_>) -> impl Future<Output = Result<Identity>>;
+    /// Where an address leads, and as whom, as [`Identity`] has it; nobody is asked.
+    fn address(&self, at: At<'_>) -> Result<(String, String)>;
     /// Sets at one database what ALTER DATABASE has set at the other; the names of what could not be.
     fn carry_settings(&self, from: At<'_>, to: At<'_>) -> impl Future<Output = Result<Vec<String>>>;
     /// Who else is connected.
@@ -186,6 +188,8 @@ pub trait Databases {
     fn lsn(&self, at: At<'_>) -> impl Future<Output = Result<Lsn>>;
     fn replay(&self, at: At<'_>) -> impl Future<Output = Result<Replay>>;
     fn filled(&self, at: At<'_>) -> impl Future<Output = Result<Filled>>;
+    /// From where an unfinished copy fills it, as its ledger says: an address, or an archive.
+    fn filled_from(&self, at: At<'_>) -> impl Future<Output = Result<Option<String>>>;
     /// What would keep a copy from succeeding, as an error.
     fn preflight(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> impl Future<Output = Result<()>>;
     fn copy(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> impl Future<Output = Result<Copied>>;

@@ -14,8 +14,9 @@ use super::machines::Machines;
 use super::{Error, Result};
 use crate::cloud::heroku::{self, Reply, Request, Transport};
 use crate::lab::heroku::{KEY, World};
-use crate::model::Lsn;
+use crate::model::{Lsn, Side};
 use crate::ops::Run;
+use crate::pg;
 
 /// The lab's stand-in, asked without a network.
 pub struct StandIn(pub Arc<World>);
@@ -50,6 +51,13 @@ pub struct Pretended {
 pub(super) struct State {
     fenced: BTreeSet<String>,
     pub(super) filled: BTreeMap<String, bool>,
+    /// Databases that were filled, and where from.
+    filled_from: BTreeMap<String, String>,
+    /// Sessions of somebody else's.
+    sessions: BTreeMap<String, Vec<OtherSession>>,
+    /// Times that settings were carried over, and times that this fails first.
+    settings_carried: u32,
+    settings_to_fail: u32,
     written: BTreeMap<String, u64>,
     /// Rows of the app's, by number.
     rows: BTreeMap<String, BTreeSet<u64>>,
@@ -121,6 +129,27 @@ impl Pretended {
     /// Somebody has filled it.
     pub fn fill(&self, name: &str) {
         self.state().filled.insert(name.to_owned(), true);
+    }
+
+    /// Somebody has begun to fill it, from elsewhere, and has not come to an end.
+    pub fn begin_to_fill(&self, name: &str, from: &str) {
+        self.state().filled.insert(name.to_owned(), false);
+        self.state().filled_from.insert(name.to_owned(), from.to_owned());
+    }
+
+    /// Sessions of somebody else's are connected.
+    pub fn connect(&self, name: &str, sessions: Vec<OtherSession>) {
+        self.state().sessions.insert(name.to_owned(), sessions);
+    }
+
+    /// So many times settings cannot be carried over from now on.
+    pub fn fail_settings(&self, times: u32) {
+        self.state().settings_to_fail = times;
+    }
+
+    /// How often they were carried over.
+    pub fn settings_carried(&self) -> u32 {
+        self.state().settings_carried
     }
 
     /// So many copies fail from now on.
@@ -197,16 +226,27 @@ impl Databases for Pretended {
 
     async fn identity(&self, at: At<'_>) -> Result<Identity> {
         let server = ServerIdentity { system_identifier: None, database: at.name.to_owned(), database_oid: 16_384 };
-        let address = format!("{} of {}.{}", at.name, std::process::id(), self.number);
-        Ok(Identity { address, user: "u".into(), server })
+        let (address, user) = self.address(at)?;
+        Ok(Identity { address, user, server })
+    }
+
+    fn address(&self, at: At<'_>) -> Result<(String, String)> {
+        Ok((format!("{} of {}.{}", at.name, std::process::id(), self.number), "u".into()))
     }
 
     async fn carry_settings(&self, _from: At<'_>, _to: At<'_>) -> Result<Vec<String>> {
+        let mut state = self.state();
+        if state.settings_to_fail > 0 {
+            state.settings_to_fail -= 1;
+            let kind = pg::ErrorKind::Lost(std::io::Error::other("settings that could not be carried"));
+            return Err(pg::Error::new(Side::Target, kind).into());
+        }
+        state.settings_carried += 1;
         Ok(Vec::new())
     }
 
-    async fn other_sessions(&self, _at: At<'_>) -> Result<Vec<OtherSession>> {
-        Ok(Vec::new())
+    async fn other_sessions(&self, at: At<'_>) -> Result<Vec<OtherSession>> {
+        Ok(self.state().sessions.get(at.name).cloned().unwrap_or_default())
     }
 
     async fn lsn(&self, _at: At<'_>) -> Result<Lsn> {
@@ -226,6 +266,10 @@ impl Databases for Pretended {
         })
     }
 
+    async fn filled_from(&self, at: At<'_>) -> Result<Option<String>> {
+        Ok(self.state().filled_from.get(at.name).cloned())
+    }
+
     async fn preflight(&self, _from: At<'_>, _to: At<'_>, _how: HowToCopy, _run: &Run) -> Result<()> {
         Ok(())
     }
@@ -239,6 +283,7 @@ impl Databases for Pretended {
             return Err(Error::Refused(format!("{} is not empty", to.name)));
         }
         state.filled.insert(to.name.to_owned(), false);
+        state.filled_from.insert(to.name.to_owned(), self.address(from)?.0);
         if state.copies_to_fail > 0 {
             state.copies_to_fail -= 1;
             return Err(Error::Refused("a restore that fails".into()));

@@ -344,7 +344,7 @@ impl<P: Provider> Runner<'_, P> {
         }
     }
 
-    async fn failed(&mut self, step: &Step<P::Action>, error: Error) -> Result<Ended> {
+    pub(super) async fn failed(&mut self, step: &Step<P::Action>, error: Error) -> Result<Ended> {
         if matches!(error, Error::Killed) {
             return Err(error);
         }

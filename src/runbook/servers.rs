@@ -177,9 +177,14 @@ impl Databases for Servers {
     }
 
     async fn identity(&self, at: At<'_>) -> Result<Identity> {
-        let conninfo = ConnInfo::resolve(Side::Source, Some(at.url.expose()), &ProcessEnv)?;
+        let (address, user) = self.address(at)?;
         let server = stillness::server_identity(&Session::open(at).await?).await?;
-        Ok(Identity { address: conninfo.address(), user: conninfo.user().to_owned(), server })
+        Ok(Identity { address, user, server })
+    }
+
+    fn address(&self, at: At<'_>) -> Result<(String, String)> {
+        let conninfo = ConnInfo::resolve(Side::Source, Some(at.url.expose()), &ProcessEnv)?;
+        Ok((conninfo.address(), conninfo.user().to_owned()))
     }
 
     async fn carry_settings(&self, from: At<'_>, to: At<'_>) -> Result<Vec<String>> {
@@ -220,6 +225,14 @@ impl Databases for Servers {
             ("0", _) => Filled::Whole,
             _ => Filled::Unfinished,
         })
+    }
+
+    async fn filled_from(&self, at: At<'_>) -> Result<Option<String>> {
+        let session = Session::open(at).await?;
+        if session.one("SELECT to_regclass('pgconvoy.run') IS NOT NULL").await? != "t" {
+            return Ok(None);
+        }
+        Ok(session.rows("SELECT origin FROM pgconvoy.run").await?.into_iter().flatten().next())
     }
 
     async fn preflight(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> Result<()> {

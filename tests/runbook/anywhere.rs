@@ -19,17 +19,17 @@ use crate::program::run;
 use crate::support::{Pgconvoy, Ran, TestDb, clients, cluster, path_with_clients};
 
 /// An app that is a file, which says where it writes.
-struct App {
-    directory: tempfile::TempDir,
-    source: TestDb,
-    target: TestDb,
+pub struct App {
+    pub directory: tempfile::TempDir,
+    pub source: TestDb,
+    pub target: TestDb,
 }
 
 const SWITCH: &str = "echo target > uses";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 impl App {
-    async fn new() -> Option<Self> {
+    pub async fn new() -> Option<Self> {
         let old = cluster(Major::V14).await?;
         let new = cluster(Major::V17).await?;
         let app = Self {
@@ -43,7 +43,7 @@ impl App {
         Some(app)
     }
 
-    fn reads(&self, file: &str) -> String {
+    pub fn reads(&self, file: &str) -> String {
         std::fs::read_to_string(self.directory.path().join(file)).unwrap().trim().to_owned()
     }
 
@@ -55,7 +55,7 @@ impl App {
         ["migrate", "journal"].iter().chain(&own).chain(&common).map(|&text| text.to_owned()).collect()
     }
 
-    fn program(&self, switch: &str, more: &[&str]) -> Pgconvoy {
+    pub fn program(&self, switch: &str, more: &[&str]) -> Pgconvoy {
         let arguments = self.arguments(switch);
         Pgconvoy::new(
             arguments.iter().map(String::as_str).chain(["--yes-i-mean", &self.source.name]).chain(more.iter().copied()),
@@ -63,11 +63,11 @@ impl App {
         .current_dir(self.directory.path())
     }
 
-    async fn migrate(&self, switch: &str, more: &[&str]) -> Ran {
+    pub async fn migrate(&self, switch: &str, more: &[&str]) -> Ran {
         run(self.program(switch, more)).await
     }
 
-    fn journal(&self) -> String {
+    pub fn journal(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("journal")).unwrap_or_default()
     }
 
@@ -80,17 +80,17 @@ impl App {
     }
 
     #[track_caller]
-    fn assert_taken_back(&self) {
+    pub fn assert_taken_back(&self) {
         assert_eq!((self.reads("uses"), self.reads("state")), ("source".into(), "up".into()));
     }
 
     #[track_caller]
-    fn assert_switched(&self) {
+    pub fn assert_switched(&self) {
         assert_eq!((self.reads("uses"), self.reads("state")), ("target".into(), "up".into()));
     }
 
     /// What the program makes of its arguments.
-    fn wanted(&self) -> Move {
+    pub fn wanted(&self) -> Move {
         let command = |text: &str| format!("cd {} && {text}", self.directory.path().display());
         Move {
             source: Secret::new(self.source.uri()),
@@ -110,14 +110,14 @@ impl App {
         }
     }
 
-    async fn execute(&self, order: Order, confirm: &dyn Confirm) -> Result<Ended> {
+    pub async fn execute(&self, order: Order, confirm: &dyn Confirm) -> Result<Ended> {
         let servers = Servers { pg_dump: Some(clients().pg_dump.clone()), elsewhere: None };
         let journal = self.directory.path().join("journal");
         execute(&servers, &self.wanted(), &ordered(&journal, order, confirm), &Run::unattended()).await?.0
     }
 }
 
-fn ordered<'a>(journal: &'a std::path::Path, order: Order, confirm: &'a dyn Confirm) -> Execution<'a> {
+pub fn ordered<'a>(journal: &'a std::path::Path, order: Order, confirm: &'a dyn Confirm) -> Execution<'a> {
     Execution {
         journal,
         order,
@@ -194,7 +194,8 @@ async fn a_target_that_is_in_use_by_now_is_not_dropped() {
     let Some(app) = App::new().await else { return };
     let ran = app.migrate("exit 3", &[]).await.expect_code(1);
     assert!(ran.stdout.contains("everything is as it was before"), "{}", ran.stdout);
-    app.target.execute("INSERT INTO t (x) VALUES ('only here')").await;
+    // The way back has left it read only, for those who still lead there.
+    app.target.execute("BEGIN READ WRITE; INSERT INTO t (x) VALUES ('only here'); COMMIT").await;
     let refused = app.migrate("exit 3", &["--resume"]).await.expect_code(2);
     assert!(refused.stderr.contains("somebody has written to the target"), "{}", refused.stderr);
     assert_eq!(app.reads("state"), "up");
@@ -223,10 +224,10 @@ async fn a_transaction_that_is_open_at_the_freeze_is_waited_for() {
 }
 
 /// Says yes; before it does so at a gate, something happens there.
-struct When<'a> {
-    gate: &'static str,
-    happens: &'a (dyn Fn() + Sync),
-    answer: Answer,
+pub struct When<'a> {
+    pub gate: &'static str,
+    pub happens: &'a (dyn Fn() + Sync),
+    pub answer: Answer,
 }
 
 impl Confirm for When<'_> {
@@ -239,7 +240,7 @@ impl Confirm for When<'_> {
     }
 }
 
-fn execute_elsewhere(db: &TestDb, sql: &str) {
+pub fn execute_elsewhere(db: &TestDb, sql: &str) {
     let work = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(db.execute(sql));
@@ -348,13 +349,13 @@ async fn a_journal_that_cannot_be_written_does_not_keep_the_app_down() {
 }
 
 /// Two databases that nobody runs: what is tested here is the order of things.
-struct Dry {
-    databases: Pretended,
-    directory: tempfile::TempDir,
+pub struct Dry {
+    pub databases: Pretended,
+    pub directory: tempfile::TempDir,
 }
 
 impl Dry {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let dry = Self { databases: Pretended::new(Arc::new(World::new(Setup::default()))), directory };
         for (file, text) in [("uses", "source"), ("state", "up")] {
@@ -367,12 +368,12 @@ impl Dry {
         self.directory.path().join("journal")
     }
 
-    fn reads(&self) -> (String, String) {
+    pub fn reads(&self) -> (String, String) {
         let read = |file| std::fs::read_to_string(self.directory.path().join(file)).unwrap().trim().to_owned();
         (read("uses"), read("state"))
     }
 
-    async fn execute(
+    pub async fn execute(
         &self,
         order: Order,
         records_left: Option<u64>,
@@ -390,7 +391,7 @@ impl Dry {
             target: Secret::new("postgres://u@target/d"),
             name: "shop".into(),
             commands: Commands {
-                freeze: command("echo down > state"),
+                freeze: command("echo down > state && echo again >> frozen"),
                 thaw: command("echo up > state"),
                 switch: command(SWITCH),
                 unswitch: unswitch.then(|| command("echo source > uses")),
@@ -403,28 +404,34 @@ impl Dry {
         }
     }
 
-    fn journal_says(&self, what: impl Fn(&Entry) -> bool) -> bool {
+    pub fn journal_says(&self, what: impl Fn(&Entry) -> bool) -> bool {
         Journal::read(&self.journal()).unwrap().iter().any(|record| what(&record.entry))
     }
 
     /// Killed after the first record of which this holds.
-    async fn killed_after(what: impl Fn(&Entry) -> bool) -> Self {
+    pub async fn killed_after(what: impl Fn(&Entry) -> bool) -> Self {
+        Self::killed_with(what, true).await
+    }
+
+    pub async fn killed_with(what: impl Fn(&Entry) -> bool, unswitch: bool) -> Self {
         let all = Self::new();
-        assert_eq!(all.execute(Order::Run, None, (&Confirmed, true)).await.unwrap(), Ended::Finished);
+        assert_eq!(all.execute(Order::Run, None, (&Confirmed, unswitch)).await.unwrap(), Ended::Finished);
         let records = Journal::read(&all.journal()).unwrap();
         let at = records.iter().position(|record| what(&record.entry)).unwrap() as u64 + 1;
         let dry = Self::new();
-        let killed = dry.execute(Order::Run, Some(at), (&Confirmed, true)).await;
+        let killed = dry.execute(Order::Run, Some(at), (&Confirmed, unswitch)).await;
         assert!(matches!(killed, Err(Error::Killed)), "{killed:?}");
         dry
     }
 
-    fn is_as_it_was(&self) -> bool {
+    pub fn is_as_it_was(&self) -> bool {
         self.reads() == ("source".into(), "up".into()) && !self.databases.is_fenced("shop")
     }
 
     fn is_switched(&self) -> bool {
-        self.reads() == ("target".into(), "up".into()) && self.databases.is_filled("the target")
+        self.reads() == ("target".into(), "up".into())
+            && self.databases.is_filled("the target")
+            && !self.databases.is_fenced("the target")
     }
 }
 
@@ -486,7 +493,7 @@ fn is_copied(entry: &Entry) -> bool {
     matches!(entry, Entry::Called { step, .. } if step == "copy")
 }
 
-fn intends(wanted: &'static str) -> impl Fn(&Entry) -> bool {
+pub fn intends(wanted: &'static str) -> impl Fn(&Entry) -> bool {
     move |entry| matches!(entry, Entry::Intent { step, .. } if step == wanted)
 }
 

@@ -21,6 +21,7 @@ mod standin;
 mod stillness;
 #[path = "../support/mod.rs"]
 mod support;
+mod target;
 mod writer;
 
 /// Says past the harness's capture that something is left out: nobody shall think it was tested.

@@ -111,6 +111,9 @@ impl Databases for Queried {
     async fn filled(&self, at: At<'_>) -> Result<Filled> {
         self.with(self.0.databases.filled(at)).await
     }
+    async fn filled_from(&self, at: At<'_>) -> Result<Option<String>> {
+        self.with(self.0.databases.filled_from(at)).await
+    }
     async fn preflight(&self, from: At<'_>, to: At<'_>, how: HowToCopy, run: &Run) -> Result<()> {
         self.with(self.0.databases.preflight(from, to, how, run)).await
     }
@@ -128,6 +131,9 @@ impl Databases for Queried {
     }
     async fn identity(&self, at: At<'_>) -> Result<Identity> {
         self.with(self.0.databases.identity(at)).await
+    }
+    fn address(&self, at: At<'_>) -> Result<(String, String)> {
+        self.0.databases.address(at)
     }
     async fn carry_settings(&self, from: At<'_>, to: At<'_>) -> Result<Vec<String>> {
         self.with(self.0.databases.carry_settings(from, to)).await

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Anywhere, Move};
+use super::{Action, Anywhere, Move};
 use crate::ops::Run;
 use crate::runbook::database::{Databases, Identity};
 use crate::runbook::heroku::Order;
@@ -78,9 +78,30 @@ pub async fn execute(
     let mut runner = Runner { provider: &provider, steps: &steps, journal, past: Past::new(records), run, policy };
     let ended = match execution.order {
         Order::Abort => runner.abort("as was asked for").await,
-        Order::Run | Order::Resume | Order::CutOver => runner.go().await,
+        Order::Run | Order::Resume | Order::CutOver => match freeze_again(&mut runner).await? {
+            Some(ended) => Ok(ended),
+            None => runner.go().await,
+        },
     };
     Ok((ended, runner.past))
+}
+
+/// What has ended this run may have started the app: a machine that comes up starts what is on it. `Some`: it could not be
+/// stopped again, and everything was taken back.
+async fn freeze_again<D: Databases>(runner: &mut Runner<'_, Anywhere<'_, D>>) -> Result<Option<Ended>> {
+    let window = runner.open_window();
+    let freeze = runner.steps.iter().find(|step| step.action == Action::Freeze);
+    let Some(freeze) = freeze.filter(|freeze| window.is_some() && runner.past.done(&freeze.id).is_some()) else {
+        return Ok(None);
+    };
+    if runner.past.aborting().is_some() {
+        return Ok(None);
+    }
+    let provider = runner.provider;
+    match provider.command(&provider.wanted.commands.freeze, runner.run).await {
+        Ok(_) => Ok(None),
+        Err(error) => runner.failed(freeze, error).await.map(Some),
+    }
 }
 
 /// Two runs with a journal each would take turns at stopping the app, or drop what the other one has copied.

@@ -61,6 +61,7 @@ pub enum Action {
     Verify,
     StillSame,
     Switch,
+    StillLast,
     Thaw,
 }
 
@@ -100,19 +101,25 @@ impl Move {
                 patience_s: 4 * 86_400,
                 ..step("verify", "Compare every row, sequence and definition", frozen, Action::Verify)
             },
-            step("still-same", "Prove that nobody has written meanwhile", frozen, Action::StillSame),
+            step("still-same", "Prove that nobody has written to either meanwhile", frozen, Action::StillSame),
             Step {
                 gate: gate("promote", switch_text, false),
                 manual: vec![self.commands.switch.clone()],
                 undo: self.commands.unswitch.clone(),
-                ..step("switch", "Switch the app to the target", switches, Action::Switch)
+                ..step(SWITCH, "Switch the app to the target", switches, Action::Switch)
             },
+            step("still-last", "Prove that nothing came to the source after all", frozen, Action::StillLast),
             Step {
                 manual: vec![self.commands.thaw.clone()],
                 ..step("thaw", "Point of no return: start the app", Phase::Thaw(1), Action::Thaw)
             },
         ];
-        steps.retain(|step| self.fence || step.action != Action::Fence);
+        steps.retain(|step| match step.action {
+            Action::Fence => self.fence,
+            // Behind the point of no return there is nothing to be decided.
+            Action::StillLast => self.commands.unswitch.is_some(),
+            _ => true,
+        });
         steps
     }
 }
@@ -136,10 +143,13 @@ impl<D: Databases> Provider for Anywhere<'_, D> {
             Action::Switch => match called {
                 Some(note) => Ok(Seen::Done(note.clone())),
                 // Somebody may have taken a day to confirm it. Once it was begun, there is only forward, or the way back.
-                None if past.attempts(&step.id) == 0 => Ok(match self.see_still_same(past).await? {
+                None if past.attempts(&step.id) == 0 => Ok(match self.see_both_still_same(past).await? {
                     Seen::Done(_) => Seen::ToDo,
                     other => other,
                 }),
+                None if self.wanted.commands.unswitch.is_none() => {
+                    self.check_source_is_same(past).await.map(|_| Seen::ToDo)
+                }
                 None => Ok(Seen::ToDo),
             },
             Action::Fence => self.see_fence(step, past).await,
@@ -154,7 +164,12 @@ impl<D: Databases> Provider for Anywhere<'_, D> {
                     some => Err(Error::Difference(format!("the target differs: {}", some.join("; ")))),
                 }
             }
-            Action::StillSame => self.see_still_same(past).await,
+            // The app may be at the target by now.
+            Action::StillSame if past.has_begun(SWITCH) => self.see_still_same(past).await,
+            Action::StillSame => self.see_both_still_same(past).await,
+            // What the target has by now, the source lacks: that was found out before this way was taken.
+            Action::StillLast if past.is_forward(WINDOW) => Ok(Seen::Done(Value::Null)),
+            Action::StillLast => self.see_still_same(past).await,
         }
     }
 
@@ -174,34 +189,50 @@ impl<D: Databases> Provider for Anywhere<'_, D> {
 
     async fn act(&self, step: &Step<Action>, past: &Past, run: &Run) -> Result<Value> {
         let Commands { freeze, thaw, switch, .. } = &self.wanted.commands;
+        let (source, target) = (self.source(), self.target());
         // What this run has copied before may be dropped, also after it was taken back: the target is the same.
         let copies = past.announced().filter(|(announced, _)| *announced == COPY).count();
-        let again = copies > usize::from(step.action == Action::Copy);
+        let has_copied = copies > usize::from(step.action == Action::Copy);
+        let fills = matches!(step.action, Action::Preflight | Action::Copy);
+        let again = fills && has_copied && self.databases.filled(target).await? != Filled::Empty;
         let how = HowToCopy { jobs: self.wanted.jobs, again, heroku: self.wanted.managed };
-        let (source, target) = (self.source(), self.target());
         match step.action {
             Action::Preflight => {
-                self.check_target_is_as_left(past).await?;
+                self.check_target_is_as_left(past, run).await?;
+                self.check_target_can_be_used(has_copied).await?;
                 Box::pin(self.preflight(how, run)).await
             }
             Action::Freeze => self.command(freeze, run).await,
             Action::Fence => self.databases.fence(source).await.map(|()| Value::Null),
             Action::Copy => {
-                self.check_target_is_as_left(past).await?;
-                let mut found = facts(&Box::pin(self.databases.copy(source, target, how, run)).await?)?;
-                found["settings_left"] = json!(self.carry_settings(run).await?);
-                self.with_mark(found).await
+                self.check_target_is_as_left(past, run).await?;
+                self.open_target().await?;
+                self.with_mark(facts(&Box::pin(self.databases.copy(source, target, how, run)).await?)?).await
             }
             Action::Verify => {
-                self.with_mark(facts(&Box::pin(self.databases.verify(source, target, how, run)).await?)?).await
+                // Here, because a copy whose end was not recorded is found whole, and not made again.
+                let settings_left = self.carry_settings(run).await?;
+                let mut found = facts(&Box::pin(self.databases.verify(source, target, how, run)).await?)?;
+                found["settings_left"] = json!(settings_left);
+                self.with_mark(found).await
             }
             // Where there is no way back, half of it would be the worst.
             Action::Switch if self.wanted.commands.unswitch.is_none() || past.is_forward(WINDOW) => {
+                self.open_target().await?;
                 self.command(switch, &unstopped(run)).await
             }
-            Action::Switch => self.command(switch, run).await,
-            Action::Thaw => self.command(thaw, &unstopped(run)).await,
-            Action::Still | Action::StillSame => Err(Error::Internal(format!("`{}` is nothing to be done", step.id))),
+            Action::Switch => {
+                self.open_target().await?;
+                self.command(switch, run).await
+            }
+            Action::Thaw => {
+                self.open_target().await?;
+                self.warn_of_lost_writes(past, run).await;
+                self.command(thaw, &unstopped(run)).await
+            }
+            Action::Still | Action::StillSame | Action::StillLast => {
+                Err(Error::Internal(format!("`{}` is nothing to be done", step.id)))
+            }
         }
     }
 
@@ -233,6 +264,7 @@ impl<D: Databases> Provider for Anywhere<'_, D> {
 }
 
 const COPY: &str = "copy";
+const SWITCH: &str = "switch";
 /// The only one.
 const WINDOW: u8 = 1;
 
