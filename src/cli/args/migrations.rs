@@ -192,7 +192,8 @@ pub struct HerokuRunArgs {
     /// Stop before the app goes down, until `cutover`
     #[arg(long)]
     pub hold: bool,
-    /// Confirms everything: the app's name. Without it, it is asked for on a terminal; elsewhere the run is held
+    /// Confirms everything: the app's name. Without it, it is asked for on a terminal; elsewhere the run is held, or
+    /// taken back where the app is down already
     #[arg(long, value_name = "APP")]
     pub yes_i_mean: Option<String>,
     #[command(flatten)]
@@ -249,7 +250,7 @@ pub struct MigrateArgs {
     /// All sessions of the source have to be ended by your command then, also idle ones.
     #[arg(long, help_heading = "Safety")]
     pub no_fence: bool,
-    /// Downtime that is too much, such as 90m: everything is taken back then
+    /// Downtime that is too much, such as 90m: everything is taken back then, up to the point of no return
     #[arg(long, value_name = "TIME", value_parser = parse_seconds, default_value = "2h", help_heading = "Safety")]
     pub budget: Seconds,
     /// How long the source must be seen to stand still
@@ -264,7 +265,8 @@ pub struct MigrateArgs {
     /// Take the app back to what it was
     #[arg(long)]
     pub abort: bool,
-    /// Confirms everything: the database's name. Without it, it is asked for on a terminal; elsewhere the run is held
+    /// Confirms everything: the database's name. Without it, it is asked for on a terminal; elsewhere the run is held,
+    /// or taken back where the app is down already
     #[arg(long, value_name = "DATABASE")]
     pub yes_i_mean: Option<String>,
     #[command(flatten)]
