@@ -458,6 +458,12 @@ fn waited<A>(step: &Step<A>, last: String) -> Error {
 }
 
 impl Ended {
+    /// Where that was the last that happened: there is nothing to be taken back again.
+    pub(super) fn of_taken_back(past: &Past) -> Option<Self> {
+        let (window, why) = (past.ended_aborted()?, past.last_abort().unwrap_or_default().to_owned());
+        Some(Self::Aborted { window, why })
+    }
+
     /// In words, for a person.
     pub fn sentence(&self) -> String {
         match self {

@@ -207,6 +207,20 @@ async fn what_an_idle_session_has_committed_at_the_target_closes_the_way_back() 
     assert_eq!(app.target.one("SHOW default_transaction_read_only").await, "off");
 }
 
+/// Its terminal is gone, and it is not: from any other one it is taken back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_at_work_is_taken_back_from_another_terminal() {
+    let Some(app) = App::new().await else { return };
+    let switch = "echo target > uses; sleep 600";
+    let mut child = app.program(switch, &[]).spawn();
+    app.until_it_uses("target").await;
+    let back = app.migrate(switch, &["--abort"]).await.expect_code(1);
+    assert!(back.stdout.contains("everything is as it was before"), "{}\n{}", back.stdout, back.stderr);
+    assert!(child.try_wait().unwrap().is_some(), "it is still at work");
+    app.assert_taken_back();
+    assert_eq!(app.source.one("SHOW default_transaction_read_only").await, "off");
+}
+
 /// Nothing fences the source, and what the switch starts or stops writes there once more.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_to_the_source_during_the_switch_is_found() {

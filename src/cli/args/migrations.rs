@@ -262,7 +262,7 @@ pub struct MigrateArgs {
     /// Go on with a run that was killed, stopped, held or taken back; with the same commands and servers
     #[arg(long, conflicts_with = "abort")]
     pub resume: bool,
-    /// Take the app back to what it was
+    /// Take the app back to what it was; a run that is at work, on this machine, is asked to do it
     #[arg(long)]
     pub abort: bool,
     /// Confirms everything: the database's name. Without it, it is asked for on a terminal; elsewhere the run is held,

@@ -14,6 +14,7 @@ use crate::runbook::lock::AppLock;
 use crate::runbook::past::Past;
 use crate::runbook::runner::{Ended, Policy, Runner};
 use crate::runbook::step::{Confirm, facts};
+use crate::runbook::stop;
 use crate::runbook::{Error, Result};
 
 /// What is asked of a migration between two servers.
@@ -46,11 +47,20 @@ pub async fn execute(
         return Err(Error::Usage(format!("there is no {}: nothing was begun", path.display())));
     }
     let provider = Anywhere { databases, wanted };
+    if execution.order == Order::Abort {
+        stop::ask(path, run).await?;
+    }
     let (mut journal, mut records) = Journal::open(path)?;
+    let run = &Run { cancel: run.cancel.child_token(), ..run.clone() };
+    let _watch = stop::watch(path, &run.cancel);
     if let Some(left) = execution.records_left {
         journal.die_after(left);
     }
     check_opened(records.first(), (wanted, execution.order), path)?;
+    let past = Past::new(records.clone());
+    if let (Order::Abort, Some(ended)) = (execution.order, Ended::of_taken_back(&past)) {
+        return Ok((Ok(ended), past));
+    }
     let (servers, is_new) = provider.check_servers(&records, execution.order, run).await?;
     let _locks = lock_servers(&servers, execution.order, run)?;
     if records.is_empty() {

@@ -178,7 +178,7 @@ pub async fn execute(
         }
         (order, opened) => {
             check_opened(opened, &sha256, &path)?;
-            if let (Order::Abort, Some(ended)) = (execution.order, was_taken_back(&records)) {
+            if let (Order::Abort, Some(ended)) = (execution.order, Ended::of_taken_back(&Past::new(records.clone()))) {
                 return Ok(ended);
             }
             records.push(match order {
@@ -226,13 +226,6 @@ fn end_machines<D: Databases>(runner: &mut Runner<'_, OnHeroku<'_, D>>, provider
         let hint = "`cleanup` ends it, and it ends itself";
         runner.run.events.warn(format!("the machine could not be ended: {error}; {hint}"));
     }
-}
-
-/// A process that was at work has taken back what was to be taken back, or there is nothing since.
-fn was_taken_back(records: &[Record]) -> Option<Ended> {
-    let past = Past::new(records.to_vec());
-    let (window, why) = (past.ended_aborted()?, past.last_abort().unwrap_or_default().to_owned());
-    Some(Ended::Aborted { window, why })
 }
 
 /// The journal of a plan, for those who look on.
