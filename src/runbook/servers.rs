@@ -357,7 +357,12 @@ impl Servers {
     async fn there(&self, prefix: &str, arguments: &str, (from, to): (At<'_>, At<'_>), run: &Run) -> Result<Reported> {
         // Without a shell between, so that it is pgconvoy that is asked to end.
         let command = format!("exec {prefix} {arguments} --progress json");
-        listen(&command, &[("PGCONVOY_SOURCE", from.url), ("PGCONVOY_TARGET", to.url)], run).await
+        let reported = listen(&command, &[("PGCONVOY_SOURCE", from.url), ("PGCONVOY_TARGET", to.url)], run).await?;
+        let address =
+            |side, at: At<'_>| ConnInfo::resolve(side, Some(at.url.expose()), &ProcessEnv).map(|info| info.address());
+        // What is on the way may have addresses of its own.
+        reported.is_about(&[("source", address(Side::Source, from)?), ("target", address(Side::Target, to)?)])?;
+        Ok(reported)
     }
 
     /// The comparison of definitions needs one that reads both servers; a copy would do with less. Better to know before the

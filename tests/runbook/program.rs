@@ -3,11 +3,16 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use pgconvoy::lab::Major;
 use pgconvoy::lab::heroku::KEY;
+use pgconvoy::model::Secret;
+use pgconvoy::ops::Run;
+use pgconvoy::runbook::Servers;
+use pgconvoy::runbook::database::{At, Databases, HowToCopy};
 
 use crate::fixture::ORIGINAL;
 use crate::real::{PASSWORD, Site, TABLES, as_the_app};
-use crate::support::{Pgconvoy, Ran};
+use crate::support::{Pgconvoy, Ran, TestDb, cluster, path_with_clients};
 
 pub fn heroku(site: &Site, args: &[&str]) -> Pgconvoy {
     Pgconvoy::new(["heroku"].iter().chain(args))
@@ -200,6 +205,45 @@ async fn a_command_that_only_ends_well_has_done_nothing() {
     assert!(ran.stdout.contains("everything is as it was before"), "{}", ran.stdout);
     assert!(ran.stdout.contains("it has written no report"), "{}", ran.stdout);
     site.assert_as_it_was().await;
+}
+
+/// It moves and compares rows as well as any other, but not those it was told to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrapper_with_an_address_of_its_own_has_done_nothing() {
+    let Some(cluster) = cluster(Major::V17).await else { return };
+    let [source, target, other] = [
+        TestDb::new(&cluster, "told").await,
+        TestDb::new(&cluster, "told").await,
+        TestDb::new(&cluster, "other").await,
+    ];
+    source.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 50)").await;
+    let directory = tempfile::tempdir().unwrap();
+    let wrapper = directory.path().join("wrapper");
+    let path = path_with_clients().into_string().unwrap();
+    let servers = |address: &str| {
+        let program = env!("CARGO_BIN_EXE_pgconvoy");
+        let script = format!("PATH='{path}' {address}\nexport PATH PGCONVOY_TARGET\nexec {program} \"$@\"\n");
+        std::fs::write(&wrapper, script).unwrap();
+        Servers { pg_dump: None, elsewhere: Some(format!("sh {}", wrapper.display())) }
+    };
+    let [from, to] = [&source, &target].map(|db| Secret::new(db.uri()));
+    let (from, to) = (At { name: "source", url: &from }, At { name: "target", url: &to });
+    let how = HowToCopy { jobs: 1, again: false, heroku: false };
+    let run = Run::unattended();
+    let astray = servers(&format!("PGCONVOY_TARGET='{}'", other.uri()));
+    let whys = [
+        astray.preflight(from, to, how, &run).await.err(),
+        astray.copy(from, to, how, &run).await.err(),
+        astray.verify(from, to, how, &run).await.err(),
+    ];
+    for why in whys {
+        let why = why.unwrap().to_string();
+        assert!(why.contains("its target is") && why.contains(&other.name), "{why}");
+    }
+    // It was the address alone.
+    let true_to_it = servers("");
+    assert_eq!(true_to_it.copy(from, to, how, &run).await.unwrap().rows, 50);
+    assert_eq!(target.one("SELECT count(*) FROM t").await, "50");
 }
 
 /// `PGCONVOY_RECORD=FILE cargo test --test runbook record -- --ignored` writes the session of docs/HEROKU.md anew.
