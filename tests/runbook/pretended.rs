@@ -1,6 +1,6 @@
 //! What the runbook makes of what Heroku does; the databases are pretended.
 
-use pgconvoy::lab::heroku::{Fault, FaultKind, Happening, Setup};
+use pgconvoy::lab::heroku::{Fault, FaultKind, Happening, Logged, Setup};
 use pgconvoy::runbook::heroku::{Kind, Order, clean_up, look, measured};
 use pgconvoy::runbook::{Answer, Confirm, Confirmed, Ended, Gate, MigrationReport};
 
@@ -44,15 +44,25 @@ async fn whatever_happens_to_a_request_the_app_is_migrated() {
         FaultKind::LostReply,
         FaultKind::LostRequest,
     ];
+    let undisturbed = Case::new().await;
+    undisturbed.execute(Order::Run).await.unwrap();
     for (method, path) in requests {
-        for kind in kinds {
+        let is_like = |l: &&Logged| l.method == method && l.path.contains(path);
+        let made = undisturbed.world.with(|world| world.log.iter().filter(is_like).count());
+        let afters: Vec<u32> = match method {
             // The first looks are over before anything is done: where they fail, there is nothing to go on with.
-            let afters = if method == "GET" { [8, 12, 20] } else { [0, 1, 2] };
-            for after in afters {
+            "GET" => vec![8, 12, 20],
+            _ => (0..3).take(made).collect(),
+        };
+        assert!(!afters.is_empty(), "{method} {path} is never asked for");
+        for kind in kinds {
+            for &after in &afters {
                 let case = Case::new().await;
                 case.world.fail(fault(method, path, kind, after, 2));
                 let ended = case.execute(Order::Run).await;
                 assert_eq!(ended.unwrap(), Ended::Finished, "{method} {path} {kind:?} after {after}");
+                let unused = case.world.with(|world| world.faults[0].times);
+                assert!(unused < 2, "{method} {path} {kind:?} after {after} has never happened");
                 case.assert_migrated();
             }
         }
@@ -215,7 +225,7 @@ async fn a_rehearsal_touches_nothing_of_the_app() {
     assert_eq!(case.execute(Order::Run).await.unwrap(), Ended::Finished);
     case.assert_as_it_was();
     assert_eq!(case.addons(), [ORIGINAL]);
-    let touched = |l: &pgconvoy::lab::heroku::Logged| l.method == "PATCH" || l.path == "/addon-attachments";
+    let touched = |l: &Logged| l.method == "PATCH" || l.path == "/addon-attachments";
     assert!(!case.world.with(|world| world.log.iter().any(touched)));
     assert!(measured(&case.plan).is_some_and(|m| m.copy_ms > 0 && m.verify_ms > 0));
 }
