@@ -8,6 +8,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::mpsc;
 
 use super::reported::{Listener, Reported};
+use super::watchdog::{Scope, Watched};
 use super::{Error, Result};
 use crate::model::{Secret, redact};
 use crate::ops::Run;
@@ -17,22 +18,20 @@ const TERMINATION: Duration = Duration::from_secs(60);
 /// When a command has ended, who holds its outputs open is not waited for longer.
 const REST: Duration = Duration::from_secs(5);
 
-/// Runs `command` with `sh -c` to its end, with addresses in its environment, and listens to it. Ends it where the run is stopped.
+/// Runs `command` with `sh -c` to its end, with addresses in its environment, and listens to it. Ends it where the
+/// run is stopped, and its watchdog does where this process is killed.
 ///
 /// # Errors
 /// It could not be started, it failed, it has written no report, or the run was stopped.
 pub(super) async fn listen(command: &str, addresses: &[(&str, &Secret)], run: &Run) -> Result<Reported> {
-    let mut sh = tokio::process::Command::new("sh");
-    sh.args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    for (name, address) in addresses {
-        sh.env(name, address.expose());
-    }
     let cannot = |error: std::io::Error| Error::Command {
         command: redact(command),
         status: "no start".into(),
         output: error.to_string(),
     };
-    let mut child = sh.spawn().map_err(cannot)?;
+    let outputs = (Stdio::piped(), Stdio::piped());
+    let mut watched = Watched::spawn(command, Scope::Process, addresses, outputs).map_err(cannot)?;
+    let child = &mut watched.command;
     let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
     let (tell, mut lines) = mpsc::unbounded_channel();
     read(child.stdout.take(), tell.clone());
@@ -52,6 +51,7 @@ pub(super) async fn listen(command: &str, addresses: &[(&str, &Secret)], run: &R
             }
         }
     };
+    watched.over().await;
     let until = tokio::time::Instant::now() + REST;
     while let Ok(Some(line)) = tokio::time::timeout_at(until, lines.recv()).await {
         listener.line(&line);

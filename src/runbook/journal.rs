@@ -16,10 +16,15 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Error, Result};
+use super::{Error, Result, watchdog};
+use crate::event::Event;
 use crate::model::redact;
+use crate::ops::Run;
 
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// For what a process that was killed has left: it is asked to end, and then made to.
+const LEFT_PATIENCE: Duration = watchdog::GRACE.saturating_add(Duration::from_secs(10));
+const LEFT_LOOK: Duration = Duration::from_millis(100);
 
 /// One line of a journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -131,13 +136,41 @@ impl Journal {
     /// # Errors
     /// Another process has it open; it cannot be read or written; a line other than the last is damaged.
     pub fn open(path: &Path) -> Result<(Self, Vec<Record>)> {
-        let cannot = |error| Error::journal(path, error);
-        let mut file =
-            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(cannot)?;
-        if !lock(&file) {
-            let name = path.display();
-            return Err(Error::Refused(format!("another process is at work on {name}: look on with `attach`")));
+        Self::load(open_locked(path)?.ok_or_else(|| at_work(path))?, path)
+    }
+
+    /// As [`Journal::open`], for who goes on: commands of a process that was killed keep it locked until they have ended, and
+    /// nothing may be done that they could work against.
+    ///
+    /// # Errors
+    /// As [`Journal::open`]; or nobody wants to wait any longer.
+    pub(super) async fn open_after(path: &Path, run: &Run) -> Result<(Self, Vec<Record>)> {
+        let until = Instant::now() + LEFT_PATIENCE;
+        let mut is_said = false;
+        loop {
+            if let Some(file) = open_locked(path)? {
+                return Self::load(file, path);
+            }
+            if run.cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            if Instant::now() > until {
+                return Err(at_work(path));
+            }
+            if !std::mem::replace(&mut is_said, true) {
+                let message = format!(
+                    "{} is in use: by another process, or by a command that a process has left which was killed; its end is \
+                     waited for",
+                    path.display()
+                );
+                run.events.send(Event::Note { message });
+            }
+            tokio::time::sleep(LEFT_LOOK).await;
         }
+    }
+
+    fn load(mut file: File, path: &Path) -> Result<(Self, Vec<Record>)> {
+        let cannot = |error| Error::journal(path, error);
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(cannot)?;
         let (records, whole_bytes) = parse(&text, path)?;
@@ -160,6 +193,11 @@ impl Journal {
             records_left: None,
         };
         Ok((journal, records))
+    }
+
+    /// The lock once more: it is free when nobody has any of them.
+    pub(super) fn share_lock(&self) -> Result<File> {
+        self.file.try_clone().map_err(|error| Error::journal(&self.path, error))
     }
 
     /// Reads one that another process may be writing.
@@ -266,6 +304,20 @@ fn redact_strings(value: &mut Value) {
         Value::Object(members) => members.values_mut().for_each(redact_strings),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
+}
+
+/// `None`: somebody else has it.
+fn open_locked(path: &Path) -> Result<Option<File>> {
+    let opened = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
+    let file = opened.map_err(|error| Error::journal(path, error))?;
+    Ok(lock(&file).then_some(file))
+}
+
+fn at_work(path: &Path) -> Error {
+    Error::Refused(format!(
+        "another process is at work on {}, or a command that one has left which was killed: wait for its end",
+        path.display()
+    ))
 }
 
 /// A process that has just ended may have left a child between its fork and its exec, which holds the lock for a moment more;
@@ -385,6 +437,29 @@ mod tests {
         });
         assert!(Journal::open(&path).is_ok());
         looked.join().unwrap();
+    }
+
+    /// Its process is gone, and a command of it is not.
+    #[tokio::test]
+    async fn who_goes_on_waits_for_what_is_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("j");
+        let (mut journal, _) = Journal::open(&path).unwrap();
+        journal.append(note("one")).unwrap();
+        let left = journal.share_lock().unwrap();
+        drop(journal);
+        let why = Journal::open(&path).err().unwrap().to_string();
+        assert!(why.contains("another process is at work") && !why.contains("attach"), "{why}");
+        let run = Run::unattended();
+        let over = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            drop(left);
+        };
+        let (opened, ()) = tokio::join!(Journal::open_after(&path, &run), over);
+        let (_journal, records) = opened.unwrap();
+        assert_eq!(records.len(), 1);
+        run.cancel.cancel();
+        assert!(matches!(Journal::open_after(&path, &run).await, Err(Error::Cancelled)));
     }
 
     #[test]

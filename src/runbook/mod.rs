@@ -28,6 +28,7 @@ mod shell;
 mod step;
 mod stillness;
 mod stop;
+mod watchdog;
 
 pub use error::{Error, Result};
 pub use fleet::{Pretence, PretendedFleet};

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::journal::{Entry, Journal};
 use super::past::Past;
 use super::step::{Answer, Confirm, Phase, Provider, Seen, Step};
-use super::{Error, Result};
+use super::{Error, Result, watchdog};
 use crate::event::Event;
 use crate::ops::Run;
 
@@ -70,6 +70,11 @@ impl<P: Provider> Runner<'_, P> {
     /// A step outside of a window has failed: it can be taken up again. Or a window could not be taken back: the app may be
     /// down, and the next call goes on with taking back.
     pub async fn go(&mut self) -> Result<Ended> {
+        let lock = self.journal.share_lock()?;
+        watchdog::holding(lock, Box::pin(self.go_on())).await
+    }
+
+    async fn go_on(&mut self) -> Result<Ended> {
         if let Some((window, why)) = self.past.aborting().map(|(window, why)| (window, why.to_owned())) {
             return self.take_back(window, &why).await;
         }
@@ -119,6 +124,11 @@ impl<P: Provider> Runner<'_, P> {
     /// # Errors
     /// There is none, or its thaw has begun: new writes may exist, and going back is another migration.
     pub async fn abort(&mut self, why: &str) -> Result<Ended> {
+        let lock = self.journal.share_lock()?;
+        watchdog::holding(lock, Box::pin(self.go_back(why))).await
+    }
+
+    async fn go_back(&mut self, why: &str) -> Result<Ended> {
         if let Some((window, why)) = self.past.aborting().map(|(window, why)| (window, why.to_owned())) {
             return self.take_back(window, &why).await;
         }

@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tokio::process::Child;
 
+use super::watchdog::{Scope, Watched};
 use super::{Error, Result};
 use crate::model::{Secret, format_duration_ms, redact};
 use crate::ops::Run;
@@ -41,7 +41,7 @@ impl Ran {
 
 /// Runs a command with `sh -c` to its end, with addresses in its environment: nobody sees them there. What it has started and
 /// left running is not waited for. Ends it, with all that it has started, where the run is stopped or after `limit`; where
-/// nobody waits for it any more, at once.
+/// nobody waits for it any more, at once; where this process is killed, by its watchdog.
 ///
 /// It is a process group of its own: Ctrl-C at the terminal reaches the run alone, which decides what is ended.
 ///
@@ -58,14 +58,10 @@ pub(super) async fn shell(
     let cannot = |error: std::io::Error| failed("no start".into(), error.to_string());
     // Not a pipe: a server that the command starts would hold it open for as long as it lives.
     let output = tempfile::tempfile().map_err(cannot)?;
-    let mut sh = tokio::process::Command::new("sh");
-    sh.args(["-c", command]).stdin(Stdio::null()).kill_on_drop(true).process_group(0);
-    sh.stdout(output.try_clone().map_err(cannot)?).stderr(output.try_clone().map_err(cannot)?);
-    for (name, address) in addresses {
-        sh.env(name, address.expose());
-    }
-    let mut child = sh.spawn().map_err(cannot)?;
-    let mut group = Group::of(&child);
+    let outputs = (output.try_clone().map_err(cannot)?.into(), output.try_clone().map_err(cannot)?.into());
+    let mut watched = Watched::spawn(command, Scope::Group, addresses, outputs).map_err(cannot)?;
+    let child = &mut watched.command;
+    let mut group = Group::of(child);
     let over = async {
         match limit {
             Some(limit) => tokio::time::sleep(limit).await,
@@ -78,15 +74,16 @@ pub(super) async fn shell(
             status.map_err(cannot)?
         }
         () = run.cancel.cancelled() => {
-            group.end(&mut child).await;
+            group.end(child).await;
             return Err(Error::Cancelled);
         }
         () = over => {
-            group.end(&mut child).await;
+            group.end(child).await;
             let limit_ms = limit.map_or(0, |limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
             return Err(failed(format!("no end within {}", format_duration_ms(limit_ms)), last_words(&output)));
         }
     };
+    watched.over().await;
     Ok(Ran { code: status.code(), output: last_words(&output) })
 }
 

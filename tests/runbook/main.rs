@@ -10,6 +10,7 @@ mod heroku_cli;
 mod kills;
 mod machine;
 mod on_a_machine;
+mod orphans;
 mod pretended;
 mod program;
 mod real;

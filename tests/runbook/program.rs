@@ -207,6 +207,36 @@ async fn a_command_that_only_ends_well_has_done_nothing() {
     site.assert_as_it_was().await;
 }
 
+/// Killed, it leaves no copy behind that goes on by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_elsewhere_ends_with_who_listens() {
+    let Some(site) = Site::start(TABLES).await else { return };
+    let [wrapper, pid] = ["wrapper", "pid"].map(|name| site.directory.path().join(name));
+    let program = env!("CARGO_BIN_EXE_pgconvoy");
+    let script = format!(
+        "[ \"$1\" = copy ] || exec {program} \"$@\"\necho $$ > {0}.new; mv {0}.new {0}\nexec sleep 600\n",
+        pid.display()
+    );
+    std::fs::write(&wrapper, script).unwrap();
+    let plan = make_plan(&site, &["--on", &format!("sh {}", wrapper.display()), "--final-plan", "standard-5"]).await;
+    let mut child = heroku(&site, &["run", &plan, "--yes-i-mean", "sphinx"]).spawn();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !pid.exists() {
+        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let stat = format!("/proc/{}/stat", std::fs::read_to_string(&pid).unwrap().trim());
+    while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z")) {
+        assert!(Instant::now() < deadline, "it is still at work");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let back = run(heroku(&site, &["abort", &plan])).await.expect_code(1);
+    assert!(back.stdout.contains("everything is as it was before"), "{}", back.stdout);
+    site.assert_as_it_was().await;
+}
+
 /// It moves and compares rows as well as any other, but not those it was told to.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrapper_with_an_address_of_its_own_has_done_nothing() {

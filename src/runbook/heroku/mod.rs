@@ -159,7 +159,10 @@ pub async fn execute(
     if execution.order == Order::Abort {
         ask_to_stop(execution.plan, run).await?;
     }
-    let (mut journal, mut records) = Journal::open(&path)?;
+    let (mut journal, mut records) = match execution.order {
+        Order::Run => Journal::open(&path)?,
+        Order::Resume | Order::Abort | Order::CutOver => Journal::open_after(&path, run).await?,
+    };
     let run = &Run { cancel: run.cancel.child_token(), ..run.clone() };
     let _watch = stop::watch(&path, &run.cancel);
     if let Some(left) = execution.records_left {
