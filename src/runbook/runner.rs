@@ -434,10 +434,14 @@ impl<P: Provider> Runner<'_, P> {
         Ok(())
     }
 
-    /// The thaw of a window has begun, which stands in the journal, and has not ended.
+    /// There is only one way for a window, which stands in the journal: its thaw has begun and has not ended, or it cannot be
+    /// taken back though it was not thawed.
     fn is_coming_up(&self) -> bool {
-        let Some(window) = self.thawed() else { return false };
-        self.steps.iter().any(|step| step.phase == Phase::Thaw(window) && self.past.done(&step.id).is_none())
+        let thawed = self.thawed();
+        let is_coming = |window| Some(window) == thawed || self.past.is_forward(window);
+        self.steps.iter().any(|step| {
+            matches!(step.phase, Phase::Thaw(window) if is_coming(window)) && self.past.done(&step.id).is_none()
+        })
     }
 
     pub(super) fn say(&self, event: Event) {

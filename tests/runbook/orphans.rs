@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pgconvoy::lab::Major;
 
 use crate::program::run;
-use crate::support::{Pgconvoy, TestDb, cluster};
+use crate::support::{Pgconvoy, Ran, TestDb, cluster, path_with_clients};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -31,6 +31,10 @@ impl App {
 
     fn has(&self, file: &str) -> bool {
         self.directory.path().join(file).exists()
+    }
+
+    fn make(&self, file: &str) {
+        std::fs::write(self.directory.path().join(file), "").unwrap();
     }
 
     /// Where it writes, and whether it is up.
@@ -91,4 +95,27 @@ async fn what_a_killed_run_has_left_is_over_before_anything_is_done() {
     assert!(app.has("over"), "it was not waited for");
     assert!(back.stdout.contains("everything is as it was before"), "{}", back.stdout);
     assert_eq!(app.reads(), ("source".into(), "up".into()));
+}
+
+/// The target was written to after the switch: going back would lose that, and going forward must not need a disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_forward_is_not_closed_by_a_full_disk() {
+    let Some(app) = App::new("echo target > uses; echo > began; test -e repaired || sleep 600").await else { return };
+    app.killed_when(&[], || app.has("began")).await;
+    app.target.execute("ALTER TABLE t ADD COLUMN new int").await;
+    app.killed_when(&["--abort"], || app.journal().contains(r#""event":"forward""#)).await;
+    assert_eq!(app.reads(), ("target".into(), "down".into()));
+    app.make("repaired");
+    let mut limited = std::process::Command::new("sh");
+    // The journal is longer than a file may be: a write to it fails, as on a full disk.
+    limited.args(["-c", r#"trap "" XFSZ; ulimit -f 1; exec "$@""#, "sh", env!("CARGO_BIN_EXE_pgconvoy")]);
+    limited.args(app.arguments(&["--resume"])).current_dir(app.directory.path()).env("PATH", path_with_clients());
+    let ran = Ran::new(tokio::task::spawn_blocking(move || limited.output().unwrap()).await.unwrap());
+    assert!(ran.stderr.contains("the journal cannot be written"), "{}", ran.stderr);
+    assert_eq!(app.reads(), ("target".into(), "up".into()), "{}", ran.stderr);
+    // That everything is done is written down when there is room.
+    assert_ne!(ran.code, Some(0), "{}", ran.stderr);
+    let ended = run(app.program(&["--resume"])).await.expect_success();
+    assert!(ended.stdout.contains("everything is done"), "{}", ended.stdout);
+    assert_eq!(app.reads(), ("target".into(), "up".into()));
 }

@@ -14,7 +14,7 @@ use crate::runbook::lock::AppLock;
 use crate::runbook::past::Past;
 use crate::runbook::runner::{Ended, Policy, Runner};
 use crate::runbook::step::{Confirm, facts};
-use crate::runbook::stop;
+use crate::runbook::{stop, watchdog};
 use crate::runbook::{Error, Result};
 
 /// What is asked of a migration between two servers.
@@ -70,11 +70,8 @@ pub async fn execute(
         let (run, subject) = ("migrate".to_owned(), wanted.name.clone());
         records.push(journal.append(Entry::Opened { run, subject, plan_sha256: wanted.sha256() })?);
     } else {
-        // The way back is not closed by a full disk.
-        records.push(match execution.order {
-            Order::Abort => journal.note(Entry::Resumed {})?.0,
-            Order::Run | Order::Resume | Order::CutOver => journal.append(Entry::Resumed {})?,
-        });
+        // Announces nothing: a full disk closes neither the way back nor the one forward.
+        records.push(journal.note(Entry::Resumed {})?.0);
     }
     if is_new {
         let [source, target] = servers;
@@ -111,7 +108,8 @@ async fn freeze_again<D: Databases>(runner: &mut Runner<'_, Anywhere<'_, D>>) ->
         return Ok(None);
     }
     let provider = runner.provider;
-    match provider.command(&provider.wanted.commands.freeze, runner.run).await {
+    let command = provider.command(&provider.wanted.commands.freeze, runner.run);
+    match watchdog::holding(runner.journal.share_lock()?, command).await {
         Ok(_) => Ok(None),
         Err(error) => runner.failed(freeze, error).await.map(Some),
     }

@@ -179,15 +179,13 @@ pub async fn execute(
         (Order::Run, Some(_)) => {
             return Err(Error::Usage(format!("{} has begun already: go on with `resume`", execution.plan.display())));
         }
-        (order, opened) => {
+        (_, opened) => {
             check_opened(opened, &sha256, &path)?;
             if let (Order::Abort, Some(ended)) = (execution.order, Ended::of_taken_back(&Past::new(records.clone()))) {
                 return Ok(ended);
             }
-            records.push(match order {
-                Order::Abort => journal.note(Entry::Resumed {})?.0,
-                Order::Run | Order::Resume | Order::CutOver => journal.append(Entry::Resumed {})?,
-            });
+            // Announces nothing: a full disk closes neither the way back nor the one forward.
+            records.push(journal.note(Entry::Resumed {})?.0);
         }
     }
     let is_on_hold = Past::new(records.clone()).is_on_hold();
