@@ -52,7 +52,7 @@ impl AppLock {
             return Ok(Self { _file: file });
         }
         Err(Error::Refused(format!(
-            "another process is at work on {app}, with this plan or another one: look on with `attach`"
+            "another process is at work on {app}, with this plan or another one: wait for its end"
         )))
     }
 }
