@@ -158,20 +158,48 @@ pub(super) struct Cancellers(Arc<Mutex<Vec<Canceller>>>);
 
 impl Cancellers {
     pub(super) fn add(&self, canceller: Canceller) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(canceller);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|before| !before.is_over());
+        all.push(canceller);
     }
 
     /// Cancels what every connection is doing. Best effort: a server that is gone needs no cancelling.
-    async fn cancel_all(&self) {
+    fn cancel_all(&self) -> impl Future<Output = ()> + Send + use<> {
         let all = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        let work = tokio::task::spawn_blocking(move || {
-            for canceller in all {
+        let requests = all.into_iter().map(|canceller| {
+            move || {
                 if let Err(error) = canceller.cancel() {
                     tracing::debug!(%error, "cancel request");
                 }
             }
         });
-        let _ = work.await;
+        side_by_side(requests.collect(), CANCEL_WITHIN)
+    }
+}
+
+/// A server that answers does so in milliseconds. Nobody waits longer for one that does not.
+const CANCEL_WITHIN: Duration = Duration::from_secs(3);
+
+/// Does all of it at the same time, each on a thread of its own, beginning now. What takes longer than `limit` is not waited
+/// for.
+fn side_by_side<W: FnOnce() + Send + 'static>(
+    work: Vec<W>,
+    limit: Duration,
+) -> impl Future<Output = ()> + Send + use<W> {
+    let (is_at_work, mut all_done) = mpsc::channel::<()>(1);
+    for one in work {
+        let is_at_work = is_at_work.clone();
+        let body = move || {
+            one();
+            drop(is_at_work);
+        };
+        if let Err(error) = std::thread::Builder::new().name("cancel".into()).spawn(body) {
+            tracing::debug!(%error, "no thread for a cancel request");
+        }
+    }
+    drop(is_at_work);
+    async move {
+        let _ = tokio::time::timeout(limit, all_done.recv()).await;
     }
 }
 
@@ -217,7 +245,7 @@ where
     let threads = tokio::task::spawn_blocking(move || run_lanes(lanes, make, &queue, &sender, &lanes_stop));
     let mut moved = Moved::default();
     let mut failures = Failures::default();
-    let mut cancelled = false;
+    let mut cancelling = None;
     loop {
         let report = tokio::select! {
             report = reports.recv() => report,
@@ -225,9 +253,8 @@ where
                 share.look();
                 continue;
             }
-            () = stop.cancelled(), if !cancelled => {
-                cancelled = true;
-                cancellers.cancel_all().await;
+            () = stop.cancelled(), if cancelling.is_none() => {
+                cancelling = Some(cancellers.cancel_all());
                 continue;
             }
         };
@@ -255,6 +282,9 @@ where
         }
     }
     threads.await.map_err(|e| Error::new(Cause::Internal(format!("the lanes ended unexpectedly: {e}"))))?;
+    if let Some(cancelling) = cancelling {
+        cancelling.await;
+    }
     match failures.into_error() {
         Some(error) => Err(error),
         None if run.cancel.is_cancelled() => Err(Error::new(Cause::Cancelled)),
@@ -349,5 +379,42 @@ impl Failures {
         }
         error.siblings = self.siblings;
         Some(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
+
+    use super::*;
+
+    /// Each of them waits for an answer that does not come.
+    #[tokio::test]
+    async fn requests_that_nobody_answers_are_waited_for_together_and_not_for_long() {
+        let (begun, (answer, answered)) = (Arc::new(AtomicUsize::new(0)), std::sync::mpsc::channel::<()>());
+        let answered = Arc::new(Mutex::new(answered));
+        let requests = (0..16).map(|_| {
+            let (begun, answered) = (Arc::clone(&begun), Arc::clone(&answered));
+            move || {
+                begun.fetch_add(1, Ordering::SeqCst);
+                let _ = answered.lock().map(|answered| answered.recv());
+            }
+        });
+        let start = Instant::now();
+        side_by_side(requests.collect(), Duration::from_millis(300)).await;
+        assert!(start.elapsed() >= Duration::from_millis(300), "not waited for");
+        assert!(start.elapsed() < Duration::from_secs(30), "one after the other");
+        drop(answer);
+        while begun.load(Ordering::SeqCst) < 16 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn requests_that_are_answered_keep_nobody_waiting() {
+        let start = Instant::now();
+        side_by_side((0..16).map(|_| || ()).collect(), Duration::from_secs(600)).await;
+        assert!(start.elapsed() < Duration::from_secs(60));
     }
 }

@@ -1,3 +1,5 @@
+use std::sync::{Arc, Weak};
+
 use bytes::{BufMut, BytesMut};
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::{DataRowBody, Message, NoticeResponseBody};
@@ -25,6 +27,7 @@ pub struct DataConnection {
     version: ServerVersion,
     backend_pid: i32,
     canceller: Canceller,
+    _alive: Arc<()>,
     /// The protocol is out of step or the socket is gone.
     broken: bool,
     /// The server waits for a query: nothing is under way.
@@ -37,12 +40,18 @@ pub struct Canceller {
     conninfo: ConnInfo,
     backend_pid: i32,
     secret_key: i32,
+    alive: Weak<()>,
 }
 
 impl Canceller {
     /// Sends a cancel request over a connection of its own. The server does not say whether it helped.
     pub fn cancel(&self) -> Result<()> {
         startup::cancel_request(&self.conninfo, self.backend_pid, self.secret_key)
+    }
+
+    /// The connection was dropped.
+    pub fn is_over(&self) -> bool {
+        self.alive.strong_count() == 0
     }
 }
 
@@ -53,6 +62,7 @@ impl DataConnection {
     /// As `startup::connect`; a pooler in between is refused.
     pub fn connect(side: Side, conninfo: &ConnInfo, cancel: &CancellationToken) -> Result<Self> {
         let start = startup::connect(conninfo, cancel)?;
+        let alive = Arc::new(());
         Ok(Self {
             side,
             transport: start.transport,
@@ -63,7 +73,9 @@ impl DataConnection {
                 conninfo: conninfo.clone(),
                 backend_pid: start.backend_pid,
                 secret_key: start.secret_key,
+                alive: Arc::downgrade(&alive),
             },
+            _alive: alive,
             broken: false,
             idle: true,
         })
