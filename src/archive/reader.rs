@@ -10,7 +10,7 @@ use super::error::{Error, Result, SegmentDamage};
 use super::layout::{Directory, MANIFEST, SCHEMA};
 use super::manifest::{Manifest, hex};
 use super::pieces;
-use super::record::{LARGE_OBJECTS, ManifestHeader, Record, SchemaRecord, SegmentRecord, Totals};
+use super::record::{ArchiveContents, LARGE_OBJECTS, ManifestHeader, Record, SchemaRecord, SegmentRecord, Totals};
 use super::segment::{Expected, SegmentReader};
 use super::writer::is_locked;
 use crate::model::{Oid, QualifiedName, Relation};
@@ -139,6 +139,13 @@ impl Archive {
     pub fn is_complete(&self, relation: Oid) -> bool {
         let ledger = &self.manifest.ledger;
         !ledger.wants_rows(relation) || ledger.coverage(relation).is_complete()
+    }
+
+    /// What is wrong with the segments of the large objects, if the archive is to hold any: whether there are some, it
+    /// does not know.
+    pub fn large_objects_fault(&self) -> Option<String> {
+        let fault = self.manifest.ledger.coverage(LARGE_OBJECTS).fault();
+        fault.filter(|_| self.header().contents != ArchiveContents::Schema)
     }
 
     /// Sums over all segments.

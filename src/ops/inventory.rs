@@ -96,6 +96,11 @@ impl Inventory {
         let stored: StoredInventory = archive
             .catalog()
             .ok_or_else(|| Error::new(Cause::Usage("the archive lacks the facts that a restore needs".into())))?;
+        // Of tables, the manifest says whether they are whole; of these, nobody else knows that there are any.
+        if let Some(fault) = archive.large_objects_fault().filter(|_| !stored.large_objects.is_empty()) {
+            let table = QualifiedName::new(LARGE_OBJECTS_NAME.0, LARGE_OBJECTS_NAME.1);
+            return Err(crate::archive::Error::Incomplete { table, fault }.into());
+        }
         let (input, path) = (archive.schema_reader()?, archive.path().join("schema.dump"));
         let toc = tokio::task::spawn_blocking(move || Toc::read_from(BufReader::new(input), &path)).await;
         let toc = toc.map_err(|e| Error::new(Cause::Internal(e.to_string())))??;

@@ -200,14 +200,25 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Rewrites one member of a segment's record, with every checksum of the manifest right again.
 fn forge_segment(archive: &Path, change: impl Fn(&mut Value)) {
+    let mut is_done = false;
+    forge(archive, |record| {
+        if record["record"] == "segment" && !is_done {
+            change(record);
+            is_done = true;
+        }
+        true
+    });
+}
+
+/// Rewrites records or leaves them out, with every checksum of the manifest right again.
+fn forge(archive: &Path, mut change: impl FnMut(&mut Value) -> bool) {
     let path = archive.join("manifest");
     let text = std::fs::read_to_string(&path).unwrap();
-    let (mut out, mut is_done) = (String::new(), false);
+    let mut out = String::new();
     for line in text.lines() {
         let mut record: Value = serde_json::from_str(&line[9..]).unwrap();
-        if record["record"] == "segment" && !is_done {
-            change(&mut record);
-            is_done = true;
+        if !change(&mut record) {
+            continue;
         }
         if record["record"] == "sealed" {
             record["manifest_sha256"] = hex(&Sha256::digest(out.as_bytes())).into();
@@ -243,6 +254,29 @@ async fn an_archive_that_holds_other_rows_than_the_source_sent_is_noticed() {
     assert!(ran.stdout.contains("hold no hash of what the source sent: 1;"), "{}", ran.stdout);
     let ran = pgconvoy(&["verify", "--evidence", path, "--target", &target.uri()]).await.expect_code(2);
     assert_says(&ran, &["it holds no hash of the rows", "verify --archive"]);
+}
+
+/// The manifest tells of no relation that large objects belong to, so that nothing else knows that some are missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_lacks_large_objects_is_not_whole() {
+    let source = TestDb::new(&newest().await, "objects").await;
+    source.execute("SELECT lo_from_bytea(0, 'an object')").await;
+    let target = empty(&newest().await).await;
+    let (_directory, archive) = scratch("archive");
+    let path = archive.to_str().unwrap();
+    let _ = pgconvoy(&["dump", "--source", &source.uri(), path]).await.expect_success();
+    std::fs::remove_file(archive.join("data/00/0.0.seg")).unwrap();
+    forge(&archive, |record| {
+        if record["record"] == "sealed" {
+            record["totals"].as_object_mut().unwrap().values_mut().for_each(|total| *total = 0.into());
+        }
+        record["record"] != "segment"
+    });
+    let ran = pgconvoy(&["restore", path, "--target", &target.uri()]).await.expect_code(5);
+    assert_says(&ran, &["the segments of pg_catalog.pg_largeobject do not hold"]);
+    let ran = pgconvoy(&["verify", "--archive", path, "--target", &source.uri()]).await.expect_code(5);
+    assert_says(&ran, &["the segments of pg_catalog.pg_largeobject do not hold"]);
+    assert_eq!(target.one("SELECT count(*) FROM pg_largeobject_metadata").await, "0");
 }
 
 /// The largest segment's file.
