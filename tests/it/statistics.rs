@@ -257,3 +257,34 @@ async fn long_statistics_come_in_a_message_of_their_own() {
     source.remove().await;
     target.remove().await;
 }
+
+/// Since 18, ANALYZE of a parent takes its children, too; each has a job of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_gathered_of_a_parent_is_of_its_children_too() {
+    let Some(newest) = cluster(Major::V18).await else { return };
+    let Some(from) = cluster(Major::V17).await else { return };
+    for cluster in [&newest, &from] {
+        let (source, target) = (TestDb::new(&from, "stats").await, TestDb::new(cluster, "stats").await);
+        let off = "WITH (autovacuum_enabled = off)";
+        source
+            .execute(&format!(
+                "CREATE TABLE p (a int) {off}; CREATE TABLE c (b int) INHERITS (p) {off};
+                 INSERT INTO p SELECT i % 5 FROM generate_series(1, 100) i;
+                 INSERT INTO c SELECT i % 7, i FROM generate_series(1, 1000) i"
+            ))
+            .await;
+        // One after the other, the larger child first.
+        let args = ["--statistics", "analyze", "-j", "1"];
+        let _ = copy(&source, &target, &args).await.expect_success();
+        let known = "SELECT string_agg(tablename || '.' || attname || ' ' || inherited, ', ' ORDER BY tablename, attname, inherited)
+                     FROM pg_stats WHERE schemaname = 'public'";
+        assert_eq!(target.one(known).await, "c.a false, c.b false, p.a false, p.a true");
+        let gathered = "SELECT analyze_count FROM pg_stat_user_tables WHERE relname = 'c'";
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while target.one(gathered).await == "0" {
+            assert!(std::time::Instant::now() < deadline, "nothing is told of ANALYZE");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        assert_eq!(target.one(gathered).await, "1", "analyzed twice");
+    }
+}

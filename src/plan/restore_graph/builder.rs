@@ -1,7 +1,9 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::event::JobKind;
-use crate::model::{ConstraintFact, IndexFact, MatviewFact, Oid, QualifiedName, RelationKind, TableFact};
+use crate::model::{
+    ConstraintFact, IndexFact, MatviewFact, Oid, QualifiedName, RelationKind, ServerVersion, TableFact,
+};
 use crate::plan::locks::LockMode;
 use crate::schema::{DumpId, EntrySql, Result, TocEntry, TocSection, entry_sql, skipped};
 
@@ -279,6 +281,12 @@ impl<'a> Builder<'a> {
     fn resolve(&mut self) {
         for (id, wants) in self.wants.iter().enumerate() {
             let jobs = wants.entries.iter().filter_map(|d| self.entry_job.get(d)).copied();
+    /// What keeps ANALYZE and VACUUM from the partitions and children of a table, which have jobs of their own: since 18 they
+    /// take those too (`expand_vacuum_rel` in `vacuum.c`). Statistics of the whole tree are gathered all the same.
+    pub(super) fn only(&self) -> &'static str {
+        if self.input.options.target_version >= ServerVersion::V18 { "ONLY " } else { "" }
+    }
+
             let job = &mut self.graph.jobs[id];
             job.depends_on.extend(jobs);
             job.depends_on.retain(|&on| on != job.id);

@@ -181,8 +181,7 @@ impl<'a> Builder<'a> {
             RelationKind::Foreign => false,
             _ => true,
         };
-        // ONLY, since 18: each partition has a job of its own.
-        let only = if subject.kind == RelationKind::Partitioned { "ONLY " } else { "" };
+        let only = if subject.kind == RelationKind::MaterializedView { "" } else { self.only() };
         let analyze = (analyze && wanted.analyze).then(|| format!("ANALYZE {only}{}", subject.name.to_sql()));
         let something = !carried.is_empty() || analyze.is_some();
         (has_rows && something).then(|| StatisticsSql { relation: subject.name.to_string(), carried, analyze })

@@ -56,7 +56,7 @@ impl Builder<'_> {
             pass: Pass::Main,
             object,
             entries: Vec::new(),
-            statements: vec![format!("VACUUM {name}")],
+            statements: vec![format!("VACUUM {}{name}", self.only())],
             settings: Vec::new(),
             index: None,
             parts: Vec::new(),
