@@ -52,6 +52,7 @@ pub fn toc(bytes: &[u8]) -> bool {
         facts: &facts,
         options: &options,
         rows_of: &rows_of,
+        via_root: &rows_of,
         rows_are_in: false,
         refresh_matviews: true,
         statistics: None,

@@ -294,6 +294,14 @@ fn strange_dependencies(schema: &mut Schema, shape: &Shape) {
 }
 
 fn graph(schema: &Schema, version: u32, rows_of: &HashSet<Oid>) -> Result<RestoreGraph, Error> {
+    graph_with(schema, version, (rows_of, &HashSet::new()))
+}
+
+fn graph_with(
+    schema: &Schema,
+    version: u32,
+    (rows_of, via_root): (&HashSet<Oid>, &HashSet<Oid>),
+) -> Result<RestoreGraph, Error> {
     let toc = Toc::from_entries(schema.entries.clone(), "15.0", "15.0");
     let options = EntryOptions::new(ServerVersion(version));
     RestoreGraph::build(&GraphInput {
@@ -301,6 +309,7 @@ fn graph(schema: &Schema, version: u32, rows_of: &HashSet<Oid>) -> Result<Restor
         facts: &schema.facts,
         options: &options,
         rows_of,
+        via_root,
         rows_are_in: rows_of.is_empty(),
         refresh_matviews: true,
         statistics: Some(StatisticsInput { carry: version >= 180_000, analyze: true, tables: rows_of }),
@@ -424,6 +433,9 @@ proptest! {
         for (job, id) in graph.jobs.iter().zip(0..) {
             prop_assert_eq!(job.id, id);
         }
+        let via_root = rows.iter().copied().filter(|oid| oid % 2 == 0).collect();
+        let through = graph_with(&schema, shape.version, (&rows, &via_root)).unwrap();
+        runs_to_its_end(&through.joining_small(&schema.facts), &rows, workers, &choices)?;
         for oid in &rows {
             let of_table = graph.jobs.iter().filter(|j| j.statistics.is_some() && j.locks[0].0 == *oid);
             prop_assert_eq!(of_table.count(), 1, "statistics of every table once");
@@ -519,6 +531,41 @@ fn the_jobs_of_a_small_table_are_one_and_those_of_a_large_one_are_not() {
     assert!(one[0].object.ends_with(" and 1 more on public.t0_16385"), "{}", one[0].object);
     let at = |text: &str| one[0].statements.iter().position(|s| s.contains(text)).unwrap();
     assert!(at("CREATE INDEX") < at("ADD CONSTRAINT") && at("ADD CONSTRAINT") < at("MAKE trigger"));
+}
+
+/// Rows of one leaf of the source end up in another of the target: a trigger of that one would fire for them, a constraint
+/// would refuse them, statistics would not know of them.
+#[test]
+fn what_follows_a_leaf_waits_for_all_leaves_of_a_tree_that_is_loaded_through_its_root() {
+    let mut schema = Schema::default();
+    let table = Table { partitions: 2, indexes: 0, unique: 0, primary: false, size_bytes: 8192 };
+    let parent = make_table(&mut schema, &table, 0, None);
+    let leaves = [0, 1].map(|_| make_table(&mut schema, &table, 0, Some(parent.oid)));
+    let other = make_table(&mut schema, &Table { partitions: 0, ..table }, 1, None);
+    for table in [&leaves[1], &other] {
+        for desc in ["TRIGGER", "RULE", "CHECK CONSTRAINT", "FK CONSTRAINT", "STATISTICS"] {
+            schema.post(desc, &[table.entry]);
+        }
+        make_index(&mut schema, table, None);
+    }
+    let rows = rows_of(&schema);
+    let awaited = |via_root: &HashSet<Oid>, entry: DumpId| {
+        let graph = graph_with(&schema, 180_000, (&rows, via_root)).unwrap();
+        let on_it = schema.entries.iter().filter(|e| e.dependencies.contains(&entry)).map(|e| e.dump_id);
+        let on_it: HashSet<DumpId> = on_it.collect();
+        let oid = schema.entries[usize::try_from(entry).unwrap() - 1].catalog.1;
+        let is_of_it = |job: &&Job| {
+            job.entries.iter().any(|e| on_it.contains(e)) || (job.statistics.is_some() && job.locks[0].0 == oid)
+        };
+        let jobs: Vec<_> = graph.jobs.iter().filter(is_of_it).map(|job| job.after_rows_of.clone()).collect();
+        assert_eq!(jobs.len(), 7, "{jobs:?}");
+        jobs
+    };
+    let through = HashSet::from([leaves[0].oid]);
+    let all_leaves = vec![leaves[0].oid, leaves[1].oid];
+    assert!(awaited(&through, leaves[1].entry).iter().all(|rows| *rows == all_leaves), "the tree's");
+    assert!(awaited(&through, other.entry).iter().all(|rows| *rows == [other.oid]), "another table's");
+    assert!(awaited(&HashSet::new(), leaves[1].entry).iter().all(|rows| *rows == [leaves[1].oid]), "its own");
 }
 
 #[test]

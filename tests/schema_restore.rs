@@ -44,6 +44,7 @@ impl Dumped {
             facts: &self.facts,
             options,
             rows_of: &self.rows_of,
+            via_root: &HashSet::new(),
             rows_are_in: false,
             refresh_matviews: true,
             statistics: None,

@@ -192,6 +192,7 @@ impl Preparation<'_> {
             refresh_matviews: matches!(self.contents, Contents::Everything | Contents::PostData),
             statistics,
         };
+        let via_root: HashSet<Oid> = relations.iter().filter(|r| r.load_via_root.is_some()).map(|r| r.oid).collect();
         let graph = match self.contents {
             Contents::DataOnly => RestoreGraph::of_statistics(&input)?,
             Contents::PreData => RestoreGraph::build(&input)?.without_jobs(),
@@ -200,6 +201,7 @@ impl Preparation<'_> {
         };
         Ok(graph.joining_small(facts))
     }
+            via_root: &via_root,
 
     /// Whether statistics are carried over from the source.
     fn carries(&self, target: &Server) -> Result<bool> {

@@ -47,6 +47,8 @@ pub struct GraphInput<'a> {
     pub options: &'a EntryOptions,
     /// The relations whose rows will be loaded, and reported to the queue when they are. Jobs wait for no others.
     pub rows_of: &'a HashSet<Oid>,
+    /// Those of them that are loaded through the root of their partition tree: their rows may end up in any leaf of it.
+    pub via_root: &'a HashSet<Oid>,
     /// The tables hold their rows already, and nobody is known to have vacuumed them since.
     pub rows_are_in: bool,
     /// Whether matviews that hold rows at the source shall at the target. False where no rows are moved.

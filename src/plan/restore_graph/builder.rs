@@ -71,6 +71,8 @@ pub(super) struct Builder<'a> {
     pub(super) graph: RestoreGraph,
     pub(super) tables: HashMap<Oid, &'a TableFact>,
     pub(super) partitions: HashMap<Oid, Vec<Oid>>,
+    /// Roots of partition trees that rows are loaded through.
+    loaded_roots: HashSet<Oid>,
     pub(super) indexes: HashMap<Oid, &'a IndexFact>,
     pub(super) indexes_by_name: HashMap<&'a QualifiedName, &'a IndexFact>,
     pub(super) constraints: HashMap<Oid, &'a ConstraintFact>,
@@ -115,12 +117,15 @@ impl<'a> Builder<'a> {
         }
         let constraint_entries = input.toc.entries.iter().filter(|e| e.desc == "CONSTRAINT");
         let dumped_constraints = constraint_entries.map(|e| e.catalog.1).collect();
+        let tables: HashMap<_, _> = facts.tables.iter().map(|t| (t.oid, t)).collect();
+        let loaded_roots = input.via_root.iter().map(|&leaf| root_of(&tables, leaf)).collect();
         Self {
             keys,
             input,
             graph: RestoreGraph::default(),
-            tables: facts.tables.iter().map(|t| (t.oid, t)).collect(),
+            tables,
             partitions,
+            loaded_roots,
             indexes: facts.indexes.iter().map(|i| (i.oid, i)).collect(),
             indexes_by_name: facts.indexes.iter().map(|i| (&i.name, i)).collect(),
             constraints,
@@ -257,16 +262,29 @@ impl<'a> Builder<'a> {
         found
     }
 
-    /// Those of the tables, and of their partitions, whose rows will be loaded.
+    /// The partitioned table at the top of a table's tree; of any other table, itself.
+    pub(super) fn root_of(&self, table: Oid) -> Oid {
+        root_of(&self.tables, table)
+    }
+
+    /// Those of the tables, and of their partitions, whose rows will be loaded. Of a tree that is loaded through its root, all
+    /// leaves for each: a trigger, a NOT VALID constraint or statistics of one leaf must not see the rows of others come in.
     pub(super) fn rows_of(&self, tables: &[Oid]) -> Vec<Oid> {
         let mut rows: Vec<Oid> = tables
             .iter()
-            .flat_map(|&table| self.with_partitions(table))
+            .map(|&table| Some(self.root_of(table)).filter(|root| self.loaded_roots.contains(root)).unwrap_or(table))
+            .flat_map(|table| self.with_partitions(table))
             .filter(|oid| self.input.rows_of.contains(oid))
             .collect();
         rows.sort_unstable();
         rows.dedup();
         rows
+    }
+
+    /// What keeps ANALYZE and VACUUM from the partitions and children of a table, which have jobs of their own: since 18 they
+    /// take those too (`expand_vacuum_rel` in `vacuum.c`). Statistics of the whole tree are gathered all the same.
+    pub(super) fn only(&self) -> &'static str {
+        if self.input.options.target_version >= ServerVersion::V18 { "ONLY " } else { "" }
     }
 
     pub(super) fn is_partitioned(&self, table: Oid) -> bool {
@@ -281,12 +299,6 @@ impl<'a> Builder<'a> {
     fn resolve(&mut self) {
         for (id, wants) in self.wants.iter().enumerate() {
             let jobs = wants.entries.iter().filter_map(|d| self.entry_job.get(d)).copied();
-    /// What keeps ANALYZE and VACUUM from the partitions and children of a table, which have jobs of their own: since 18 they
-    /// take those too (`expand_vacuum_rel` in `vacuum.c`). Statistics of the whole tree are gathered all the same.
-    pub(super) fn only(&self) -> &'static str {
-        if self.input.options.target_version >= ServerVersion::V18 { "ONLY " } else { "" }
-    }
-
             let job = &mut self.graph.jobs[id];
             job.depends_on.extend(jobs);
             job.depends_on.retain(|&on| on != job.id);
@@ -294,6 +306,16 @@ impl<'a> Builder<'a> {
             job.depends_on.dedup();
         }
     }
+}
+
+fn root_of(tables: &HashMap<Oid, &TableFact>, table: Oid) -> Oid {
+    let mut root = table;
+    // Not for ever, whatever an archive says of parents.
+    for _ in 0..tables.len() {
+        let Some(parent) = tables.get(&root).and_then(|t| t.parent_oid) else { break };
+        root = parent;
+    }
+    root
 }
 
 /// What [`Builder::add`] cannot learn from the entry.

@@ -59,14 +59,6 @@ impl Builder<'_> {
             _ => {}
         }
     }
-
-    fn root_of(&self, table: Oid) -> Oid {
-        let mut root = table;
-        while let Some(parent) = self.tables.get(&root).and_then(|t| t.parent_oid) {
-            root = parent;
-        }
-        root
-    }
 }
 
 /// The lock that an entry's statements take on the tables it depends on, or a stronger one: they are over at once, and
