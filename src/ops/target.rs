@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::create::Made;
 use super::error::{Cause, Error, Result};
-use super::inventory::Inventory;
+use super::inventory::{Inventory, LARGE_OBJECTS_OID};
 use super::job_sql::{is_refusal, one_message};
 use super::ledger::{self, Ledger, Terms};
 use super::options::{Contents, Run, Statistics, TargetOptions};
@@ -16,7 +16,7 @@ use super::resume::{self, Resumed, Settings};
 use super::retry::Patience;
 use super::server::Server;
 use super::subset;
-use crate::event::Phase;
+use crate::event::{JobKind, Phase};
 use crate::model::{Oid, RelationKind, ServerVersion, Side, quote_ident, quote_literal};
 use crate::pg;
 use crate::pg::catalog::{Catalog, LargeObjectFacts, SequenceState};
@@ -95,8 +95,7 @@ impl Preparation<'_> {
         if self.options.drop_target_objects && self.contents.makes_tables() {
             self.drop_what_stands_in_the_way(target, &entry_options, run).await?;
         }
-        let with_rows = self.inventory.relations.iter().filter(|_| self.contents.has_rows());
-        let rows_of: HashSet<Oid> = with_rows.map(|r| r.oid).collect();
+        let rows_of = self.rows_of();
         let graph = self.graph(target, &entry_options, &rows_of)?;
         for warning in &graph.warnings {
             run.events.warn(warning.clone());
@@ -119,6 +118,15 @@ impl Preparation<'_> {
         Ok(PreparedTarget { graph, rows_of, prologue, ledger, resumed, large_objects, cuts, no_owner })
     }
 
+    /// The relations whose rows come, large objects among them: who reads those comes after them too.
+    fn rows_of(&self) -> HashSet<Oid> {
+        if !self.contents.has_rows() {
+            return HashSet::new();
+        }
+        let large_objects = (!self.inventory.large_objects.is_empty()).then_some(LARGE_OBJECTS_OID);
+        self.inventory.relations.iter().map(|r| r.oid).chain(large_objects).collect()
+    }
+
     /// The ledger, then everything that is there before rows are.
     async fn make(
         &self,
@@ -134,6 +142,10 @@ impl Preparation<'_> {
         let ledger = ledger::create(catalog, &self.origin, &terms).await?;
         PreData { steps, toc, target, prologue, jobs: self.jobs, run }.make().await?;
         self.create_large_objects(catalog).await?;
+        if self.contents.has_rows() && graph.jobs.iter().any(|job| job.kind == JobKind::RefreshMatview) {
+            // For materialized views that read them. At the end they are set again.
+            set_sequences(catalog, &self.inventory.sequences).await?;
+        }
         // It waits for the disk, and all before it: a crash from here on costs rows, no tables.
         Ledger::note_prepared(catalog).await?;
         Ok(ledger)
@@ -180,6 +192,7 @@ impl Preparation<'_> {
             r.kind == RelationKind::Table && (r.filter.is_none() || partial.contains(&r.oid))
         };
         let tables: HashSet<Oid> = relations.iter().filter(whole).map(|r| r.oid).collect();
+        let via_root: HashSet<Oid> = relations.iter().filter(|r| r.load_via_root.is_some()).map(|r| r.oid).collect();
         let carry = self.carries(target)?;
         let wanted = self.contents.has_rows() && self.options.statistics != Statistics::None;
         let statistics = wanted.then_some(StatisticsInput { carry, analyze: true, tables: &tables });
@@ -188,11 +201,11 @@ impl Preparation<'_> {
             facts,
             options: entry_options,
             rows_of,
+            via_root: &via_root,
             rows_are_in: self.contents == Contents::PostData,
             refresh_matviews: matches!(self.contents, Contents::Everything | Contents::PostData),
             statistics,
         };
-        let via_root: HashSet<Oid> = relations.iter().filter(|r| r.load_via_root.is_some()).map(|r| r.oid).collect();
         let graph = match self.contents {
             Contents::DataOnly => RestoreGraph::of_statistics(&input)?,
             Contents::PreData => RestoreGraph::build(&input)?.without_jobs(),
@@ -201,7 +214,6 @@ impl Preparation<'_> {
         };
         Ok(graph.joining_small(facts))
     }
-            via_root: &via_root,
 
     /// Whether statistics are carried over from the source.
     fn carries(&self, target: &Server) -> Result<bool> {
@@ -323,8 +335,7 @@ async fn settle(target: &Server, ending: &Ending<'_>, removing: &AtomicBool) -> 
     let Ending { prepared, sequences, contents, made, run, .. } = ending;
     let catalog = target.catalog();
     if contents.has_rows() {
-        let setvals = SequenceState::setval_statements(sequences);
-        run_all(catalog, &setvals).await.map_err(|e| Error::from(e).doing("setting sequences"))?;
+        set_sequences(catalog, sequences).await?;
         let doing = "setting owners and grants of large objects";
         run_all(catalog, &prepared.large_objects).await.map_err(|e| Error::from(e).doing(doing))?;
     }
@@ -332,6 +343,11 @@ async fn settle(target: &Server, ending: &Ending<'_>, removing: &AtomicBool) -> 
     made.finish(run).await?;
     removing.store(true, Ordering::Relaxed);
     ledger::remove(catalog).await
+}
+
+async fn set_sequences(catalog: Catalog<'_>, sequences: &[SequenceState]) -> Result<()> {
+    let setvals = SequenceState::setval_statements(sequences);
+    run_all(catalog, &setvals).await.map_err(|e| Error::from(e).doing("setting sequences"))
 }
 
 /// Runs statements in few messages; where the server refuses one of them, one by one.

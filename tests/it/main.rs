@@ -24,6 +24,7 @@ mod memory;
 mod needs;
 mod odd;
 mod put_back;
+mod order;
 mod resume;
 mod rights;
 mod round_trip;
