@@ -116,7 +116,7 @@ impl Restartable for CopyLane {
             Start::Elsewhere(outcome) => return Ok(outcome),
         };
         let Self { reader, writer, hashes, block, shared } = self;
-        let loaded = reader.read(start, block, |source, block| match hashes {
+        let loaded = reader.read(start, (block, &shared.patience), |source, block| match hashes {
             None => writer.load(task, shared, source, block),
             Some(hashes) => load_hashed((writer, hashes), task, shared, source, block),
         });
@@ -170,7 +170,7 @@ impl Restartable for DumpLane {
         let spec = SegmentSpec { chunk: task.chunk, format: task.relation.format, zstd_level: self.zstd_level };
         let mut segment = self.writer.segment(spec)?;
         let (shared, block) = (&self.shared, &mut self.block);
-        let (outcome, hash) = self.reader.read(start, block, |source, block| {
+        let (outcome, hash) = self.reader.read(start, (block, &shared.patience), |source, block| {
             let mut hashed = Hashed::new(source, task.relation.format);
             let outcome = shared.pump(task, &mut hashed, &mut segment, block)?;
             Ok((outcome, hashed.into_hash()?))
@@ -307,7 +307,7 @@ impl Restartable for HashLane {
                     Start::Elsewhere(outcome) => return Ok(outcome),
                 };
                 let shared = &self.shared;
-                reader.read(start, &mut self.block, |source, block| {
+                reader.read(start, (&mut self.block, &shared.patience), |source, block| {
                     hash_stream(shared, task, (source, patch), &mut sink, block)
                 })?
             }

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lanes::Shared;
 use super::options::SourceOptions;
+use super::retry::Patience;
 use crate::flow::{ChunkTask, Error, LaneOutcome, Result};
 use crate::model::{Oid, QualifiedName, RelationKind};
 use crate::pg::conninfo::ConnInfo;
@@ -222,20 +223,20 @@ impl Reader {
         Ok(Start::Elsewhere(LaneOutcome::HolderOnly))
     }
 
-    /// Reads a chunk. Whatever fails at the other end of the lane, a holder's connection is read to the end of the
-    /// stream: an unfinished one would cost the snapshot.
+    /// Reads a chunk. What fails at the other end of the lane and may go well another time leaves a holder's connection
+    /// with a stream to be read to its end: an unfinished one would cost the snapshot. What fails for good is said at once.
     pub(super) fn read<T>(
         &mut self,
         start: CopyOutStart,
-        block: &mut Block,
+        (block, patience): (&mut Block, &Patience),
         move_rows: impl FnOnce(&mut CopyOut<'_>, &mut Block) -> Result<T>,
     ) -> Result<T> {
         let (is_holder, side) = (self.locked.is_none(), self.port.conninfo.side());
         let mut source = start.stream(&mut self.connection);
         let moved = move_rows(&mut source, block);
-        let is_elsewhere = |e: &Error| !matches!(e, Error::Pg(e) if e.side == side) && !e.is_cancelled();
+        let is_elsewhere = |e: &Error| !matches!(e, Error::Pg(e) if e.side == side);
         if is_holder
-            && moved.as_ref().is_err_and(is_elsewhere)
+            && moved.as_ref().is_err_and(|e| is_elsewhere(e) && patience.may_go_on(e))
             && source.outcome().is_none()
             && let Err(error) = source.drain(block)
         {

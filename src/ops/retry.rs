@@ -82,6 +82,12 @@ impl Patience {
         self.memory.as_ref().is_some_and(Ledger::is_forgotten)
     }
 
+    /// Whether what has failed so may be done again, by the lane or by a further round: the snapshot is needed then.
+    pub(super) fn may_go_on(&self, failed: &Error) -> bool {
+        let Error::Pg(failed) = failed else { return matches!(failed, Error::Suspended) };
+        self.is_forgotten() || (passes(failed) && !self.limit.is_zero() && !self.stop.is_cancelled())
+    }
+
     /// What a lane ends with.
     fn last(&self, error: Error) -> Error {
         if self.is_forgotten() { Error::Suspended } else { error }
