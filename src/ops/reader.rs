@@ -140,10 +140,23 @@ impl SourcePort {
         if self.keeper != Keeper::AnotherProcess {
             return Ok(());
         }
-        let side = self.conninfo.side();
-        let mut connection = DataConnection::connect(side, &self.conninfo, &CancellationToken::new())?;
-        connection.execute(&session::reading(self.rules.version))?;
-        match changed_meanwhile(&mut connection, &self.locked)? {
+        self.is_proven.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn ask_holder(&self, stop: &CancellationToken) -> pg::Result<()> {
+        let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(connection) = holder.as_mut() else {
+            return Err(pg::Error::protocol(self.conninfo.side(), "it broke while rows were read"));
+        };
+        // The one before may be that of a round that was stopped.
+        connection.set_cancel(stop);
+        connection.execute("SELECT 1")
+    }
+
+    /// Where the snapshot is another process's, our locks' end is not its own, but that process need not have any.
+    fn check_unchanged(&self, stop: &CancellationToken) -> pg::Result<()> {
+        match changed_meanwhile(&mut self.log_in(stop)?, &self.locked)? {
             None => Ok(()),
             Some(table) => Err(changed_since(&table, side)),
         }
@@ -158,7 +171,8 @@ impl SourcePort {
     pub(super) fn open(self: &Arc<Self>, index: u32, shared: &Shared) -> Result<Reader> {
         let holder = if index == 0 { self.holder.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
         let (connection, locked) = match holder {
-            Some(holder) => {
+            Some(mut holder) => {
+                holder.set_cancel(&shared.stop);
                 shared.cancellers.add(holder.canceller());
                 (holder, None)
             }

@@ -97,6 +97,11 @@ impl DataConnection {
         self.canceller.clone()
     }
 
+    /// Listens to another token from here on.
+    pub fn set_cancel(&mut self, cancel: &CancellationToken) {
+        self.transport.set_cancel(cancel);
+    }
+
     /// Whether the connection can no longer be used.
     pub fn is_broken(&self) -> bool {
         self.broken
