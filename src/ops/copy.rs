@@ -3,6 +3,8 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
+use tokio_util::sync::CancellationToken;
+
 use super::create::{self, Made};
 use super::data_only;
 use super::error::{Cause, Error, Result};
@@ -275,12 +277,8 @@ impl Rounds for CopyRounds<'_> {
         })
     }
 
-    async fn rows_are_in(&self) -> Result<()> {
-        check_still_there(self.job.source, &self.port).await?;
-        // Closing a connection blocks for a moment.
-        let port = Arc::clone(&self.port);
-        tokio::task::spawn_blocking(move || port.release()).await.ok();
-        Ok(())
+    async fn rows_are_in(&self, stop: &CancellationToken) -> Result<()> {
+        check_still_there(self.job.source, &self.port, stop).await
     }
 
     async fn finish(&self, target: &Server, ledger: &Ledger) -> Result<()> {
@@ -317,6 +315,7 @@ impl SourcePlan {
             extra_settings: Vec::new(),
             keeper,
             went_on_without: AtomicBool::new(false),
+            is_proven: AtomicBool::new(false),
             holder: Mutex::new(holder.map(|holder| holder.connection)),
             locked,
         }))

@@ -273,9 +273,9 @@ impl DumpJob<'_> {
         };
         let left = rows.without(known);
         if !left.tasks.is_empty() {
-            move_rows(left, make, Watch { run: self.run, cancellers, stop }, |_| {}).await?;
+            move_rows(left, make, Watch { run: self.run, cancellers, stop: stop.clone() }, |_| {}).await?;
         }
-        check_still_there(self.source, &source).await?;
+        check_still_there(self.source, &source, &stop).await?;
         phase.finish();
         Ok((relations, meter))
     }

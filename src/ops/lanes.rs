@@ -187,6 +187,10 @@ impl Restartable for DumpLane {
         self.reader.recover(failed, &self.shared)?;
         Ok(None)
     }
+
+    fn end(self) {
+        self.reader.end();
+    }
 }
 
 /// The segments of an archive by relation, in order.
@@ -324,10 +328,17 @@ impl Restartable for HashLane {
         note_hash(&self.hashes, task, hash);
         Ok(LaneOutcome::Done(outcome))
     }
+
     fn recover(&mut self, _: &ChunkTask, failed: &Error) -> Result<Option<CopyOutcome>> {
         if let HashSource::Server(reader) = &mut self.source {
             reader.recover(failed, &self.shared)?;
         }
         Ok(None)
+    }
+
+    fn end(self) {
+        if let HashSource::Server(reader) = self.source {
+            reader.end();
+        }
     }
 }

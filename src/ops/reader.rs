@@ -18,7 +18,7 @@ use crate::pg::snapshot::{
     LockTarget, SNAPSHOT_IS_GONE, Snapshot, changed_meanwhile, changed_since, lock_nowait, lock_refused,
 };
 use crate::pg::wire::{Block, CopyOut, CopyOutStart, DataConnection};
-use crate::pg::{self};
+use crate::pg::{self, ErrorKind};
 
 /// Where lanes read from.
 pub(super) struct SourcePort {
@@ -32,6 +32,8 @@ pub(super) struct SourcePort {
     pub keeper: Keeper,
     /// The snapshot went with its holder's connection, and lanes have gone on without.
     pub went_on_without: AtomicBool,
+    /// What was read so far is known to be of one moment.
+    pub is_proven: AtomicBool,
     /// The connection that has locked all tables, and exported the snapshot unless another process has. Taken by lane 0,
     /// which gives it back at its end.
     pub holder: Mutex<Option<DataConnection>>,
@@ -67,9 +69,14 @@ pub(super) const UNLOGGED: &str = "\
     WHERE c.relpersistence = 'u' AND c.relkind IN ('r', 'S') ORDER BY 2, 3";
 
 impl SourcePort {
-    fn connect(&self, shared: &Shared) -> Result<DataConnection> {
-        let mut connection = DataConnection::connect(self.conninfo.side(), &self.conninfo, &shared.stop)?;
+    fn log_in(&self, stop: &CancellationToken) -> pg::Result<DataConnection> {
+        let mut connection = DataConnection::connect(self.conninfo.side(), &self.conninfo, stop)?;
         connection.execute(&session::reading(self.rules.version))?;
+        Ok(connection)
+    }
+
+    fn connect(&self, shared: &Shared) -> Result<DataConnection> {
+        let mut connection = self.log_in(&shared.stop)?;
         for setting in &self.extra_settings {
             connection.execute(setting)?;
         }
@@ -129,16 +136,23 @@ impl SourcePort {
         if self.went_on_without.load(Ordering::Acquire) { self.snapshot.unexported() } else { self.snapshot.clone() }
     }
 
-    /// Whether the tables are still those that were locked, now that all rows are read.
-    ///
-    /// Our locks end with the holder's connection. Where the snapshot is another process's, that is not its end, but DDL
-    /// that waited comes in unless that process has locks too; who reads such a table later finds its new file empty.
+    /// Proves that the tables were those of the snapshot until now, when all rows are read. Nothing else would notice: our
+    /// locks end with the holder's connection, DDL that waited comes in, and who reads such a table later finds its new
+    /// file empty; a crash empties unlogged tables. Lane 0, which has that connection, may have had nothing to read since.
     ///
     /// # Errors
-    /// One of them was dropped, renamed, truncated or rewritten since.
-    pub(super) fn check_unchanged(&self) -> pg::Result<()> {
-        if self.keeper != Keeper::AnotherProcess {
-            return Ok(());
+    /// The holder's connection has not lived until now, and others may have written (see [`Keeper`]).
+    pub(super) fn prove(&self, stop: &CancellationToken) -> Result<()> {
+        match self.keeper {
+            Keeper::AnotherProcess => self.check_unchanged(stop)?,
+            Keeper::Lane0 | Keeper::FrozenSource => match self.ask_holder(stop) {
+                Ok(()) => {}
+                Err(stopped) if matches!(*stopped.kind, ErrorKind::Cancelled) => return Err(stopped.into()),
+                Err(lost) => {
+                    self.go_on_without(&lost)?;
+                    self.import_unexported(&mut self.log_in(stop)?)?;
+                }
+            },
         }
         self.is_proven.store(true, Ordering::Release);
         Ok(())
@@ -158,17 +172,27 @@ impl SourcePort {
     fn check_unchanged(&self, stop: &CancellationToken) -> pg::Result<()> {
         match changed_meanwhile(&mut self.log_in(stop)?, &self.locked)? {
             None => Ok(()),
-            Some(table) => Err(changed_since(&table, side)),
+            Some(table) => Err(changed_since(&table, self.conninfo.side())),
         }
+    }
+
+    /// Nothing was read since [`Self::prove`].
+    pub(super) fn is_proven(&self) -> bool {
+        self.is_proven.load(Ordering::Acquire)
     }
 
     /// Lets the snapshot go: all that is to be read is, for good.
     pub(super) fn release(&self) {
+        if self.keeper == Keeper::FrozenSource {
+            // A target that falls back behind what it has promised lets lanes read again.
+            self.went_on_without.store(true, Ordering::Release);
+        }
         drop(self.holder.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// The connection of lane `index`: the holder's own for lane 0.
     pub(super) fn open(self: &Arc<Self>, index: u32, shared: &Shared) -> Result<Reader> {
+        self.is_proven.store(false, Ordering::Release);
         let holder = if index == 0 { self.holder.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
         let (connection, locked) = match holder {
             Some(mut holder) => {

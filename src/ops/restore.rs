@@ -4,6 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use super::check::warn_of_unused_keys;
 use super::copy::Filled;
 use super::create::{self, Made};
@@ -289,7 +291,7 @@ impl Rounds for RestoreRounds<'_> {
         })
     }
 
-    async fn rows_are_in(&self) -> Result<()> {
+    async fn rows_are_in(&self, _: &CancellationToken) -> Result<()> {
         Ok(())
     }
 

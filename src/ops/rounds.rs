@@ -50,8 +50,8 @@ pub(super) trait Rounds {
     /// How lanes are opened that load into this ledger's target.
     fn lanes(&self, shared: Shared, ledger: &Ledger) -> MakeLane<Self::Lane>;
 
-    /// All rows are in, and will not be forgotten.
-    async fn rows_are_in(&self) -> Result<()>;
+    /// All rows are in, and will not be forgotten. `stop`: the round's.
+    async fn rows_are_in(&self, stop: &CancellationToken) -> Result<()>;
 
     /// All jobs are done.
     async fn finish(&self, target: &Server, ledger: &Ledger) -> Result<()>;
@@ -210,7 +210,7 @@ impl Round<'_> {
         let rows_done = async {
             let Some(rows) = rows else {
                 drop(loaded);
-                return how.rows_are_in().await;
+                return how.rows_are_in(&stop).await;
             };
             let moved = self.move_rows(rows, how, &stop, move |oid| _ = loaded.send(oid)).await;
             if moved.is_err() && !self.ledger.is_forgotten() {
@@ -251,7 +251,7 @@ impl Round<'_> {
             move_rows(left, make, Watch { run, cancellers, stop: stop.clone() }, relation_done).await?;
         }
         patience.persist("the rows", async |again| self.ledger.flush(self.target, run, again).await).await?;
-        how.rows_are_in().await?;
+        how.rows_are_in(stop).await?;
         phase.finish();
         Ok(())
     }

@@ -171,13 +171,23 @@ pub(super) async fn check_still_frozen(server: &Server, snapshot: Snapshot) -> R
     Err(error.hint("stop every writer (on a standby: pause replay with pg_wal_replay_pause()), then start again"))
 }
 
-/// Whether what was read is the snapshot's, when all rows have been read.
-pub(super) async fn check_still_there(source: &Server, port: &Arc<SourcePort>) -> Result<()> {
+/// Whether what was read is the snapshot's, when all rows have been read; if so, the snapshot is let go.
+pub(super) async fn check_still_there(source: &Server, port: &Arc<SourcePort>, stop: &CancellationToken) -> Result<()> {
+    // A source that we have left may do what it likes, whatever becomes of the target.
+    if port.is_proven() {
+        return Ok(());
+    }
     check_still_frozen(source, port.snapshot_at_the_end()).await?;
-    let port = Arc::clone(port);
-    let asked = tokio::task::spawn_blocking(move || port.check_unchanged());
-    let unchanged = asked.await.map_err(|e| Error::new(Cause::Internal(e.to_string())))?;
-    unchanged.map_err(|e| Error::from(e).doing("looking whether the tables are still those of the snapshot"))
+    prove_and_release(port, stop).await
+}
+
+/// See [`SourcePort::prove`].
+pub(super) async fn prove_and_release(port: &Arc<SourcePort>, stop: &CancellationToken) -> Result<()> {
+    let (port, stop) = (Arc::clone(port), stop.clone());
+    // Closing a connection blocks for a moment, too.
+    let asked = tokio::task::spawn_blocking(move || port.prove(&stop).map(|()| port.release()));
+    let proven = asked.await.map_err(|e| Error::new(Cause::Internal(e.to_string())))?;
+    proven.map_err(|e| Error::from(e).doing("looking whether the tables are still those of the snapshot"))
 }
 
 /// How long pg_dump waits for its locks, in milliseconds. We hold the tables' already: what it waits for is DDL that

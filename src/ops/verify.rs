@@ -31,7 +31,7 @@ use super::recorder::{PhaseTimer, ms, name_some};
 use super::retry::{Patience, Retrying};
 use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
-use super::source_plan::check_still_frozen;
+use super::source_plan::{check_still_frozen, prove_and_release};
 use super::subset;
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, RowHash, budget};
@@ -341,6 +341,7 @@ impl VerifyJob<'_> {
             extra_settings: how.settings.clone(),
             keeper: Keeper::Lane0,
             went_on_without: AtomicBool::new(false),
+            is_proven: AtomicBool::new(false),
             holder: Mutex::new(Some(holder.connection)),
             locked: holder.tables,
         };
@@ -417,6 +418,7 @@ impl VerifyJob<'_> {
         let hashes: Hashes = Arc::default();
         let cancellers = shared.cancellers.clone();
         let (reader, collected, oid_patches) = (side.reader, Arc::clone(&hashes), side.oid_patches);
+        let port = if let ReaderKind::Server(port) = &reader { Some(Arc::clone(port)) } else { None };
         let patience = shared.patience.clone();
         let open = move |index| {
             let source = match &reader {
@@ -429,6 +431,9 @@ impl VerifyJob<'_> {
         };
         let make = move |index| Retrying::open(index, &patience, |_| open(index));
         move_rows(plan, make, Watch { run: &run, cancellers, stop: stop.clone() }, |_| {}).await?;
+        if let Some(port) = port {
+            prove_and_release(&port, stop).await?;
+        }
         Ok(std::mem::take(&mut *hashes.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }

@@ -28,6 +28,8 @@ pub enum Point {
     BeforeCopyOutDone,
     /// CopyDone does, `COPY n` does not.
     BeforeCopyOutCount,
+    /// The client has all of a COPY, and the server is ready for the next query.
+    AfterCopyOut,
 }
 
 /// Whose connection.
@@ -72,8 +74,13 @@ pub struct FaultProxy {
     shared: Arc<Shared>,
 }
 
+/// What the body of a cancel request begins with.
+const CANCEL_REQUEST: [u8; 4] = 80_877_102_u32.to_be_bytes();
+
 struct Shared {
     server_port: u16,
+    /// They are taken, and neither passed on nor answered.
+    swallows_cancel_requests: AtomicBool,
     fault: Mutex<Option<Fault>>,
     fired: AtomicUsize,
 }
@@ -94,7 +101,12 @@ impl FaultProxy {
     pub fn start(server_port: u16, fault: Option<Fault>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let shared = Arc::new(Shared { server_port, fault: Mutex::new(fault), fired: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared {
+            server_port,
+            swallows_cancel_requests: AtomicBool::new(false),
+            fault: Mutex::new(fault),
+            fired: AtomicUsize::new(0),
+        });
         let of_thread = Arc::clone(&shared);
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -102,6 +114,13 @@ impl FaultProxy {
             }
         });
         Self { port, shared }
+    }
+
+    /// From here on nothing can be cancelled on the server.
+    #[must_use]
+    pub fn swallowing_cancel_requests(self) -> Self {
+        self.shared.swallows_cancel_requests.store(true, Ordering::SeqCst);
+        self
     }
 
     /// How many faults have happened.
@@ -163,6 +182,9 @@ impl Shared {
         client.read_exact(&mut length)?;
         let mut body = vec![0; u32::from_be_bytes(length) as usize - 4];
         client.read_exact(&mut body)?;
+        if body.starts_with(&CANCEL_REQUEST) && self.swallows_cancel_requests.load(Ordering::SeqCst) {
+            return client.read(&mut length).map(drop);
+        }
         server.write_all(&[&length[..], &body].concat())?;
         loop {
             let message = read_message(client)?;
@@ -224,6 +246,7 @@ impl Shared {
                 Point::InCopyOut(bytes) => data > 0 && copied >= *bytes,
                 Point::BeforeCopyOutDone => message[0] == b'c',
                 Point::BeforeCopyOutCount => message[0] == b'C' && copied > 0 && message[5..].starts_with(b"COPY "),
+                Point::AfterCopyOut => message[0] == b'Z' && copied > 0,
                 _ => false,
             });
             match struck {
@@ -235,6 +258,7 @@ impl Shared {
                 Some(Fault { point: Point::InCopyOut(_), .. }) => {
                     return client.write_all(&message[..message.len() / 2]);
                 }
+                Some(Fault { point: Point::AfterCopyOut, .. }) => return client.write_all(&message),
                 Some(_) => return Ok(()),
             }
         }
