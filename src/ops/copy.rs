@@ -226,7 +226,7 @@ impl CopyJob<'_> {
         let relations = rows.as_ref().map(|(relations, _)| relations.clone()).unwrap_or_default();
         let filling =
             Filling { target: self.target, prepared, jobs: self.options.jobs, lanes: self.lanes, run: self.run };
-        let rounds = CopyRounds { job: self, prepared, inventory: &plan.inventory, port, patches, relations };
+        let rounds = CopyRounds { job: self, inventory: &plan.inventory, port, patches, relations };
         let meter = filling.run(rows.as_ref().map(|(_, rows)| rows), &rounds).await?;
         let chunks = rows.iter().flat_map(|(_, rows)| &rows.tasks).map(|task| task.chunk).collect();
         Ok(Filled { relations: rounds.relations, chunks, meter, skipped: prepared.skipped(&plan.inventory) })
@@ -248,7 +248,6 @@ impl CopyJob<'_> {
 /// What every round reads, and how it ends.
 struct CopyRounds<'a> {
     job: &'a CopyJob<'a>,
-    prepared: &'a PreparedTarget,
     inventory: &'a Inventory,
     port: Arc<SourcePort>,
     patches: OidPatches,
@@ -284,8 +283,8 @@ impl Rounds for CopyRounds<'_> {
     async fn finish(&self, target: &Server, ledger: &Ledger) -> Result<()> {
         let CopyJob { options, made, run, .. } = self.job;
         keys::prove(target, &self.relations, options.contents, run).await?;
-        let (prepared, sequences) = (self.prepared, self.inventory.sequences.as_slice());
-        let ending = Ending { prepared, ledger, sequences, contents: options.contents, made, run };
+        let sequences = self.inventory.sequences.as_slice();
+        let ending = Ending { ledger, sequences, contents: options.contents, made, run };
         complete(target, ending).await
     }
 }

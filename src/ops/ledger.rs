@@ -211,14 +211,17 @@ impl Ledger {
         Ok(Self { id: self.id.clone(), epoch, forgotten: Arc::default(), holder: Arc::default() })
     }
 
-    /// All rows are in: one commit that waits for the disk, and all before it wait with it. `again`: after a failure.
-    pub(super) async fn flush(&self, target: &Server, run: &Run, again: bool) -> Result<()> {
-        const FLUSH: &str = "UPDATE pgconvoy.run SET rows_in_at = pg_catalog.now()";
-        if !again && !target.control.client.is_closed() {
-            return Ok(target.catalog().execute(FLUSH).await?);
+    /// All rows are in: one commit that waits for the disk, and all before it wait with it.
+    pub(super) async fn flush(&self, target: Catalog<'_>) -> Result<()> {
+        Ok(target.execute("UPDATE pgconvoy.run SET rows_in_at = pg_catalog.now()").await?)
+    }
+
+    /// As [`Self::hold`], where the first control connection cannot be used any more. `again`: after a failure.
+    pub(super) async fn hold_again(&self, first: &Server, run: &Run, again: bool) -> Result<Option<Arc<Server>>> {
+        if !again && !first.control.client.is_closed() {
+            return Ok(None);
         }
-        let renewed = self.hold(target.renewed(run).await?, target).await?;
-        Ok(renewed.catalog().execute(FLUSH).await?)
+        self.hold(first.renewed(run).await?, first).await.map(Some)
     }
 
     /// Goes on being the one that is at work, on a new control connection. `first`: the one before all of those.

@@ -222,7 +222,7 @@ impl RestoreJob<'_> {
         let filling =
             Filling { target: self.target, prepared, jobs: self.options.jobs, lanes: self.lanes, run: self.run };
         let port = Arc::new(ArchivePort::new(archive));
-        let rounds = RestoreRounds { job: self, prepared, inventory, port, patches, relations };
+        let rounds = RestoreRounds { job: self, inventory, port, patches, relations };
         let meter = filling.run(rows.as_ref().map(|(_, rows)| rows), &rounds).await?;
         let skipped = prepared.skipped(inventory);
         Ok(Filled { relations: rounds.relations, chunks: Vec::new(), meter, skipped })
@@ -264,7 +264,6 @@ impl RestoreJob<'_> {
 /// What every round reads, and how it ends.
 struct RestoreRounds<'a> {
     job: &'a RestoreJob<'a>,
-    prepared: &'a PreparedTarget,
     inventory: &'a Inventory,
     port: Arc<ArchivePort>,
     patches: OidPatches,
@@ -298,7 +297,7 @@ impl Rounds for RestoreRounds<'_> {
     async fn finish(&self, target: &Server, ledger: &Ledger) -> Result<()> {
         let RestoreJob { contents, made, run, .. } = self.job;
         keys::prove(target, &self.relations, *contents, run).await?;
-        let (prepared, sequences) = (self.prepared, self.inventory.sequences.as_slice());
-        complete(target, Ending { prepared, ledger, sequences, contents: *contents, made, run }).await
+        let sequences = self.inventory.sequences.as_slice();
+        complete(target, Ending { ledger, sequences, contents: *contents, made, run }).await
     }
 }

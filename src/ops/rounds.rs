@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::copy::first_cause;
 use super::error::{Cause, Error, Result};
+use super::inventory::LARGE_OBJECTS_OID;
 use super::job_runner::{JobRunner, JobsDone};
 use super::lanes::Shared;
 use super::ledger::{self, Ledger, Remembered};
@@ -230,7 +231,7 @@ impl Round<'_> {
         stop: &CancellationToken,
         mut relation_done: impl FnMut(Oid),
     ) -> Result<()> {
-        let Filling { lanes, run, .. } = self.filling;
+        let Filling { lanes, run, prepared, .. } = self.filling;
         let phase = PhaseTimer::start(Phase::Rows, run);
         let patience = Patience::new(run, stop).until_forgotten(self.ledger);
         let shared = Shared {
@@ -244,13 +245,24 @@ impl Round<'_> {
         let cancellers = shared.cancellers.clone();
         let make = how.lanes(shared, self.ledger);
         let left = rows.without(&self.remembered.chunks);
+        let mut objects = None;
+        let mut note_done = |oid| if oid == LARGE_OBJECTS_OID { objects = Some(oid) } else { relation_done(oid) };
         if left.tasks.is_empty() {
             // All that is there was read in the snapshot, which is gone by now.
-            left.whole.iter().copied().for_each(&mut relation_done);
+            left.whole.iter().copied().for_each(note_done);
         } else {
-            move_rows(left, make, Watch { run, cancellers, stop: stop.clone() }, relation_done).await?;
+            move_rows(left, make, Watch { run, cancellers, stop: stop.clone() }, &mut note_done).await?;
         }
-        patience.persist("the rows", async |again| self.ledger.flush(self.target, run, again).await).await?;
+        let settle = async |again: bool| {
+            let renewed = self.ledger.hold_again(self.target, run, again).await?;
+            let catalog = renewed.as_deref().unwrap_or(self.target).catalog();
+            prepared.settle_large_objects(catalog).await?;
+            self.ledger.flush(catalog).await
+        };
+        patience.persist("the rows", settle).await?;
+        objects.into_iter().for_each(&mut relation_done);
+        // Nobody waits for others.
+        drop(relation_done);
         how.rows_are_in(stop).await?;
         phase.finish();
         Ok(())

@@ -42,6 +42,13 @@ pub(super) struct PreparedTarget {
 }
 
 impl PreparedTarget {
+    /// Owners and grants of large objects, whose bytes are there: not before, since an owner may be one whom we may not
+    /// write for; and before materialized views are filled, which is done with the rights of their owners.
+    pub(super) async fn settle_large_objects(&self, catalog: Catalog<'_>) -> Result<()> {
+        let doing = "setting owners and grants of large objects";
+        run_all(catalog, &self.large_objects).await.map_err(|e| Error::from(e).doing(doing))
+    }
+
     /// What is left out, in words, for the report.
     pub(super) fn skipped(&self, inventory: &Inventory) -> Vec<String> {
         let name = |id| inventory.toc.get(id).map_or_else(|| format!("entry {id}"), TocEntry::object);
@@ -295,7 +302,6 @@ const LARGE_OBJECT_BATCH: usize = 1000;
 
 /// What is left when rows and jobs are done.
 pub(super) struct Ending<'a> {
-    pub prepared: &'a PreparedTarget,
     pub ledger: &'a Ledger,
     pub sequences: &'a [SequenceState],
     pub contents: Contents,
@@ -304,7 +310,7 @@ pub(super) struct Ending<'a> {
     pub run: &'a Run,
 }
 
-/// Sequences, owners and grants of large objects, what is left to do at a database that was made; then the ledger.
+/// Sequences, what is left to do at a database that was made; then the ledger.
 pub(super) async fn complete(target: &Server, ending: Ending<'_>) -> Result<()> {
     let Ending { ledger, run, .. } = ending;
     let phase = PhaseTimer::start(Phase::PostData, run);
@@ -332,12 +338,10 @@ pub(super) async fn complete(target: &Server, ending: Ending<'_>) -> Result<()> 
 
 /// Can be repeated as a whole. `removing` is set when the ledger may be gone from here on.
 async fn settle(target: &Server, ending: &Ending<'_>, removing: &AtomicBool) -> Result<()> {
-    let Ending { prepared, sequences, contents, made, run, .. } = ending;
+    let Ending { sequences, contents, made, run, .. } = ending;
     let catalog = target.catalog();
     if contents.has_rows() {
         set_sequences(catalog, sequences).await?;
-        let doing = "setting owners and grants of large objects";
-        run_all(catalog, &prepared.large_objects).await.map_err(|e| Error::from(e).doing(doing))?;
     }
     // While the ledger says that there is something left to do.
     made.finish(run).await?;

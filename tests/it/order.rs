@@ -41,6 +41,41 @@ async fn a_materialized_view_is_filled_when_large_objects_and_sequences_are_ther
     }
 }
 
+/// It is filled with the rights of its owner.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_objects_have_their_owners_and_grants_when_materialized_views_are_filled() {
+    let source = TestDb::new(&newest().await, "owned").await;
+    let cluster = &source.cluster;
+    for role in ["order_owner", "order_reader"] {
+        let make = format!(
+            "DO $$ BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
+        );
+        cluster.execute("postgres", &make).await.unwrap();
+    }
+    source
+        .execute(
+            "CREATE SCHEMA owned; GRANT ALL ON SCHEMA owned TO order_owner, order_reader;
+             SELECT lo_from_bytea(4711, 'the owner''s'), lo_from_bytea(4712, 'the reader''s');
+             ALTER LARGE OBJECT 4711 OWNER TO order_owner; GRANT SELECT ON LARGE OBJECT 4712 TO order_reader;
+             CREATE MATERIALIZED VIEW owned.a AS SELECT convert_from(lo_get(4711), 'UTF8') AS said;
+             CREATE MATERIALIZED VIEW owned.b AS SELECT convert_from(lo_get(4712), 'UTF8') AS said;
+             ALTER MATERIALIZED VIEW owned.a OWNER TO order_owner; ALTER MATERIALIZED VIEW owned.b OWNER TO order_reader",
+        )
+        .await;
+    let (_directory, archive) = scratch("archive");
+    let (from, archive) = (source.uri(), archive.to_str().unwrap());
+    let _ = pgconvoy(&["dump", "--source", &from, archive]).await.expect_success();
+    for command in [&["copy", "--source", &from][..], &["restore", archive]] {
+        let target = empty(cluster).await;
+        let uri = target.uri();
+        let _ = pgconvoy(&[command, &["--target", &uri]].concat()).await.expect_success();
+        assert_eq!(
+            target.one("SELECT a.said || ', ' || b.said FROM owned.a, owned.b").await,
+            "the owner's, the reader's"
+        );
+    }
+}
+
 /// An enum hashes its OID, so that rows of one leaf end up in another: what is done to that one must not see them come.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trigger_of_a_leaf_does_not_fire_for_rows_that_come_through_the_root() {
