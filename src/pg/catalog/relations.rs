@@ -181,6 +181,9 @@ impl Catalog<'_> {
 
     /// Leaf partitions below a hash partitioning whose key hashes differently on another server: an enum hashes its
     /// OID (`hashenum`). A key that is an expression is taken as such a one.
+    ///
+    /// Where such a tree is cut by ranges of text somewhere, all its leaves are: another server may sort otherwise, and send a
+    /// row to a leaf that its own lane has emptied before, or will.
     async fn roots_to_load_through(&self) -> Result<HashMap<Oid, QualifiedName>> {
         if self.version < ServerVersion::V11 {
             return Ok(HashMap::new());
@@ -196,8 +199,21 @@ impl Catalog<'_> {
             ), below AS (
                 SELECT i.inhrelid AS relid FROM pg_catalog.pg_inherits i JOIN hashed h ON h.partrelid = i.inhparent
                 UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN below b ON b.relid = i.inhparent
+            ), above AS (
+                SELECT h.partrelid AS relid FROM hashed h
+                UNION SELECT i.inhparent FROM above a JOIN pg_catalog.pg_inherits i ON i.inhrelid = a.relid
+            ), tree AS (
+                SELECT a.relid AS root, a.relid FROM above a
+                WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_inherits i WHERE i.inhrelid = a.relid)
+                UNION SELECT t.root, i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.relid
+            ), sorted AS (
+                SELECT t.root FROM tree t JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = t.relid
+                WHERE p.partstrat = 'r' AND EXISTS (SELECT 1 FROM pg_catalog.unnest(p.partcollation::oid[]) c(oid) WHERE c.oid <> 0)
+            ), leaves AS (
+                SELECT b.relid FROM below b
+                UNION SELECT t.relid FROM tree t JOIN sorted s ON s.root = t.root WHERE t.relid <> t.root
             ), up AS (
-                SELECT b.relid AS leaf, b.relid AS at FROM below b
+                SELECT l.relid AS leaf, l.relid AS at FROM leaves l
                 UNION ALL SELECT u.leaf, i.inhparent FROM up u JOIN pg_catalog.pg_inherits i ON i.inhrelid = u.at
             )
             SELECT u.leaf, n.nspname::text, c.relname::text FROM up u
