@@ -1,8 +1,7 @@
 //! Putting a database together on a target: pre-data, the jobs that follow the rows, and the end.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::create::Made;
 use super::error::{Cause, Error, Result};
@@ -19,7 +18,7 @@ use super::subset;
 use crate::event::{JobKind, Phase};
 use crate::model::{Oid, RelationKind, ServerVersion, Side, quote_ident, quote_literal};
 use crate::pg;
-use crate::pg::catalog::{Catalog, LargeObjectFacts, SequenceState};
+use crate::pg::catalog::{Catalog, LargeObjectFacts, Place, SequenceState};
 use crate::plan::restore_graph::{GraphInput, PreDataStep, RestoreGraph, StatisticsInput};
 use crate::schema::{self, Cuts, EntryOptions, Skip, TocEntry, TocSection};
 
@@ -315,18 +314,19 @@ pub(super) async fn complete(target: &Server, ending: Ending<'_>) -> Result<()> 
     let Ending { ledger, run, .. } = ending;
     let phase = PhaseTimer::start(Phase::PostData, run);
     let patience = Patience::new(run, &run.cancel);
-    let removing = AtomicBool::new(false);
+    let removing = Mutex::new(None);
     let settle = async |again: bool| {
         if !again && !target.control.client.is_closed() {
             return settle(target, &ending, &removing).await;
         }
         let renewed = target.renewed(run).await?;
         if ledger::unfinished(renewed.catalog()).await?.is_none() {
-            if removing.load(Ordering::Relaxed) {
-                // It is this that had no reply.
-                return Ok(());
-            }
-            return Err(ledger::is_unknown());
+            let begun_at: Option<Place> = removing.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            return match begun_at {
+                // It is this that had no reply. Of another server, one that was behind for one, it proves nothing.
+                Some(place) if !renewed.catalog().place().await?.is_other_than(&place) => Ok(()),
+                _ => Err(ledger::is_unknown()),
+            };
         }
         let renewed = ledger.hold(renewed, target).await?;
         settle(&renewed, &ending, &removing).await
@@ -336,8 +336,8 @@ pub(super) async fn complete(target: &Server, ending: Ending<'_>) -> Result<()> 
     Ok(())
 }
 
-/// Can be repeated as a whole. `removing` is set when the ledger may be gone from here on.
-async fn settle(target: &Server, ending: &Ending<'_>, removing: &AtomicBool) -> Result<()> {
+/// Can be repeated as a whole. `removing` is set when the ledger may be gone from here on: to where it was.
+async fn settle(target: &Server, ending: &Ending<'_>, removing: &Mutex<Option<Place>>) -> Result<()> {
     let Ending { sequences, contents, made, run, .. } = ending;
     let catalog = target.catalog();
     if contents.has_rows() {
@@ -345,7 +345,8 @@ async fn settle(target: &Server, ending: &Ending<'_>, removing: &AtomicBool) -> 
     }
     // While the ledger says that there is something left to do.
     made.finish(run).await?;
-    removing.store(true, Ordering::Relaxed);
+    let place = catalog.place().await?;
+    *removing.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
     ledger::remove(catalog).await
 }
 

@@ -381,6 +381,22 @@ async fn a_ledger_that_somebody_else_has_removed_is_no_success() {
     assert_says(&ran.expect_code(4), &["the target knows nothing of this run any more"]);
 }
 
+/// Where the reply to its DROP was lost, and who answers then never had it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_another_server_never_had_is_no_success() {
+    let source = source(&[]).await;
+    let (target, other) = (empty(&source.cluster).await, own_server(&source).await);
+    other.execute("postgres", &format!("CREATE DATABASE {}", target.name)).await.unwrap();
+    let uri = target.tcp_uri();
+    let password = uri.split_once("postgres:").and_then(|(_, rest)| rest.split_once('@')).unwrap().0;
+    other.execute("postgres", &format!("ALTER ROLE postgres PASSWORD '{password}'")).await.unwrap();
+    let lost = Fault::cut(Point::AfterReplyTo("DROP SCHEMA IF EXISTS pgconvoy"));
+    let proxy = FaultProxy::start(target.cluster.port(), Some(lost)).then(other.port());
+    let ran = run(copy_between(&source.uri(), &proxy.uri(&uri), &[])).await.expect_code(4);
+    assert_eq!(proxy.fired(), 1);
+    assert_says(&ran, &["the target knows nothing of this run any more"]);
+}
+
 pub async fn own_server(like: &TestDb) -> Arc<Cluster> {
     Arc::new(Cluster::start(ClusterSpec::new(like.cluster.major()), &progress()).await.unwrap())
 }

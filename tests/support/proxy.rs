@@ -5,7 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -79,6 +79,8 @@ const CANCEL_REQUEST: [u8; 4] = 80_877_102_u32.to_be_bytes();
 
 struct Shared {
     server_port: u16,
+    /// Where connections lead to once the fault has happened; 0: to the same.
+    next_port: AtomicU16,
     /// They are taken, and neither passed on nor answered.
     swallows_cancel_requests: AtomicBool,
     fault: Mutex<Option<Fault>>,
@@ -103,6 +105,7 @@ impl FaultProxy {
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
             server_port,
+            next_port: AtomicU16::new(0),
             swallows_cancel_requests: AtomicBool::new(false),
             fault: Mutex::new(fault),
             fired: AtomicUsize::new(0),
@@ -114,6 +117,13 @@ impl FaultProxy {
             }
         });
         Self { port, shared }
+    }
+
+    /// Once the fault has happened, another server is behind the name.
+    #[must_use]
+    pub fn then(self, server_port: u16) -> Self {
+        self.shared.next_port.store(server_port, Ordering::SeqCst);
+        self
     }
 
     /// From here on nothing can be cancelled on the server.
@@ -139,7 +149,10 @@ impl FaultProxy {
 impl Shared {
     fn serve(self: &Arc<Self>, client: TcpStream) {
         // A server that is down: so is the proxy.
-        let Ok(server) = TcpStream::connect(("127.0.0.1", self.server_port)) else { return };
+        let next_port = self.next_port.load(Ordering::SeqCst);
+        let has_moved = next_port > 0 && self.fired.load(Ordering::SeqCst) > 0;
+        let port = if has_moved { next_port } else { self.server_port };
+        let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { return };
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let link = Arc::new(Link::default());
         let ends = (client.try_clone().unwrap(), server.try_clone().unwrap());

@@ -28,7 +28,7 @@ pub use pattern::{PatternError, TableFilter};
 pub use relations::{CatalogRelation, lock_list_sql, read_lock_list};
 pub use roles::{ClusterRoles, Membership, RoleFacts, setting_value};
 pub use sequences::SequenceState;
-pub use server::{DatabaseFacts, ExtensionFacts, RolesInUse, TargetSettings};
+pub use server::{DatabaseFacts, ExtensionFacts, Place, RolesInUse, TargetSettings};
 pub use type_graph::{FIRST_OWN_OID, TypeAttribute, TypeGraph, TypeNode, TypeParts};
 pub use type_uses::{TypeUse, UsedBy};
 pub use types::{FormatRules, TypeFlags, TypeMap, choose_format};

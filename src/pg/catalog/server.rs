@@ -1,5 +1,5 @@
 use super::Catalog;
-use crate::model::{QualifiedName, ServerVersion, quote_literal};
+use crate::model::{Oid, QualifiedName, ServerVersion, quote_literal};
 use crate::pg::error::Result;
 
 /// What a plan must know of a server and of the database at hand.
@@ -22,6 +22,27 @@ pub struct DatabaseFacts {
     pub backend_pid: i32,
     /// Differs between any two databases of any two running servers, however they are reached.
     pub identity: String,
+}
+
+/// A database, and the course of history that its server is on: a standby that was promoted is on another. What a server
+/// does not tell (too old, or not to this role) is `None`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    database: Oid,
+    system_identifier: Option<String>,
+    timeline: Option<String>,
+}
+
+impl Place {
+    /// Whether anything that both tell differs.
+    #[must_use]
+    pub fn is_other_than(&self, before: &Self) -> bool {
+        let differs =
+            |now: &Option<String>, before: &Option<String>| now.is_some() && before.is_some() && now != before;
+        self.database != before.database
+            || differs(&self.system_identifier, &before.system_identifier)
+            || differs(&self.timeline, &before.timeline)
+    }
 }
 
 /// Settings of a target that bound how much of it may be used at once.
@@ -114,6 +135,32 @@ impl Catalog<'_> {
             return None;
         }
         self.scalar("SELECT system_identifier::text FROM pg_catalog.pg_control_system()").await.ok()
+    }
+
+    /// Which database this is, and on which course of its history.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn place(&self) -> Result<Place> {
+        let sql = "SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()";
+        let database = self.scalar::<Oid>(sql).await?;
+        let (file, position) = if self.version >= ServerVersion::V10 {
+            ("pg_walfile_name", "pg_current_wal_lsn")
+        } else {
+            ("pg_xlogfile_name", "pg_current_xlog_location")
+        };
+        let may_ask = format!(
+            "SELECT pg_catalog.bool_and(pg_catalog.has_function_privilege(p.oid, 'EXECUTE')) FROM pg_catalog.pg_proc p
+             WHERE p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace AND p.proname IN ('{file}', '{position}')"
+        );
+        let timeline = if self.version >= ServerVersion::V9_5 && self.scalar::<bool>(&may_ask).await? {
+            // The first eight digits (`XLogFileName`).
+            let sql = format!("SELECT pg_catalog.substr(pg_catalog.{file}(pg_catalog.{position}()), 1, 8)");
+            Some(self.scalar(&sql).await?)
+        } else {
+            None
+        };
+        Ok(Place { database, system_identifier: self.system_identifier().await, timeline })
     }
 
     pub async fn target_settings(&self, free_connections: u32) -> Result<TargetSettings> {
