@@ -209,11 +209,12 @@ impl Round<'_> {
         let runner = patience.persist("preparing the jobs after the rows", runner).await?;
         let jobs = runner.run_all(&prepared.graph, &prepared.rows_of, loaded_reports);
         let rows_done = async {
-            let Some(rows) = rows else {
+            let moved = if let Some(rows) = rows {
+                self.move_rows(rows, how, &stop, move |oid| _ = loaded.send(oid)).await
+            } else {
                 drop(loaded);
-                return how.rows_are_in(&stop).await;
+                how.rows_are_in(&stop).await
             };
-            let moved = self.move_rows(rows, how, &stop, move |oid| _ = loaded.send(oid)).await;
             if moved.is_err() && !self.ledger.is_forgotten() {
                 stop.cancel();
             }
