@@ -145,7 +145,12 @@ async fn refuse_emptied_tables(rows: &RowsPlan, target: &Server, remembered: &Re
         unlogged.insert(QualifiedName::new(name.0, name.1));
     }
     let has_rows = |task: &&ChunkTask| remembered.chunks.get(&task.chunk.id).is_some_and(|known| known.rows > 0);
-    let emptied = rows.tasks.iter().filter(has_rows).find(|task| unlogged.contains(&task.relation.name));
+    // What came through a root may be in any of its leaves.
+    let roots: HashSet<&QualifiedName> =
+        rows.tasks.iter().filter(has_rows).filter_map(|task| task.relation.load_via_root.as_ref()).collect();
+    let may_hold =
+        |task: &&ChunkTask| has_rows(task) || task.relation.load_via_root.as_ref().is_some_and(|r| roots.contains(r));
+    let emptied = rows.tasks.iter().filter(may_hold).find(|task| unlogged.contains(&task.relation.name));
     match emptied {
         None => Ok(()),
         Some(task) => {
