@@ -14,8 +14,8 @@ use crate::runbook::lock::AppLock;
 use crate::runbook::past::Past;
 use crate::runbook::runner::{Ended, Policy, Runner};
 use crate::runbook::step::{Confirm, facts};
-use crate::runbook::{stop, watchdog};
 use crate::runbook::{Error, Result};
+use crate::runbook::{stop, watchdog};
 
 /// What is asked of a migration between two servers.
 pub struct Execution<'a> {
