@@ -107,12 +107,14 @@ async fn freeze_again<D: Databases>(runner: &mut Runner<'_, Anywhere<'_, D>>) ->
     if runner.past.aborting().is_some() {
         return Ok(None);
     }
-    let provider = runner.provider;
-    let command = provider.command(&provider.wanted.commands.freeze, runner.run);
-    match watchdog::holding(runner.journal.share_lock()?, command).await {
-        Ok(_) => Ok(None),
-        Err(error) => runner.failed(freeze, error).await.map(Some),
-    }
+    let (provider, lock) = (runner.provider, runner.journal.share_lock()?);
+    let freezing = async {
+        match provider.command(&provider.wanted.commands.freeze, runner.run).await {
+            Ok(_) => Ok(None),
+            Err(error) => runner.failed(freeze, error).await.map(Some),
+        }
+    };
+    watchdog::holding(lock, Box::pin(freezing)).await
 }
 
 /// Two runs with a journal each would take turns at stopping the app, or drop what the other one has copied.
