@@ -5,7 +5,7 @@ use super::inventory::Inventory;
 use super::options::Contents;
 use super::recorder::name_some;
 use super::server::Server;
-use crate::model::{Relation, Side, quote_literal};
+use crate::model::{QualifiedName, Relation, Side, counted, quote_literal};
 use crate::pg::catalog::LargeObjectFacts;
 
 /// User triggers and foreign keys do not fire then.
@@ -18,7 +18,7 @@ const BATCH: usize = 200;
 /// anything is changed.
 ///
 /// # Errors
-/// A table that is not empty: its rows and ours would mix. Triggers or foreign keys that would act on the rows, where
+/// A table that is not there. One that is not empty: its rows and ours would mix. Triggers or foreign keys that would act on the rows, where
 /// the role may not set `session_replication_role`.
 ///
 /// `resume`: the rows that are there are taken for an earlier run's own.
@@ -33,6 +33,11 @@ pub(super) async fn settings(
     }
     let relations = &inventory.relations;
     if !resume {
+        let lacking = missing(target, relations.iter().map(|r| &r.name)).await?;
+        if !lacking.is_empty() {
+            let message = said_missing(&lacking);
+            return Err(Error::new(Cause::Refused { side: Side::Target, message }).hint(DEFINITIONS_FIRST));
+        }
         refuse_rows(target, relations).await?;
         refuse_large_objects(target, &inventory.large_objects).await?;
     }
@@ -51,6 +56,41 @@ pub(super) async fn settings(
          session_replication_role; or move schema and \
          rows together into an empty database",
     ))
+}
+
+pub(super) const DEFINITIONS_FIRST: &str = "--data-only and --section data move rows alone: move the definitions first \
+    (--schema-only, or --section pre-data), or everything together";
+
+/// `missing` in words.
+pub(super) fn said_missing(missing: &[&QualifiedName]) -> String {
+    let tables = counted(missing.len() as u64, "table");
+    format!("lacks {tables} that rows are to go into: {}", name_some(missing.iter().copied()))
+}
+
+/// Those of the names that no table of the target has.
+pub(super) async fn missing<'n>(
+    target: &Server,
+    names: impl Iterator<Item = &'n QualifiedName>,
+) -> Result<Vec<&'n QualifiedName>> {
+    let names: Vec<&QualifiedName> = names.collect();
+    let mut missing = Vec::new();
+    for batch in names.chunks(BATCH) {
+        let values = batch.iter().enumerate().map(|(at, name)| {
+            format!("({at}, {}::name, {}::name)", quote_literal(&name.schema), quote_literal(&name.name))
+        });
+        let sql = format!(
+            "SELECT v.at FROM (VALUES {}) v(at, schema, name) WHERE NOT EXISTS (
+                 SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                 WHERE n.nspname = v.schema AND c.relname = v.name) ORDER BY 1",
+            values.collect::<Vec<_>>().join(", ")
+        );
+        let catalog = target.catalog();
+        for row in &catalog.rows(&sql).await? {
+            let at = usize::try_from(catalog.get::<i32>(row, 0)?).unwrap_or(usize::MAX);
+            missing.extend(batch.get(at));
+        }
+    }
+    Ok(missing)
 }
 
 async fn refuse_rows(target: &Server, relations: &[Relation]) -> Result<()> {
@@ -97,7 +137,7 @@ async fn with_triggers<'r>(
     target: &Server,
     relations: &'r [Relation],
     enabled: &str,
-) -> Result<Vec<&'r crate::model::QualifiedName>> {
+) -> Result<Vec<&'r QualifiedName>> {
     let names: Vec<String> = relations
         .iter()
         .map(|r| format!("({}, {})", quote_literal(&r.name.schema), quote_literal(&r.name.name)))

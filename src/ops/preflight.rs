@@ -14,7 +14,7 @@ use super::options::{Contents, PreflightOptions, Run, SourceOptions, TargetOptio
 use super::recorder::name_some;
 use super::server::Server;
 use super::subset;
-use super::{create, roles};
+use super::{create, data_only, roles};
 use crate::model::RelationKind;
 use crate::model::{ServerVersion, Side, counted, format_bytes};
 use crate::pg::catalog::{CatalogRelation, TableFilter};
@@ -107,7 +107,9 @@ pub async fn preflight(options: &PreflightOptions, run: &Run) -> Result<Prefligh
     }
     if let (Some(source), Some(target), Some(from), Some(to)) = (&source, &target, &options.source, &options.target) {
         check_pair(source, target, (&from.filters, to), &mut findings).await?;
-        if options.contents != Contents::DataOnly {
+        if options.contents == Contents::DataOnly {
+            check_tables(source, (target, to), from, &mut findings).await?;
+        } else {
             lost::check_types(source, target, from, &mut findings).await?;
         }
         let mut needs = Needs::of_source(source, &from.filters, options.contents).await?;
@@ -182,14 +184,40 @@ pub(super) async fn check_source(
     }
     check_readable(source, &relations, findings);
     if !options.filters.exclude_table_data.is_empty() {
-        let without_data = TableFilter::any_table_sql(&options.filters.exclude_table_data)
-            .map_err(|e| Error::new(Cause::Usage(e.to_string())))?;
-        relations = source.catalog().relations(&format!("({filter}) AND NOT ({without_data})")).await?;
+        relations = source.catalog().relations(&with_rows_filter(&options.filters)?).await?;
         relations.retain(|r| r.kind == RelationKind::Table);
     }
     check_rows_are_there(source, &relations, findings);
     subset::row_conditions(source, &options.filters).await?;
     check_something_is_picked(source, &options.filters, findings).await
+}
+
+/// Where rows go alone, their tables are there.
+async fn check_tables(
+    source: &Server,
+    (target, to): (&Server, &TargetOptions),
+    from: &SourceOptions,
+    findings: &mut Findings,
+) -> Result<()> {
+    if to.resume || to.create {
+        return Ok(());
+    }
+    let filter = with_rows_filter(&from.filters)?;
+    let mut relations = source.catalog().relations(&filter).await?;
+    relations.retain(|r| r.kind == RelationKind::Table);
+    let missing = data_only::missing(target, relations.iter().map(|r| &r.name)).await?;
+    if !missing.is_empty() {
+        findings.refuse(Some(Side::Target), data_only::said_missing(&missing), data_only::DEFINITIONS_FIRST);
+    }
+    Ok(())
+}
+
+/// The user's patterns, for tables whose rows move.
+fn with_rows_filter(filters: &super::options::Filters) -> Result<String> {
+    let filter = table_filter(filters)?;
+    let without_data =
+        TableFilter::any_table_sql(&filters.exclude_table_data).map_err(|e| Error::new(Cause::Usage(e.to_string())))?;
+    Ok(format!("({filter}) AND NOT ({without_data})"))
 }
 
 /// A pattern that picks nothing is more likely a slip than a wish (`--strict-names` of pg_dump).
