@@ -231,6 +231,9 @@ pub enum Event {
         operation: Operation,
         servers: Vec<ServerInfo>,
         archive: Option<String>,
+        /// What `verify --evidence` compares with.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        evidence: Option<String>,
         jobs: u32,
     },
     PhaseStarted {

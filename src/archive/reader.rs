@@ -67,7 +67,7 @@ impl Archive {
     pub fn open_unsealed_with(path: &Path, identities: &Identities) -> Result<Self> {
         let foreign = |why: String| Error::NotAnArchive { path: path.to_owned(), why };
         let root = Directory::open_root(path).map_err(|e| match e {
-            Errno::NOTDIR => Error::NotADirectory { path: path.to_owned() },
+            Errno::NOTDIR => foreign("it is not a directory".into()),
             Errno::NOENT => foreign("there is no such directory".into()),
             _ => Error::io(path, e),
         })?;

@@ -84,6 +84,7 @@ impl Watch {
             operation: Operation::Check,
             servers: Vec::new(),
             archive: Some(shown(&options.archive)),
+            evidence: None,
             jobs: options.jobs,
         });
         watch.events.send(Event::Planned { relations, board: Arc::clone(&watch.board) });

@@ -48,7 +48,8 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
     let mut target = create::connect_target(&options.target, &run).await?;
     let lanes = lanes_that_fit(options.jobs, budget::COPY_BLOCK_BYTES, &[&source, &target], &run);
     let servers = vec![source.info(), target.info()];
-    run.events.send(Event::RunStarted { operation: Operation::Copy, servers, archive: None, jobs: lanes.count });
+    let (operation, jobs) = (Operation::Copy, lanes.count);
+    run.events.send(Event::RunStarted { operation, servers, archive: None, evidence: None, jobs });
     let mut findings = Findings::default();
     preflight::check_source(&source, &options.source, Some(target.version()), &mut findings).await?;
     let mut needs = preflight::Needs::of_source(&source, &options.source.filters, options.contents).await?;

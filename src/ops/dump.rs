@@ -43,6 +43,7 @@ pub async fn dump(options: &DumpOptions, outer: &Run) -> Result<TransferReport> 
         operation: Operation::Dump,
         servers: vec![source.info()],
         archive,
+        evidence: None,
         jobs: lanes.count,
     });
     let mut findings = Findings::default();

@@ -55,6 +55,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
         operation: Operation::Restore,
         servers: vec![target.info()],
         archive: name.clone(),
+        evidence: None,
         jobs: lanes.count,
     });
     let contents = contents_of(&archive, options.contents)?;

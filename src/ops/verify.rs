@@ -33,10 +33,10 @@ use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
 use super::server::{Lanes, Server, lanes_that_fit};
 use super::source_plan::{check_still_frozen, prove_and_release};
 use super::subset;
-use crate::event::{Event, Operation, Phase};
+use crate::event::{Event, Operation, Phase, ServerInfo};
 use crate::flow::{Meter, RowHash, budget};
 use crate::model::{Chunk, ChunkId, CopyFormat, Oid, QualifiedName, Relation, RelationKind, Side};
-use crate::pg::catalog::{CatalogRelation, LargeObjectAccess, lock_list_sql, read_lock_list};
+use crate::pg::catalog::{CatalogRelation, LargeObjectAccess, TableFilter, lock_list_sql, read_lock_list};
 use crate::pg::copy_sql::{ReadRules, both_conditions};
 use crate::pg::session;
 use crate::pg::snapshot::{Snapshot, SnapshotHolder, SnapshotMode};
@@ -71,7 +71,7 @@ pub async fn verify(options: &VerifyOptions, run: &Run) -> Result<VerifyReport> 
 #[derive(Default)]
 struct Context {
     compared: Compared,
-    servers: Vec<crate::event::ServerInfo>,
+    servers: Vec<ServerInfo>,
     /// The path of the archive or the evidence that is the reference.
     archive: Option<String>,
     evidence: Option<String>,
@@ -215,7 +215,7 @@ enum Reference<'s> {
 impl VerifyJob<'_> {
     async fn against_server(&self, args: &ServerArgs) -> Result<VerifyReport> {
         let source = Server::connect(Side::Source, args, self.run).await?;
-        self.announce(vec![source.info(), self.target.info()], None);
+        self.announce(vec![source.info(), self.target.info()], (None, None));
         scope::check_patterns(&self.options.filters, &[&source, self.target], &[]).await?;
         let kinds = [RelationKind::Table, RelationKind::MaterializedView];
         let mut reference = list(&source, &self.options.filters, &kinds).await?;
@@ -223,7 +223,9 @@ impl VerifyJob<'_> {
         apply_conditions(&source, &mut reference, &self.options.filters).await?;
         apply_conditions(self.target, &mut target, &self.options.filters).await?;
         let mut compared = Compared::default();
-        let pairs = pair(reference, target, &mut compared);
+        let names = reference.iter().map(|r| &r.name);
+        let without_rows = scope::without_rows(&source, &self.options.filters, names).await?;
+        let pairs = pair(reference, target, &without_rows, &mut compared);
         let filter = table_filter(&self.options.filters)?;
         let sequences = source.catalog().sequences(&filter).await?;
         compared.sequences(&sequences, &self.target.catalog().sequences(&filter).await?, "source");
@@ -249,7 +251,7 @@ impl VerifyJob<'_> {
         reference.oid_patches = oid_patches;
         let target = self.server_side(self.target, formats.apply(pairs.iter().map(|(_, t)| t)), &how).await?;
         let servers = vec![source.info(), self.target.info()];
-        let left_out = scope::of_this_comparison(&self.options.filters);
+        let left_out = scope::of_this_comparison(&self.options.filters, &without_rows);
         let context = Context { compared, servers, definitions, left_out, ..Context::default() };
         self.compare(Reference::Side(Box::new(reference)), target, context).await
     }
@@ -287,9 +289,9 @@ impl VerifyJob<'_> {
         vec!["SET extra_float_digits = 0".into()]
     }
 
-    fn announce(&self, servers: Vec<crate::event::ServerInfo>, archive: Option<String>) {
-        let event = Event::RunStarted { operation: Operation::Verify, servers, archive, jobs: self.lanes.count };
-        self.run.events.send(event);
+    fn announce(&self, servers: Vec<ServerInfo>, (archive, evidence): (Option<String>, Option<String>)) {
+        let (operation, jobs) = (Operation::Verify, self.lanes.count);
+        self.run.events.send(Event::RunStarted { operation, servers, archive, evidence, jobs });
     }
 
     /// A way to read large objects that both servers allow.
@@ -308,7 +310,10 @@ impl VerifyJob<'_> {
         how: &SideRules,
     ) -> Result<HashedSide<'s>> {
         let filter = table_filter(&self.options.filters)?;
-        let holder = snapshot(server, lock_list_sql(&filter), how, self.run).await?;
+        let without_rows = TableFilter::any_table_sql(&self.options.filters.exclude_table_data)
+            .map_err(|e| Error::new(Cause::Usage(e.to_string())))?;
+        let list = lock_list_sql(&format!("({filter}) AND NOT ({without_rows})"));
+        let holder = snapshot(server, list, how, self.run).await?;
         let rules = ChunkingRules {
             version: server.version(),
             block_bytes: server.facts.block_bytes,

@@ -37,7 +37,9 @@ fn what_is_no_directory_is_refused() {
     fs::write(&place.archive, b"a file").unwrap();
     let error = ArchiveWriter::create(&place.archive, header()).unwrap_err();
     insta::assert_snapshot!("not_a_directory", said(&error, place.directory.path()));
-    assert!(matches!(Archive::open(&place.archive), Err(Error::NotADirectory { .. })));
+    let error = Archive::open(&place.archive).unwrap_err();
+    assert!(matches!(&error, Error::NotAnArchive { why, .. } if why == "it is not a directory"), "{error}");
+    assert_eq!(error.hint().unwrap(), "name the directory that `pgconvoy dump` wrote");
     let nowhere = place.directory.path().join("no/such/parent");
     let error = ArchiveWriter::create(&nowhere, header()).unwrap_err();
     insta::assert_snapshot!("no_parent", said(&error, place.directory.path()));

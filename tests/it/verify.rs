@@ -162,6 +162,14 @@ async fn matviews_sequences_and_large_objects_are_named_for_what_they_are() {
     let ran = pgconvoy(&servers).await.expect_success();
     let headline = "equal: 2 tables, 1 materialized view, 1 sequence, 2 large objects; 13,001 rows compared";
     assert!(ran.stdout.contains(headline), "{}", ran.stdout);
+    let (_directory, archive) = scratch("archive");
+    let archive = archive.to_str().unwrap();
+    let _ = pgconvoy(&["dump", "--source", &source.uri(), archive]).await.expect_success();
+    for stored in ["--archive", "--evidence"] {
+        let ran = pgconvoy(&["verify", stored, archive, "--target", &target.uri()]).await.expect_success();
+        assert_names(&ran, "materialized views: public.m, public.unfilled");
+        assert!(ran.stderr.contains(&format!("verify: {} {archive} to target", &stored[2..])), "{}", ran.stderr);
+    }
     for (change, said, undo) in [
         (
             "INSERT INTO b VALUES (1, 1); REFRESH MATERIALIZED VIEW m; DELETE FROM b WHERE ctid = (SELECT max(ctid) FROM b)",

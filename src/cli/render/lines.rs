@@ -71,9 +71,9 @@ impl Renderer for Lines {
             }
             // A share that grows is said now and then.
             Event::Doing { what } if !what.ends_with('%') => self.say(at, what),
-            Event::RunStarted { operation, servers, archive, jobs } => {
+            Event::RunStarted { operation, servers, archive, evidence, jobs } => {
                 let operation = format!("{operation:?}").to_lowercase();
-                let ends = ends(servers, archive.as_deref());
+                let ends = ends(servers, (archive.as_deref(), evidence.as_deref()));
                 self.say(at, &format!("{operation}: {ends}, {jobs} jobs"));
             }
             Event::PhaseStarted { phase } => self.say(at, &format!("{phase} ...")),
@@ -134,7 +134,7 @@ impl Renderer for Lines {
 }
 
 /// `source db:5432/shop (15.4) to target new:5432/shop (18.4)`.
-fn ends(servers: &[ServerInfo], archive: Option<&str>) -> String {
+fn ends(servers: &[ServerInfo], (archive, evidence): (Option<&str>, Option<&str>)) -> String {
     let named = |side: Side| {
         servers
             .iter()
@@ -142,6 +142,7 @@ fn ends(servers: &[ServerInfo], archive: Option<&str>) -> String {
             .map(|server| format!("{side} {} ({})", server.address, server.version))
     };
     let archive = archive.map(|path| format!("archive {path}"));
+    let archive = archive.or_else(|| evidence.map(|path| format!("evidence {path}")));
     let ends = match (named(Side::Source), named(Side::Target)) {
         (Some(source), None) => vec![Some(source), archive],
         (source, target) => vec![source.or(archive), target],

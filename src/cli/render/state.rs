@@ -321,7 +321,8 @@ mod tests {
         assert!(!state.is_planned() && state.jobs.planned.is_none() && state.began == at);
         state.apply(&Event::Planned { relations: Vec::new(), board: ProgressBoard::new(Vec::new()) }, at);
         state.apply(&Event::PhaseStarted { phase: Phase::Preflight }, at);
-        let started = Event::RunStarted { operation: Operation::Verify, servers: Vec::new(), archive: None, jobs: 1 };
+        let (operation, servers) = (Operation::Verify, Vec::new());
+        let started = Event::RunStarted { operation, servers, archive: None, evidence: None, jobs: 1 };
         state.apply(&started, at);
         assert!(!state.is_planned() && state.began == at);
         assert_eq!(state.phases.last(), Some(&Phase::Preflight));

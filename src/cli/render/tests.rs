@@ -63,7 +63,8 @@ impl Script {
         };
         let servers =
             vec![server(Side::Source, "old:5432/shop", 150_004), server(Side::Target, "new:5432/shop", 180_004)];
-        let started = Event::RunStarted { operation: Operation::Copy, servers, archive: None, jobs: 16 };
+        let operation = Operation::Copy;
+        let started = Event::RunStarted { operation, servers, archive: None, evidence: None, jobs: 16 };
         let planned = Event::Planned { relations: relations(tables), board: Arc::clone(&board) };
         let events = vec![
             (0, started),

@@ -1,6 +1,6 @@
 //! What is compared besides rows: which tables, sequences and large objects there are.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::model::{Oid, QualifiedName, RelationKind};
 use crate::pg::catalog::{CatalogRelation, LargeObjectFacts, SequenceState};
@@ -89,10 +89,11 @@ pub(super) fn kind_of(kind: RelationKind) -> ComparedKind {
     }
 }
 
-/// What both servers have and can read; what only one has is noted.
+/// What both servers have and can read; what only one has is noted. `without_rows`: their rows are not compared.
 pub(super) fn pair(
     reference: Vec<CatalogRelation>,
     target: Vec<CatalogRelation>,
+    without_rows: &HashSet<QualifiedName>,
     compared: &mut Compared,
 ) -> Vec<(CatalogRelation, CatalogRelation)> {
     let mut there: HashMap<QualifiedName, CatalogRelation> = target.into_iter().map(|r| (r.name.clone(), r)).collect();
@@ -106,6 +107,7 @@ pub(super) fn pair(
                     format!("{} is a {kind} at the source, a {} at the target", relation.name, kind_of(other.kind));
                 compared.different(kind, message);
             }
+            Some(_) if without_rows.contains(&relation.name) => {}
             Some(other) if other.populated != relation.populated => {
                 let side = if relation.populated { "source" } else { "target" };
                 compared.different(kind, format!("{kind} {} is populated only at the {side}", relation.name));

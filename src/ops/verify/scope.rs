@@ -1,5 +1,7 @@
 //! What is compared at all: which names the patterns pick, and that they pick something.
 
+use std::collections::HashSet;
+
 use super::super::error::{Cause, Error, Result};
 use super::super::evidence::Evidence;
 use super::super::options::Filters;
@@ -7,6 +9,7 @@ use super::super::preflight::table_filter;
 use super::super::recorder::name_some;
 use super::super::server::Server;
 use crate::model::{QualifiedName, quote_literal};
+use crate::pg::catalog::CatalogRelation;
 use crate::report::VerifyReport;
 
 /// Which of the names the user's patterns let through. The server matches them: patterns are its regular expressions.
@@ -32,6 +35,18 @@ pub(super) async fn matching(server: &Server, filters: &Filters, names: &[&Quali
         }
     }
     Ok(matching)
+}
+
+/// Of these tables, those whose rows --exclude-table-data leaves out.
+pub(super) async fn without_rows<'a>(
+    server: &Server,
+    filters: &Filters,
+    names: impl IntoIterator<Item = &'a QualifiedName>,
+) -> Result<HashSet<QualifiedName>> {
+    let names: Vec<&QualifiedName> = names.into_iter().collect();
+    let others = Filters { exclude_tables: filters.exclude_table_data.clone(), ..Filters::default() };
+    let others = matching(server, &others, &names).await?;
+    Ok(names.into_iter().zip(others).filter(|(_, is_other)| !is_other).map(|(name, _)| name.clone()).collect())
 }
 
 /// A pattern that picks nothing anywhere is a slip: what it was to compare would go unseen. `stored`: names of an archive or of
@@ -86,13 +101,23 @@ async fn picks(
     Ok(matching(server, filters, stored).await?.contains(&true))
 }
 
-/// What the patterns of this comparison leave out.
-pub(super) fn of_this_comparison(filters: &Filters) -> Vec<String> {
-    filters.described().into_iter().map(|option| format!("what this comparison leaves out by {option}")).collect()
+/// What the patterns of this comparison leave out. `without_rows`: by --exclude-table-data.
+pub(super) fn of_this_comparison(filters: &Filters, without_rows: &HashSet<QualifiedName>) -> Vec<String> {
+    let mut names: Vec<&QualifiedName> = without_rows.iter().collect();
+    names.sort();
+    let rows = (!names.is_empty())
+        .then(|| format!("rows of {}: left out by --exclude-table-data", name_some(names.iter().copied())));
+    let options = filters.described().into_iter().map(|option| format!("what this comparison leaves out by {option}"));
+    rows.into_iter().chain(options).collect()
 }
 
 /// What was left out when the reference, an `archive` or `evidence`, was made; then what this comparison leaves out.
-pub(super) fn of_stored(evidence: &Evidence, what: &str, filters: &Filters) -> Vec<String> {
+/// `views`: materialized ones of the target, of whose rows nothing is stored.
+pub(super) fn of_stored(
+    evidence: &Evidence,
+    (what, views): (&str, &[CatalogRelation]),
+    (filters, without_rows): (&Filters, &HashSet<QualifiedName>),
+) -> Vec<String> {
     let mut left_out = Vec::new();
     if !evidence.excluded.is_empty() {
         let tables = name_some(evidence.excluded.iter());
@@ -104,7 +129,11 @@ pub(super) fn of_stored(evidence: &Evidence, what: &str, filters: &Filters) -> V
         }
     }
     left_out.extend(evidence.selection.iter().map(|option| format!("what was left out of the {what} by {option}")));
-    left_out.extend(of_this_comparison(filters));
+    if !views.is_empty() {
+        let names = name_some(views.iter().map(|view| &view.name));
+        left_out.push(format!("materialized views: {names}; only a comparison with the source reads them"));
+    }
+    left_out.extend(of_this_comparison(filters, without_rows));
     left_out
 }
 

@@ -87,17 +87,18 @@ impl VerifyJob<'_> {
                 "{path} was made with --schema-only: it holds no rows to compare with"
             ))));
         }
-        self.announce(vec![self.target.info()], Some(path.clone()));
+        let (named, is_archive) = (Some(path.clone()), archive.is_some());
+        self.announce(vec![self.target.info()], if is_archive { (named, None) } else { (None, named) });
         let stored: Vec<&QualifiedName> = evidence.names().collect();
         scope::check_patterns(&self.options.filters, &[self.target], &stored).await?;
-        let there: HashMap<QualifiedName, CatalogRelation> =
-            list(self.target, &self.options.filters, &[RelationKind::Table])
-                .await?
-                .into_iter()
-                .map(|r| (r.name.clone(), r))
-                .collect();
+        let kinds = [RelationKind::Table, RelationKind::MaterializedView];
+        let listed = list(self.target, &self.options.filters, &kinds).await?;
+        let (tables, views): (Vec<_>, Vec<_>) = listed.into_iter().partition(|r| r.kind == RelationKind::Table);
+        let there: HashMap<_, _> = tables.into_iter().map(|r| (r.name.clone(), r)).collect();
         let mut compared = Compared::default();
-        let pairs = self.pair(&evidence, &there, (what, &mut compared)).await?;
+        let filters = &self.options.filters;
+        let without_rows = scope::without_rows(self.target, filters, evidence.tables.iter().map(|t| &t.name)).await?;
+        let pairs = self.pair(&evidence, (&there, &without_rows), (what, &mut compared)).await?;
         self.compare_sequences(&evidence, (what, &mut compared)).await?;
         let relations: Vec<Relation> = pairs.reference.iter().map(TableEvidence::relation).collect();
         let types = evidence.own_types.compare_back(self.target, relations.iter()).await?;
@@ -109,13 +110,13 @@ impl VerifyJob<'_> {
         let oid_patches = pairs.at_target(&types.patches);
         let mut reference = pairs.reference;
         let large_objects = evidence.tables.iter().filter(|t| t.kind == RelationKind::LargeObjects);
-        reference.extend(large_objects.filter(|_| self.options.filters.takes_large_objects()).cloned());
+        reference.extend(large_objects.filter(|_| filters.takes_large_objects()).cloned());
         let mut context = Context {
             compared,
             servers: vec![self.target.info()],
             moment: Some(evidence.source.clone()),
             counted_only,
-            left_out: scope::of_stored(&evidence, what, &self.options.filters),
+            left_out: scope::of_stored(&evidence, (what, &views), (filters, &without_rows)),
             ..Context::default()
         };
         *(if archive.is_some() { &mut context.archive } else { &mut context.evidence }) = Some(path);
@@ -135,7 +136,7 @@ impl VerifyJob<'_> {
     async fn pair(
         &self,
         evidence: &Evidence,
-        there: &HashMap<QualifiedName, CatalogRelation>,
+        (there, without_rows): (&HashMap<QualifiedName, CatalogRelation>, &HashSet<QualifiedName>),
         (what, compared): (&str, &mut Compared),
     ) -> Result<Pairs> {
         let tables: Vec<_> = evidence.tables.iter().filter(|t| t.kind != RelationKind::LargeObjects).collect();
@@ -151,6 +152,7 @@ impl VerifyJob<'_> {
         for table in tables.into_iter().zip(wanted).filter_map(|(t, wanted)| wanted.then_some(t)) {
             match there.get(&table.name) {
                 None => compared.one_side_only(ComparedKind::Table, &table.name, &format!("in the {what}")),
+                Some(_) if without_rows.contains(&table.name) => {}
                 Some(other) => {
                     if let Some(why) = other_columns(&table.columns, &other.columns) {
                         compared.different(
