@@ -22,7 +22,7 @@ use super::reader::{Keeper, SourcePort};
 use super::recorder::{Closing, PhaseTimer, Recorder};
 use super::resume::{self, Settings};
 use super::retry::Retrying;
-use super::roles;
+use super::roles::{self, Passwords};
 use super::rounds::{Filling, MakeLane, Rounds};
 use super::rows::RowsPlan;
 use super::server::{Lanes, Server, lanes_that_fit};
@@ -82,7 +82,7 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
 
     let mut left_out = Vec::new();
     if options.target.roles && !options.target.resume {
-        let passwords = source.catalog().role_passwords().await?;
+        let passwords = Passwords::read(&source).await?;
         left_out = roles::create(&plan.inventory.cluster_roles, &passwords, &target, &run).await?;
     }
     let made = Made::prepare(target, &plan.inventory.toc, &options.target, &run).await?;

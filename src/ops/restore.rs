@@ -22,7 +22,7 @@ use super::preflight::{self, Findings};
 use super::recorder::{Closing, PhaseTimer, Recorder};
 use super::resume;
 use super::retry::Retrying;
-use super::roles;
+use super::roles::{self, Passwords};
 use super::rounds::{Filling, MakeLane, Rounds};
 use super::rows::RowsPlan;
 use super::salvage::{self, Damage};
@@ -84,7 +84,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
         left_out = damage.leave_out(&mut inventory, &run);
     }
     if options.target.roles && !options.target.resume {
-        left_out.extend(roles::create(&inventory.cluster_roles, &None, &target, &run).await?);
+        left_out.extend(roles::create(&inventory.cluster_roles, &Passwords::NotInArchives, &target, &run).await?);
     }
     let made = Made::prepare(target, &inventory.toc, &options.target, &run).await?;
     let target = made.server();

@@ -11,8 +11,21 @@ use crate::model::Side;
 use crate::pg::catalog::{ClusterRoles, Membership, RoleFacts, RolesInUse};
 use crate::pg::conninfo::Secret;
 
-/// Stored passwords by role, where they can be had.
-pub(super) type Passwords = Option<Vec<(String, Secret)>>;
+/// Stored passwords by role, or why there are none.
+pub(super) enum Passwords {
+    Read(Vec<(String, Secret)>),
+    /// This role of the source may not read them.
+    Unreadable(String),
+    /// An archive holds none.
+    NotInArchives,
+}
+
+impl Passwords {
+    pub(super) async fn read(source: &Server) -> Result<Self> {
+        let read = source.catalog().role_passwords().await?;
+        Ok(read.map_or_else(|| Self::Unreadable(source.facts.role.clone()), Self::Read))
+    }
+}
 
 /// Says before the start what is made, what is left as it is, and what cannot be had.
 ///
@@ -123,11 +136,18 @@ pub(super) async fn create(
 }
 
 async fn set_passwords(made: &[&RoleFacts], passwords: &Passwords, target: &Server) -> Result<Vec<String>> {
-    let can_log_in = made.iter().filter(|r| r.attributes.iter().any(|a| a == "LOGIN")).count();
-    let Some(passwords) = passwords else {
-        let why = "passwords of roles: they cannot be read at the source; set them anew";
-        return Ok(if can_log_in == 0 { Vec::new() } else { vec![why.to_owned()] });
+    let why = match passwords {
+        Passwords::Read(_) => None,
+        Passwords::Unreadable(role) => Some(format!("role {role} of the source may not read them (pg_authid)")),
+        Passwords::NotInArchives => Some("an archive never holds them".to_owned()),
     };
+    if let Some(why) = why {
+        let can_log_in = made.iter().filter(|r| r.attributes.iter().any(|a| a == "LOGIN"));
+        let names: Vec<&str> = can_log_in.map(|r| r.name.as_str()).collect();
+        let said = format!("passwords of roles {}: {why}; set them anew, with ALTER ROLE", names.join(", "));
+        return Ok(if names.is_empty() { Vec::new() } else { vec![said] });
+    }
+    let Passwords::Read(passwords) = passwords else { return Ok(Vec::new()) };
     for role in made {
         if let Some((_, password)) = passwords.iter().find(|(name, _)| *name == role.name) {
             let done = target.catalog().set_role_password(&role.name, password).await;
