@@ -8,17 +8,31 @@ use crate::round_trip::without_enum_hashes;
 async fn three_sections_are_a_whole_restore() {
     let (source, target) = (kitchen_sink(&newest().await).await, empty(&newest().await).await);
     let (_directory, archive) = scratch("archive");
-    let (archive, to) = (archive.to_str().unwrap(), target.uri());
-    let _ = pgconvoy(&["dump", "--source", &source.uri(), archive]).await.expect_success();
+    let (archive, from, to) = (archive.to_str().unwrap(), source.uri(), target.uri());
+    let _ = pgconvoy(&["dump", "--source", &from, archive]).await.expect_success();
     let restore = ["restore", archive, "--target", &to, "--section"];
     let count = "SELECT count(*) FROM shop.orders";
     let indexes = "SELECT count(*) FROM pg_indexes WHERE schemaname = 'shop'";
 
-    let _ = pgconvoy(&[&restore[..], &["pre-data"]].concat()).await.expect_success();
+    let says = ["target: lacks ", "rows are to go into: shop.", "move the definitions first"];
+    for early in
+        [&["restore", archive, "--section", "data"][..], &["copy", "--data-only"], &["preflight", "--data-only"]]
+    {
+        let from = if early[0] == "restore" { vec![] } else { vec!["--source", &from] };
+        let ran = pgconvoy(&[early, &from, &["--target", &to]].concat()).await;
+        assert_ne!(ran.code, Some(0));
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(says.iter().all(|says| said.contains(says)) && !said.contains("UNION ALL"), "{early:?}: {said}");
+    }
+    let proof = "rows counted at the source equal";
+    let ran = pgconvoy(&[&restore[..], &["pre-data"]].concat()).await.expect_success();
+    assert!(!ran.stdout.contains(proof), "{}", ran.stdout);
     assert_eq!((target.one(count).await, target.one(indexes).await), ("0".into(), "0".into()));
-    let _ = pgconvoy(&[&restore[..], &["data"]].concat()).await.expect_success();
+    let ran = pgconvoy(&[&restore[..], &["data"]].concat()).await.expect_success();
+    assert!(ran.stdout.contains(proof), "{}", ran.stdout);
     assert_eq!((target.one(count).await, target.one(indexes).await), (source.one(count).await, "0".into()));
-    let _ = pgconvoy(&[&restore[..], &["post-data"]].concat()).await.expect_success();
+    let ran = pgconvoy(&[&restore[..], &["post-data"]].concat()).await.expect_success();
+    assert!(!ran.stdout.contains(proof), "{}", ran.stdout);
     let verify = ["verify", "--definitions", "--source", &source.uri(), "--target", &to];
     let _ = pgconvoy(&verify).await.expect_success();
     without_enum_hashes(&source).await;
