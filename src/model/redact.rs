@@ -34,7 +34,9 @@ fn redact_secret_keys(text: &str) -> String {
 /// Whether a connection string carries a password.
 #[must_use]
 pub fn has_password(conninfo: &str) -> bool {
-    redact(conninfo) != conninfo
+    // All of it is one URI, blanks and quotes included.
+    let uri = conninfo.strip_prefix("postgresql://").or_else(|| conninfo.strip_prefix("postgres://"));
+    uri.is_some_and(|uri| mask_userinfo(uri) != uri) || redact(conninfo) != conninfo
 }
 
 fn redact_userinfo(text: &str) -> String {
@@ -43,13 +45,27 @@ fn redact_userinfo(text: &str) -> String {
     while let Some(start) = rest.find("://") {
         let (before, after) = rest.split_at(start + 3);
         out.push_str(before);
-        let end = after.find(|c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '`')).unwrap_or(after.len());
+        let mut end = after.find(|c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '`')).unwrap_or(after.len());
+        if before.ends_with("postgres://") || before.ends_with("postgresql://") {
+            end += rest_of_password(&after[..end], &after[end..]);
+        }
         let (token, tail) = after.split_at(end);
         out.push_str(&mask_userinfo(token));
         rest = tail;
     }
     out.push_str(rest);
     out
+}
+
+/// How much of what follows belongs to a password that has a blank or a quote in it: `user:two` + ` words@host`.
+fn rest_of_password(token: &str, tail: &str) -> usize {
+    let hosts = token.split(['/', '?']).next().unwrap_or_default();
+    let is_port = |item: &str| item.rsplit_once(':').is_none_or(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
+    if token.contains('@') || hosts.starts_with('[') || hosts.split(',').all(is_port) {
+        return 0;
+    }
+    let line = tail.lines().next().unwrap_or_default();
+    line.find('@').map_or(0, |at| at + line[at..].find(char::is_whitespace).unwrap_or(line.len() - at))
 }
 
 /// A password may hold an unescaped `@`, `/` or `?`: only the last `@` surely comes after it. Where a parameter holds
@@ -123,6 +139,8 @@ mod tests {
             ("postgres://u:hunter2@h:5432/db", "postgres://u:***@h:5432/db"),
             ("postgres://u:p@ss/w?rd@h/db?sslmode=require", "postgres://u:***@h/db?sslmode=require"),
             ("postgres://u:hunter2@h/db?application_name=a@b", "postgres://u:***@b"),
+            ("postgres://u:hunter2 'secret@h/db", "postgres://u:***@h/db"),
+            ("invalid value postgres://u:hunter2 x@h:5432/db here", "invalid value postgres://u:***@h:5432/db here"),
             ("postgresql://h/db?password=hunter2&user=u", "postgresql://h/db?password=***&user=u"),
             ("host=h password=hunter2 dbname=d", "host=h password=*** dbname=d"),
             ("host=h password = 'hunt er\\'2' dbname=d", "host=h password = '***' dbname=d"),
@@ -157,6 +175,8 @@ mod tests {
             "postgres://u@h:5432/db",
             "postgres://u:@h/db",
             "postgres://h1:5432,h2:5433/db",
+            "cannot reach postgres://h1:5432 as user@host",
+            "it starts with postgres:// or postgresql://: see me@example.com",
             "password authentication failed for user \"u\"",
             "host=h passfile=/home/u/.pgpass",
             "the column \"password\" does not exist",

@@ -82,6 +82,13 @@ fn parse_uri(rest: &str, pairs: &mut Pairs) -> Result<(), Problem> {
         None => rest,
     };
     let (place, query) = rest.split_once('?').map_or((rest, None), |(place, query)| (place, Some(query)));
+    // libpq takes the first `@` for the end of the password, and the rest of it for a part of the host's name.
+    if place.split('/').next().is_some_and(|hosts| hosts.contains('@')) {
+        return Err(Problem::new(
+            "the connection URI has more than one \"@\" before its host: the password must have @ as %40",
+        )
+        .hint(ENCODE_HINT));
+    }
     let (hosts, dbname) = place.split_once('/').map_or((place, None), |(hosts, name)| (hosts, Some(name)));
     store_hosts(hosts, pairs)?;
     if let Some(dbname) = dbname.filter(|name| !name.is_empty()) {

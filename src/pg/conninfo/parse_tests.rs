@@ -145,3 +145,18 @@ proptest! {
         let _ = parse(&format!("postgres://{uri}"));
     }
 }
+
+#[test]
+fn a_password_with_an_unescaped_at_sign_is_refused_and_not_said() {
+    for text in [
+        "postgresql://u:hunter2@secret@h/db",
+        "postgresql://u:hunter2@secret@h:5432?sslmode=require",
+        "postgresql://u:secret@@h",
+        "postgresql://u:hunter2 secret@secret@h/db",
+    ] {
+        let problem = parse(text).unwrap_err();
+        assert!(problem.message.contains("the password must have @ as %40"), "{}", problem.message);
+        let said = format!("{} {:?}", problem.message, problem.hint);
+        assert!(!said.contains("hunter2") && !said.contains("secret"), "{said}");
+    }
+}
