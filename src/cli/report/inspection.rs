@@ -1,5 +1,5 @@
-use pgconvoy::archive::{ArchiveState, Inspection, TableInspection};
-use pgconvoy::model::format_bytes;
+use pgconvoy::archive::{ArchiveState, Inspection, TableInspection, Totals};
+use pgconvoy::model::{CopyFormat, QualifiedName, RelationKind, format_bytes};
 
 use super::Page;
 use super::table::{Column, Table};
@@ -46,8 +46,9 @@ fn origin(page: &mut Page<'_>, inspection: &Inspection) {
     ));
     page.item(&format!("id {}, format version {}", clean(&header.archive_id), header.format_version));
     let segments = counted(usize::try_from(totals.segments).unwrap_or(usize::MAX), "segment");
+    let and_large_objects = if inspection.large_object_data.segments > 0 { " and large objects" } else { "" };
     page.item(&format!(
-        "{}, {} rows, {} in {segments}, {} of rows",
+        "{}{and_large_objects}, {} rows, {} in {segments}, {} of rows",
         counted(inspection.tables.len(), "table"),
         grouped(totals.rows),
         format_bytes(totals.stored_bytes),
@@ -55,18 +56,39 @@ fn origin(page: &mut Page<'_>, inspection: &Inspection) {
     ));
     if inspection.large_objects > 0 {
         let bytes = format_bytes(inspection.large_object_bytes);
-        page.item(&format!("large objects: {}, {bytes}", grouped(inspection.large_objects)));
+        let (objects, pages) = (grouped(inspection.large_objects), grouped(inspection.large_object_data.rows));
+        page.item(&format!("large objects: {objects}, {bytes}, in {pages} pages that count as rows"));
     }
     if inspection.torn_bytes > 0 {
         page.item(&format!("the manifest ends in the middle of a record: {} bytes", inspection.torn_bytes));
     }
 }
 
+/// The pages of all large objects, which are rows of a table to the archive: without them, the sums do not agree.
+fn large_objects(inspection: &Inspection) -> Option<TableInspection> {
+    let Totals { segments, rows, raw_bytes, stored_bytes } = inspection.large_object_data;
+    (segments > 0).then(|| TableInspection {
+        oid: 0,
+        name: QualifiedName::new("pg_catalog", "pg_largeobject"),
+        kind: RelationKind::LargeObjects,
+        columns: 0,
+        format: CopyFormat::Binary,
+        text_reason: None,
+        segments,
+        rows,
+        raw_bytes,
+        stored_bytes,
+        complete: true,
+        excluded: None,
+    })
+}
+
 fn tables(page: &mut Page<'_>, inspection: &Inspection, detail: Detail) {
-    if inspection.tables.is_empty() {
+    let large_objects = large_objects(inspection);
+    let mut largest: Vec<&TableInspection> = inspection.tables.iter().chain(&large_objects).collect();
+    if largest.is_empty() {
         return;
     }
-    let mut largest: Vec<&TableInspection> = inspection.tables.iter().collect();
     largest.sort_by(|a, b| b.raw_bytes.cmp(&a.raw_bytes).then_with(|| a.name.cmp(&b.name)));
     let shown = if detail >= Detail::Verbose { largest.len() } else { TOP_TABLES.min(largest.len()) };
     let (top, rest) = largest.split_at(shown);
