@@ -14,7 +14,7 @@ use super::crypt::Identities;
 use super::error::{Error, Result};
 use super::layout::{DATA, Directory, MANIFEST, SCHEMA, segment_path};
 use super::reader::Archive;
-use super::record::SegmentRecord;
+use super::record::{SegmentRecord, Totals};
 use crate::model::Oid;
 use crate::report::CheckReport;
 
@@ -72,13 +72,13 @@ pub fn check_with(
     let archive = open(path, identities)?;
     let mut segments: Vec<_> = archive.segments().iter().collect();
     segments.sort_by_key(|segment| std::cmp::Reverse(segment.stored_bytes));
-    let totals = archive.totals();
     let run = Run {
         archive: &archive,
         progress,
         cancel,
         checked_bytes: AtomicU64::new(0),
-        total_bytes: totals.stored_bytes,
+        total_bytes: archive.totals().stored_bytes,
+        sound: Mutex::default(),
         damage: Mutex::new(Vec::new()),
         damaged_relations: Mutex::new(BTreeSet::new()),
     };
@@ -87,6 +87,7 @@ pub fn check_with(
     let pool = pool.map_err(|e| Error::io(path, std::io::Error::other(e)))?;
     pool.install(|| segments.par_iter().with_max_len(1).try_for_each(|segment| run.check_segment(segment)))?;
     let damaged_relations = run.damaged_relations.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let totals = run.sound.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut damage = run.damage.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     damage.sort();
     let mut damage: Vec<_> = damage.into_iter().map(|(_, _, what)| what).collect();
@@ -122,6 +123,8 @@ struct Run<'a> {
     cancel: &'a CancellationToken,
     checked_bytes: AtomicU64,
     total_bytes: u64,
+    /// Segments that were read to their end and are what the manifest says.
+    sound: Mutex<Totals>,
     /// Segment, offset, words: in this order they are listed.
     damage: Mutex<Vec<(String, u64, String)>>,
     damaged_relations: Mutex<BTreeSet<Oid>>,
@@ -130,15 +133,21 @@ struct Run<'a> {
 impl Run<'_> {
     fn check_segment(&self, segment: &SegmentRecord) -> Result<()> {
         self.advance(segment, CheckStep::Begun);
-        self.read_segment(segment)?;
+        if self.read_segment(segment)? {
+            let mut sound = self.sound.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            // The manifest was read, so that the sum over all segments fits.
+            *sound = sound.add(segment).unwrap_or(*sound);
+        }
         self.advance(segment, CheckStep::Ended);
         Ok(())
     }
 
-    fn read_segment(&self, segment: &SegmentRecord) -> Result<()> {
+    /// Whether it is sound.
+    fn read_segment(&self, segment: &SegmentRecord) -> Result<bool> {
+        let mut is_sound = true;
         let mut reader = match self.archive.segment_reader(segment) {
             Ok(reader) => reader,
-            Err(e) => return self.note(segment, e),
+            Err(e) => return self.note(segment, e).map(|()| false),
         };
         let mut block = Vec::new();
         loop {
@@ -149,11 +158,12 @@ impl Run<'_> {
             block.clear();
             match reader.next_block(&mut block) {
                 Ok(true) => self.advance(segment, CheckStep::Block { bytes: reader.offset_bytes() - before }),
-                Ok(false) => return Ok(()),
+                Ok(false) => return Ok(is_sound),
                 Err(e) => {
                     self.note(segment, e)?;
+                    is_sound = false;
                     if !reader.resume_after_damage() {
-                        return Ok(());
+                        return Ok(false);
                     }
                 }
             }

@@ -258,6 +258,7 @@ impl TableComparison {
 pub struct CheckReport {
     pub archive: String,
     pub elapsed_ms: u64,
+    /// Segments that were read and are sound; rows and bytes are theirs.
     pub segments: u64,
     pub rows: u64,
     pub stored_bytes: u64,

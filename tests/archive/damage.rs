@@ -181,6 +181,10 @@ fn each_damaged_block_is_named_with_its_place() {
     fs::write(place.archive.join("read\nme"), b"").unwrap();
     let report = check(&place.archive, 3, &|_| (), &CancellationToken::new()).unwrap();
     insta::assert_snapshot!("damage", report.damage.join("\n"));
+    // One damaged, one missing.
+    let totals = Archive::open(&place.archive).unwrap().totals();
+    assert_eq!(report.segments, totals.segments - 2);
+    assert!(report.rows < totals.rows && report.stored_bytes < totals.stored_bytes, "{report:?}");
     let missing = inspect(&place.archive).unwrap().missing;
     assert_eq!(missing, ["segment data/10/16703.0.seg of public.notes, at byte 0: the file is missing"]);
 }

@@ -171,7 +171,7 @@ pub fn check(report: &CheckReport, canvas: &Canvas) -> String {
     let headline = if report.damage.is_empty() {
         format!("sound: {read}")
     } else {
-        format!("DAMAGED in {}: {read}", counted(report.damage.len(), "place"))
+        format!("DAMAGED in {}; sound: {read}", counted(report.damage.len(), "place"))
     };
     page.line(canvas.paint.bold(&headline));
     for damage in &report.damage {
