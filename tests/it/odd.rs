@@ -98,7 +98,8 @@ async fn what_is_left_out_is_left_out() {
     assert_eq!(target.one("SELECT count(*) FROM b").await, "8000");
     compare_without(&source, &target, "s.*", "rows of s.big, s.c: left out by --exclude-table-data").await;
     let target = empty(&newest().await).await;
-    let _ = copy(&source, &target, &["--schema-only"]).await.expect_success();
+    let ran = copy(&source, &target, &["--schema-only"]).await.expect_success();
+    assert!(!ran.stdout.contains("rows counted"), "{}", ran.stdout);
     assert_eq!(target.one("SELECT count(*) FROM a").await, "0");
     let _ = copy(&source, &target, &["--data-only"]).await.expect_success();
     assert_same_contents("in two steps", &source, &target).await;
