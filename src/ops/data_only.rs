@@ -2,10 +2,11 @@
 
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
-use super::options::Contents;
+use super::options::{Contents, Filters, TargetOptions};
+use super::preflight::{Findings, with_rows_filter};
 use super::recorder::name_some;
 use super::server::Server;
-use crate::model::{QualifiedName, Relation, Side, counted, quote_literal};
+use crate::model::{QualifiedName, Relation, RelationKind, Side, counted, quote_literal};
 use crate::pg::catalog::LargeObjectFacts;
 
 /// User triggers and foreign keys do not fire then.
@@ -58,17 +59,17 @@ pub(super) async fn settings(
     ))
 }
 
-pub(super) const DEFINITIONS_FIRST: &str = "--data-only and --section data move rows alone: move the definitions first \
+const DEFINITIONS_FIRST: &str = "--data-only and --section data move rows alone: move the definitions first \
     (--schema-only, or --section pre-data), or everything together";
 
 /// `missing` in words.
-pub(super) fn said_missing(missing: &[&QualifiedName]) -> String {
+fn said_missing(missing: &[&QualifiedName]) -> String {
     let tables = counted(missing.len() as u64, "table");
     format!("lacks {tables} that rows are to go into: {}", name_some(missing.iter().copied()))
 }
 
 /// Those of the names that no table of the target has.
-pub(super) async fn missing<'n>(
+async fn missing<'n>(
     target: &Server,
     names: impl Iterator<Item = &'n QualifiedName>,
 ) -> Result<Vec<&'n QualifiedName>> {
@@ -91,6 +92,26 @@ pub(super) async fn missing<'n>(
         }
     }
     Ok(missing)
+}
+
+/// Where rows go alone, their tables are there.
+pub(super) async fn check_tables(
+    source: &Server,
+    (target, to): (&Server, &TargetOptions),
+    filters: &Filters,
+    findings: &mut Findings,
+) -> Result<()> {
+    if to.resume || to.create {
+        return Ok(());
+    }
+    let filter = with_rows_filter(filters)?;
+    let mut relations = source.catalog().relations(&filter).await?;
+    relations.retain(|r| r.kind == RelationKind::Table);
+    let missing = missing(target, relations.iter().map(|r| &r.name)).await?;
+    if !missing.is_empty() {
+        findings.refuse(Some(Side::Target), said_missing(&missing), DEFINITIONS_FIRST);
+    }
+    Ok(())
 }
 
 async fn refuse_rows(target: &Server, relations: &[Relation]) -> Result<()> {

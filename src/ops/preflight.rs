@@ -108,7 +108,7 @@ pub async fn preflight(options: &PreflightOptions, run: &Run) -> Result<Prefligh
     if let (Some(source), Some(target), Some(from), Some(to)) = (&source, &target, &options.source, &options.target) {
         check_pair(source, target, (&from.filters, to), &mut findings).await?;
         if options.contents == Contents::DataOnly {
-            check_tables(source, (target, to), from, &mut findings).await?;
+            data_only::check_tables(source, (target, to), &from.filters, &mut findings).await?;
         } else {
             lost::check_types(source, target, from, &mut findings).await?;
         }
@@ -127,6 +127,14 @@ pub async fn preflight(options: &PreflightOptions, run: &Run) -> Result<Prefligh
 /// The user's patterns as a condition on `n.nspname` and `c.relname`.
 pub(super) fn table_filter(filters: &super::options::Filters) -> Result<String> {
     relation_filter(filters).to_sql().map_err(|e| Error::new(Cause::Usage(e.to_string())))
+}
+
+/// The user's patterns, for tables whose rows move.
+pub(super) fn with_rows_filter(filters: &super::options::Filters) -> Result<String> {
+    let filter = table_filter(filters)?;
+    let without_data =
+        TableFilter::any_table_sql(&filters.exclude_table_data).map_err(|e| Error::new(Cause::Usage(e.to_string())))?;
+    Ok(format!("({filter}) AND NOT ({without_data})"))
 }
 
 pub(super) fn relation_filter(filters: &super::options::Filters) -> TableFilter {
@@ -190,34 +198,6 @@ pub(super) async fn check_source(
     check_rows_are_there(source, &relations, findings);
     subset::row_conditions(source, &options.filters).await?;
     check_something_is_picked(source, &options.filters, findings).await
-}
-
-/// Where rows go alone, their tables are there.
-async fn check_tables(
-    source: &Server,
-    (target, to): (&Server, &TargetOptions),
-    from: &SourceOptions,
-    findings: &mut Findings,
-) -> Result<()> {
-    if to.resume || to.create {
-        return Ok(());
-    }
-    let filter = with_rows_filter(&from.filters)?;
-    let mut relations = source.catalog().relations(&filter).await?;
-    relations.retain(|r| r.kind == RelationKind::Table);
-    let missing = data_only::missing(target, relations.iter().map(|r| &r.name)).await?;
-    if !missing.is_empty() {
-        findings.refuse(Some(Side::Target), data_only::said_missing(&missing), data_only::DEFINITIONS_FIRST);
-    }
-    Ok(())
-}
-
-/// The user's patterns, for tables whose rows move.
-fn with_rows_filter(filters: &super::options::Filters) -> Result<String> {
-    let filter = table_filter(filters)?;
-    let without_data =
-        TableFilter::any_table_sql(&filters.exclude_table_data).map_err(|e| Error::new(Cause::Usage(e.to_string())))?;
-    Ok(format!("({filter}) AND NOT ({without_data})"))
 }
 
 /// A pattern that picks nothing is more likely a slip than a wish (`--strict-names` of pg_dump).

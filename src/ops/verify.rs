@@ -25,7 +25,7 @@ use super::inventory::large_object_chunks;
 use super::lanes::{ArchivePort, HashLane, HashSource, Hashes, Shared};
 use super::options::{Filters, Run, ServerArgs, VerifyAgainst, VerifyOptions};
 use super::own_types::{OidPatches, OwnTypes};
-use super::preflight::table_filter;
+use super::preflight::{table_filter, with_rows_filter};
 use super::reader::{Keeper, SourcePort};
 use super::recorder::{PhaseTimer, ms, name_some};
 use super::retry::{Patience, Retrying};
@@ -36,7 +36,7 @@ use super::subset;
 use crate::event::{Event, Operation, Phase, ServerInfo};
 use crate::flow::{Meter, RowHash, budget};
 use crate::model::{Chunk, ChunkId, CopyFormat, Oid, QualifiedName, Relation, RelationKind, Side};
-use crate::pg::catalog::{CatalogRelation, LargeObjectAccess, TableFilter, lock_list_sql, read_lock_list};
+use crate::pg::catalog::{CatalogRelation, LargeObjectAccess, lock_list_sql, read_lock_list};
 use crate::pg::copy_sql::{ReadRules, both_conditions};
 use crate::pg::session;
 use crate::pg::snapshot::{Snapshot, SnapshotHolder, SnapshotMode};
@@ -309,11 +309,8 @@ impl VerifyJob<'_> {
         relations: Vec<Arc<Relation>>,
         how: &SideRules,
     ) -> Result<HashedSide<'s>> {
-        let filter = table_filter(&self.options.filters)?;
-        let without_rows = TableFilter::any_table_sql(&self.options.filters.exclude_table_data)
-            .map_err(|e| Error::new(Cause::Usage(e.to_string())))?;
-        let list = lock_list_sql(&format!("({filter}) AND NOT ({without_rows})"));
-        let holder = snapshot(server, list, how, self.run).await?;
+        let filter = with_rows_filter(&self.options.filters)?;
+        let holder = snapshot(server, lock_list_sql(&filter), how, self.run).await?;
         let rules = ChunkingRules {
             version: server.version(),
             block_bytes: server.facts.block_bytes,
