@@ -173,11 +173,13 @@ impl JobRunner {
         if carried + analyzed > 0 {
             self.run.events.send(Event::StatisticsSet { carried, analyzed });
         }
-        phase.finish();
         match failure {
             Some(error) => Err(error),
             None if !queue.is_done() => Err(Error::new(Cause::Cancelled)),
-            None => Ok(()),
+            None => {
+                phase.finish();
+                Ok(())
+            }
         }
     }
 
