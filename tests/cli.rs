@@ -69,6 +69,8 @@ fn usage_errors_exit_with_2_and_say_nothing_on_standard_output() {
         &["heroku"],
         &["heroku", "plan"],
         &["heroku", "plan", "sphinx", "--budget", "2"],
+        &["heroku", "plan", "sphinx"],
+        &["heroku", "status", "/nowhere/at/all.plan"],
         &["migrate", "j", "--freeze", "true"],
         &["check", "a", "--report", "/nowhere/at/all.json"],
         &["check", "a", "--trace", "/nowhere/at/all.log"],
@@ -126,6 +128,16 @@ fn a_closed_stream_is_no_reason_to_panic() {
         drop(child.stdout.take());
         drop(child.stderr.take());
         assert_eq!(child.wait().unwrap().code(), Some(code), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_result_that_is_lost_is_no_success() {
+    for (arguments, code) in [(&["--help"][..], 2), (&["check", "no-archive", "--progress", "json"], 5)] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = pgconvoy(arguments).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        assert!(text(&output.stderr).contains("could not write the result to standard output"), "{arguments:?}");
     }
 }
 

@@ -39,7 +39,11 @@ impl Failure {
     pub fn new(error: &Error, interrupted: bool) -> Self {
         let own_reason = matches!(
             error.cause,
-            Cause::Difference(_) | Cause::Usage(_) | Cause::Refused { .. } | Cause::Blocked { .. }
+            Cause::Difference(_)
+                | Cause::Usage(_)
+                | Cause::Refused { .. }
+                | Cause::AtWork { .. }
+                | Cause::Blocked { .. }
         );
         let exit_code = if interrupted && !own_reason { INTERRUPTED } else { error.exit_code() };
         Self {

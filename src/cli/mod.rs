@@ -40,7 +40,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often a snapshot's holder says what it costs.
 const SAY_EVERY: Duration = Duration::from_secs(600);
 
-/// A mistake in what was asked.
+/// A mistake in what was asked, a file that cannot be written among them.
 const USAGE: u8 = 2;
 /// The machine refuses something that is neither a server nor an archive.
 const INTERNAL: u8 = 6;
@@ -60,7 +60,16 @@ pub fn main() -> ExitCode {
             failure.exit_code
         }
     };
-    ExitCode::from(exit_code)
+    ExitCode::from(without_loss(exit_code, &printer))
+}
+
+/// What was found was to be read by somebody.
+fn without_loss(exit_code: u8, printer: &Printer) -> u8 {
+    let Some(why) = printer.lost() else { return exit_code };
+    let failure = Failure::other(USAGE, format!("could not write the result to standard output: {why}"));
+    printer.err(&failure.render(&printer.err_canvas()));
+    // What failed before says more.
+    if exit_code == 0 { failure.exit_code } else { exit_code }
 }
 
 /// Help and version go to standard output; a usage error to standard error, without the passwords that a misplaced
@@ -75,7 +84,7 @@ fn answer_usage(error: &clap::Error, environment: &Environment) -> u8 {
     } else {
         printer.out(&text);
     }
-    u8::try_from(error.exit_code()).unwrap_or(USAGE)
+    without_loss(u8::try_from(error.exit_code()).unwrap_or(USAGE), &printer)
 }
 
 /// Everything a task needs while it runs.
@@ -90,7 +99,7 @@ struct Session {
 }
 
 fn prepare(settings: Settings, printer: &Arc<Printer>, environment: &Environment) -> Result<Session, Failure> {
-    let Settings { task, mut display, retry_for, warnings } = settings;
+    let Settings { task, mut display, retry_for, warnings, notes } = settings;
     display.progress = render::resolve_mode(display.progress, printer, environment);
     let mut report_files = Vec::new();
     for path in &display.reports {
@@ -103,6 +112,9 @@ fn prepare(settings: Settings, printer: &Arc<Printer>, environment: &Environment
     }
     for warning in &warnings {
         printer.warning(warning);
+    }
+    for note in notes.iter().filter(|_| display.detail > Detail::Quiet) {
+        printer.note(note);
     }
     let cannot = |e| Failure::other(INTERNAL, format!("could not start a thread: {e}"));
     let interrupt = Interrupt::listen(Arc::clone(printer), stopping(&task)).map_err(cannot)?;
@@ -235,7 +247,7 @@ impl Session {
     fn write_reports(&self, write: impl Fn(&ReportFile) -> std::io::Result<()>) -> Result<(), Failure> {
         self.report_files.iter().try_for_each(|file| {
             let cannot = |e| format!("could not write the report {}: {e}", file.path().display());
-            write(file).map_err(|e| Failure::other(INTERNAL, cannot(e)))
+            write(file).map_err(|e| Failure::other(USAGE, cannot(e)))
         })
     }
 }

@@ -1,12 +1,12 @@
 //! The one door that output leaves through: standard output for results, standard error for the rest.
 //!
 //! Invariant: a write that fails (a closed pipe, a terminal that hung up) silences that stream and nothing else.
-//! The run goes on.
+//! The run goes on. A result that was lost in another way (a full disk) is known at the end: [`Printer::lost`].
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use indicatif::ProgressBar;
 use rustix::termios::tcgetwinsize;
@@ -28,6 +28,8 @@ pub struct Printer {
 
 struct Stream {
     dead: AtomicBool,
+    /// Why what was written is lost, where nobody has chosen to read no more.
+    lost: OnceLock<String>,
     terminal: bool,
     paint: Paint,
     columns: Option<usize>,
@@ -35,7 +37,8 @@ struct Stream {
 
 impl Stream {
     fn new(terminal: bool, colour: bool, columns: Option<usize>) -> Self {
-        Self { dead: AtomicBool::new(false), terminal, paint: Paint { on: colour && terminal }, columns }
+        let paint = Paint { on: colour && terminal };
+        Self { dead: AtomicBool::new(false), lost: OnceLock::new(), terminal, paint, columns }
     }
 
     /// Writes whole lines at once, so that lines of two threads never mix.
@@ -43,8 +46,11 @@ impl Stream {
         if self.dead.load(Ordering::Relaxed) {
             return;
         }
-        if to.write_all(text.as_bytes()).and_then(|()| to.flush()).is_err() {
+        if let Err(error) = to.write_all(text.as_bytes()).and_then(|()| to.flush()) {
             self.dead.store(true, Ordering::Relaxed);
+            if error.kind() != io::ErrorKind::BrokenPipe && !self.terminal {
+                self.lost.get_or_init(|| error.to_string());
+            }
         }
     }
 }
@@ -66,6 +72,12 @@ impl Printer {
     /// Nobody can read standard error any more.
     pub fn err_is_dead(&self) -> bool {
         self.err.dead.load(Ordering::Relaxed)
+    }
+
+    /// Why a result did not come to where standard output leads. A pipe that its reader has closed loses nothing that
+    /// anybody wants.
+    pub fn lost(&self) -> Option<&str> {
+        self.out.lost.get().map(String::as_str)
     }
 
     pub fn out_canvas(&self) -> Canvas {
@@ -153,4 +165,34 @@ fn with_line_break(text: &str) -> String {
 /// Further lines of a message stand below its first, moved in.
 pub fn indent_rest(text: &str, indent: &str) -> String {
     text.trim_end().replace('\n', &format!("\n{indent}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Refusing(io::ErrorKind);
+
+    impl Write for Refusing {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_closed_pipe_loses_nothing_and_a_full_disk_does() {
+        let lost = |kind, terminal| {
+            let stream = Stream::new(terminal, false, None);
+            stream.write(Refusing(kind), "the result");
+            assert!(stream.dead.load(Ordering::Relaxed));
+            stream.lost.get().is_some()
+        };
+        assert!(!lost(io::ErrorKind::BrokenPipe, false));
+        assert!(lost(io::ErrorKind::StorageFull, false));
+        assert!(!lost(io::ErrorKind::Other, true));
+    }
 }

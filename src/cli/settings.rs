@@ -66,6 +66,8 @@ pub struct Settings {
     pub retry_for: Duration,
     /// Said once before the run.
     pub warnings: Vec<String>,
+    /// The same, of what is no reason to worry.
+    pub notes: Vec<String>,
 }
 
 /// # Errors
@@ -74,10 +76,11 @@ pub fn resolve(cli: Cli, environment: &Environment) -> Result<Settings, clap::Er
     require_servers(&cli.command, environment)?;
     refuse_misfits(&cli.command)?;
     let warnings = password_warnings(&cli.command);
+    let notes = unnamed_servers(&cli.command, environment);
     let retry_for = retry_for(&cli.command);
     let (task, shown) = task(cli.command, environment)?;
     let display = display(shown, cli.general, environment);
-    Ok(Settings { task, display, retry_for, warnings })
+    Ok(Settings { task, display, retry_for, warnings, notes })
 }
 
 fn retry_for(command: &Command) -> Duration {
@@ -430,6 +433,30 @@ fn require_servers(command: &Command, environment: &Environment) -> Result<(), c
     let command = root.find_subcommand_mut(name).cloned().unwrap_or(root);
     let message = "no server is named: give --source and --target, or set PGCONVOY_SOURCE and PGCONVOY_TARGET";
     Err(command.clone().error(ErrorKind::MissingRequiredArgument, message))
+}
+
+/// Servers that only the PG* variables and libpq's defaults name: not everybody who forgets an option means those.
+fn unnamed_servers(command: &Command, environment: &Environment) -> Vec<String> {
+    let is_stored = |args: &VerifyArgs| args.archive.is_some() || args.evidence.is_some();
+    let (source, target) = match command {
+        Command::Copy(args) => (Some(&args.source.source), Some(&args.target.target)),
+        Command::Dump(args) => (Some(&args.source.source), None),
+        Command::Restore(args) => (None, Some(&args.target.target)),
+        Command::Verify(args) => ((!is_stored(args)).then_some(&args.source), Some(&args.target)),
+        Command::Snapshot(args) => (Some(&args.source), None),
+        _ => (None, None),
+    };
+    let is_unnamed = |named: Option<&Option<Conninfo>>, is_set: bool| named.is_some_and(|n| n.is_none() && !is_set);
+    [
+        ("--source", "PGCONVOY_SOURCE", is_unnamed(source, environment.source_is_set)),
+        ("--target", "PGCONVOY_TARGET", is_unnamed(target, environment.target_is_set)),
+    ]
+    .into_iter()
+    .filter(|(_, _, is_unnamed)| *is_unnamed)
+    .map(|(option, variable, _)| {
+        format!("neither {option} nor {variable} was given: the PG* variables, or libpq's defaults, name that server")
+    })
+    .collect()
 }
 
 fn password_warnings(command: &Command) -> Vec<String> {

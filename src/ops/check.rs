@@ -18,7 +18,7 @@ use crate::report::CheckReport;
 /// Reads every byte of an archive. Blocks. Damage is in the report, not an error.
 ///
 /// # Errors
-/// An archive that cannot be opened: not one, not sealed, a damaged manifest.
+/// `Difference`: it is not sealed, or its manifest is damaged. Else an archive that cannot be opened: not one, encrypted.
 pub fn check(options: &CheckOptions, run: &Run) -> Result<CheckReport> {
     // Where it does not open, the check itself says why.
     let watch = Archive::open_unsealed_with(&options.archive, &options.identities).map(|archive| {
@@ -32,8 +32,27 @@ pub fn check(options: &CheckOptions, run: &Run) -> Result<CheckReport> {
     };
     match archive::check_with((&options.archive, &options.identities), options.jobs, &progress, &run.cancel) {
         Err(_) if run.cancel.is_cancelled() => Err(Error::new(Cause::Cancelled)),
+        Err(error) if is_damage(&error) => {
+            let hint = error.hint();
+            let mut error = Error::new(Cause::Difference(error.to_string()));
+            error.hints.extend(hint);
+            Err(error)
+        }
         checked => Ok(checked?),
     }
+}
+
+/// What a check is made to find, although the rest cannot be read then: exit code 1.
+fn is_damage(error: &archive::Error) -> bool {
+    use archive::Error as E;
+    matches!(
+        error,
+        E::Unsealed { .. }
+            | E::DamagedManifest { .. }
+            | E::DamagedSchema { .. }
+            | E::DamagedSegment(_)
+            | E::Incomplete { .. }
+    )
 }
 
 /// Whoever names a key believes that the archive is encrypted.

@@ -33,7 +33,7 @@ use super::writer::TargetPort;
 use crate::event::{Event, Operation, Phase};
 use crate::flow::{Meter, budget};
 use crate::model::{Chunk, CopyFormat, Oid, Relation, Side, TextReason};
-use crate::report::TransferReport;
+use crate::report::{ThereAlready, TransferReport};
 
 /// Moves a database from server to server.
 ///
@@ -121,6 +121,7 @@ pub async fn copy(options: &CopyOptions, outer: &Run) -> Result<TransferReport> 
         checked,
         skipped: done.skipped.into_iter().chain(left_out).collect(),
         choices: toast.choice.into_iter().collect(),
+        there_already: done.there_already,
         ..Closing::default()
     };
     Ok(recorder.finish(closing, &run))
@@ -150,6 +151,7 @@ pub(super) struct Filled {
     pub chunks: Vec<Chunk>,
     pub meter: Arc<Meter>,
     pub skipped: Vec<String>,
+    pub there_already: Option<ThereAlready>,
 }
 
 /// Relations whose columns the target cannot read in binary travel as text.
@@ -231,7 +233,8 @@ impl CopyJob<'_> {
         let rounds = CopyRounds { job: self, inventory: &plan.inventory, port, patches, relations };
         let meter = filling.run(rows.as_ref().map(|(_, rows)| rows), &rounds).await?;
         let chunks = rows.iter().flat_map(|(_, rows)| &rows.tasks).map(|task| task.chunk).collect();
-        Ok(Filled { relations: rounds.relations, chunks, meter, skipped: prepared.skipped(&plan.inventory) })
+        let (skipped, there_already) = (prepared.skipped(&plan.inventory), prepared.there_already());
+        Ok(Filled { relations: rounds.relations, chunks, meter, skipped, there_already })
     }
 
     /// What has rows, and its chunks; nothing where only definitions move.

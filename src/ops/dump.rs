@@ -13,7 +13,7 @@ use super::lost;
 use super::options::{Contents, DumpOptions, Run};
 use super::preflight::{self, Findings};
 use super::reader::Keeper;
-use super::recorder::{Closing, PhaseTimer, Recorder};
+use super::recorder::{Closing, PhaseTimer, Recorder, there_already};
 use super::resume::{self, Settings};
 use super::retry::{Patience, Retrying};
 use super::rows::{Cancellers, RowsPlan, Watch, move_rows};
@@ -84,6 +84,7 @@ pub async fn dump(options: &DumpOptions, outer: &Run) -> Result<TransferReport> 
     let closing = Closing {
         relations: relations.iter().map(AsRef::as_ref).collect(),
         archive: Some(summary),
+        there_already: options.resume.then(|| there_already(&known)),
         meter: Some(&meter),
         checked: checked(options.contents),
         ..Closing::default()

@@ -40,9 +40,15 @@ pub enum Cause {
     /// Refused before anything was written.
     #[error("{message}")]
     Refused { side: Side, message: String },
+    /// Another process holds the lock of the run at the target.
+    #[error("another pgconvoy is at work on database {database}")]
+    AtWork { database: String },
     /// Somebody else's lock stood in the way for too long.
     #[error("{message}")]
     Blocked { side: Side, message: String },
+    /// Evidence that is not there or cannot be used: exit code 5, as of an archive.
+    #[error("{0}")]
+    Evidence(String),
     /// Refused since the archive's disk is too small: exit code 5.
     #[error("{0}")]
     NoRoom(String),
@@ -82,6 +88,7 @@ impl Error {
             Cause::Pg(e) => Some(e.side),
             Cause::Schema(e) => e.side(),
             Cause::Refused { side, .. } | Cause::Blocked { side, .. } => Some(*side),
+            Cause::AtWork { .. } => Some(Side::Target),
             _ => None,
         }
     }
@@ -117,7 +124,8 @@ impl Error {
             Cause::Schema(e) if e.is_cancelled() => 130,
             Cause::Difference(_) => 1,
             Cause::Usage(_) => 2,
-            Cause::Archive(_) | Cause::NoRoom(_) => 5,
+            Cause::AtWork { .. } => 4,
+            Cause::Archive(_) | Cause::Evidence(_) | Cause::NoRoom(_) => 5,
             Cause::Lab(_) | Cause::Program { .. } | Cause::Internal(_) => 6,
             Cause::Pg(_) | Cause::Schema(_) | Cause::Refused { .. } | Cause::Blocked { .. } => match self.side() {
                 Some(Side::Source) => 3,

@@ -116,7 +116,7 @@ impl TableEvidence {
 }
 
 fn unusable(why: &str) -> Error {
-    Error::new(Cause::Usage(format!("the evidence cannot be used: {why}")))
+    Error::new(Cause::Evidence(format!("the evidence cannot be used: {why}")))
 }
 
 /// A server and the snapshot that is read there.
@@ -219,7 +219,7 @@ impl Evidence {
     /// # Errors
     /// It is not one, was edited, or a newer pgconvoy wrote it.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        let failed = |e: &dyn std::fmt::Display| Error::new(Cause::Usage(format!("{}: {e}", path.display())));
+        let failed = |e: &dyn std::fmt::Display| Error::new(Cause::Evidence(format!("{}: {e}", path.display())));
         let file = std::fs::File::open(path).map_err(|e| failed(&e))?;
         let mut text = Vec::new();
         file.take(FILE_MAX_BYTES + 1).read_to_end(&mut text).map_err(|e| failed(&e))?;
@@ -245,7 +245,7 @@ impl Evidence {
 
 /// Reads bytes as evidence, with the digest that they should have, and as an archive's facts.
 pub(crate) fn fuzz_evidence(bytes: &[u8]) -> bool {
-    let failed = |e: &dyn std::fmt::Display| Error::new(Cause::Usage(e.to_string()));
+    let failed = |e: &dyn std::fmt::Display| Error::new(Cause::Evidence(e.to_string()));
     let Ok(mut document) = serde_json::from_slice::<serde_json::Value>(bytes) else { return false };
     let are_facts = serde_json::from_value::<super::inventory::StoredInventory>(document.clone()).is_ok();
     seal_document(&mut document);
@@ -280,7 +280,7 @@ impl<'p> EvidenceFile<'p> {
     /// Writes it as a whole, readable by its owner, durable.
     pub(super) fn write(&self, evidence: &Evidence) -> Result<()> {
         let cannot = |e: std::io::Error| {
-            Error::new(Cause::Internal(format!("could not write the evidence {}: {e}", self.0.display())))
+            Error::new(Cause::Usage(format!("could not write the evidence {}: {e}", self.0.display())))
         };
         let mut document = serde_json::to_value(evidence).map_err(|e| cannot(e.into()))?;
         seal_document(&mut document);

@@ -112,13 +112,38 @@ pub(super) async fn lock_run(target: &Server) -> Result<()> {
     let lock = format!("SELECT pg_catalog.pg_try_advisory_lock({RUN_LOCK}, 0)");
     while !target.catalog().scalar::<bool>(&lock).await? {
         if Instant::now() >= end {
-            let message = format!("another pgconvoy is at work on database {}", target.facts.database);
-            let error = Error::new(Cause::Refused { side: Side::Target, message });
-            return Err(error.hint("wait for its end, or end it: its sessions are in pg_stat_activity"));
+            return Err(is_at_work(target));
         }
         tokio::time::sleep(AGAIN_AFTER).await;
     }
     Ok(())
+}
+
+/// What is said where another process holds the lock.
+pub(super) fn is_at_work(target: &Server) -> Error {
+    let error = Error::new(Cause::AtWork { database: target.facts.database.clone() });
+    error.hint(WAIT_FOR_ITS_END)
+}
+
+const WAIT_FOR_ITS_END: &str = "wait for its end, or end it: its sessions are in pg_stat_activity";
+
+/// Whether another process is at work, without getting in its way. One that was killed is given the time to end.
+pub(super) async fn others_are_at_work(target: &Server) -> Result<bool> {
+    const AGAIN_AFTER: Duration = Duration::from_millis(100);
+    let end = Instant::now() + GOODBYE;
+    let held = format!(
+        "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_locks l
+         WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.classid = {RUN_LOCK} AND l.objid = 0 AND l.granted
+           AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+           AND l.pid <> pg_catalog.pg_backend_pid())"
+    );
+    while target.catalog().scalar::<bool>(&held).await? {
+        if Instant::now() >= end {
+            return Ok(true);
+        }
+        tokio::time::sleep(AGAIN_AFTER).await;
+    }
+    Ok(false)
 }
 
 impl Ledger {

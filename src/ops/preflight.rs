@@ -12,6 +12,7 @@ use super::ledger;
 use super::lost;
 use super::options::{Contents, PreflightOptions, Run, SourceOptions, TargetOptions};
 use super::recorder::name_some;
+use super::resume;
 use super::server::Server;
 use super::subset;
 use super::{create, data_only, roles};
@@ -197,6 +198,7 @@ pub(super) async fn check_source(
     }
     check_rows_are_there(source, &relations, findings);
     subset::row_conditions(source, &options.filters).await?;
+    subset::warn_of_idle_exclusions(source, &options.filters, findings).await?;
     check_something_is_picked(source, &options.filters, findings).await
 }
 
@@ -331,18 +333,22 @@ pub(super) async fn check_target(
     let side = Some(Side::Target);
     check_server(target, findings);
     check_rights(target, findings).await?;
-    let unfinished = ledger::unfinished(target.catalog()).await?;
+    let unfinished = if options.resume { None } else { resume::unfinished(target).await? };
+    if let Some(run) = unfinished.as_ref().filter(|run| run.is_at_work) {
+        let error = ledger::is_at_work(target);
+        findings.refuse(side, format!("{error}: {}", run.what), &error.hints.join("; "));
+        return Ok(());
+    }
     if !contents.makes_tables() {
-        if let Some(run) = unfinished.filter(|_| !options.resume) {
-            findings.refuse(
-                side,
-                format!("database {} holds an unfinished run of pgconvoy: {run}", target.facts.database),
-                if contents == Contents::DataOnly {
-                    "go on with it by --resume; or empty the tables and DROP SCHEMA pgconvoy CASCADE"
-                } else {
-                    "go on with it by --resume"
-                },
-            );
+        if let Some(run) = unfinished {
+            let message =
+                format!("database {} holds an unfinished run of pgconvoy: {}", target.facts.database, run.what);
+            let way_on = run.why_no_resume.unwrap_or("go on with it by --resume");
+            let hint = match contents {
+                Contents::DataOnly => format!("{way_on}; or empty the tables and DROP SCHEMA pgconvoy CASCADE"),
+                _ => way_on.to_owned(),
+            };
+            findings.refuse(side, message, &hint);
         }
         return Ok(());
     }
@@ -362,8 +368,11 @@ pub(super) async fn check_target(
         let anew = "use an empty database (createdb), or replace what is there with --drop-target-objects";
         let (what, hint) = match unfinished {
             Some(run) => (
-                format!("it holds an unfinished run of pgconvoy: {run}"),
-                format!("what was stopped goes on with --resume; else {anew}"),
+                format!("it holds an unfinished run of pgconvoy: {}", run.what),
+                match run.why_no_resume {
+                    None => format!("what was stopped goes on with --resume; else {anew}"),
+                    Some(why) => format!("{why}; {anew}"),
+                },
             ),
             None => (format!("it holds {}", some_of(&objects)), anew.to_owned()),
         };
@@ -424,6 +433,8 @@ pub(super) async fn check_pair(
         check_order_of_text(source, target, findings).await?;
     }
     if source.facts.identity == target.facts.identity {
+        // What else is said of it as a target, and how to make room there, would be advice to destroy the source.
+        findings.0.retain(|f| f.side != Some(Side::Target) || f.level == FindingLevel::Ok);
         findings.refuse(
             Some(Side::Target),
             format!("source and target are the same database: {}", source.conninfo.address()),

@@ -13,9 +13,10 @@ use super::options::{Contents, Run};
 use super::server::Server;
 use crate::event::{Event, EventSink, JobKind, Operation, Phase, ServerInfo};
 use crate::flow::Meter;
-use crate::model::{Oid, QualifiedName, Relation, Side};
+use crate::model::{ChunkId, Oid, QualifiedName, Relation, Side};
+use crate::pg::wire::CopyOutcome;
 use crate::report::{
-    ArchiveSummary, JobReport, PhaseTiming, RetryReport, StatisticsReport, TableReport, TransferReport,
+    ArchiveSummary, JobReport, PhaseTiming, RetryReport, StatisticsReport, TableReport, ThereAlready, TransferReport,
 };
 
 /// Listens to a run, and passes everything on.
@@ -62,6 +63,17 @@ pub(super) struct Closing<'a> {
     /// Of the archive: see [`TransferReport::damage`].
     pub damage: Vec<String>,
     pub choices: Vec<String>,
+    /// What an earlier run had moved.
+    pub there_already: Option<ThereAlready>,
+}
+
+/// The sum of what an earlier run has left.
+pub(super) fn there_already(known: &HashMap<ChunkId, CopyOutcome>) -> ThereAlready {
+    let add = |sum: ThereAlready, outcome: &CopyOutcome| ThereAlready {
+        rows: sum.rows.saturating_add(outcome.rows),
+        copy_bytes: sum.copy_bytes.saturating_add(outcome.bytes),
+    };
+    known.values().fold(ThereAlready::default(), add)
 }
 
 impl Recorder {
@@ -83,6 +95,10 @@ impl Recorder {
 
     /// An error that leaves a target half filled says so, and what to do.
     pub(super) fn explain_target(&self, error: Error, target: &Server, contents: Contents) -> Error {
+        if matches!(error.cause, super::Cause::AtWork { .. }) {
+            // What is there is another run's, which would lose it.
+            return error;
+        }
         let (done, all) = {
             let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             (state.whole_relations(), state.planned.len())
@@ -116,6 +132,7 @@ impl Recorder {
             started_at: self.started_at.format(&Rfc3339).unwrap_or_default(),
             elapsed_ms,
             tables: state.table_reports(&closing.relations),
+            there_already: closing.there_already,
             phases: state
                 .phases
                 .iter()

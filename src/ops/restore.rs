@@ -107,6 +107,7 @@ pub async fn restore(options: &RestoreOptions, outer: &Run) -> Result<TransferRe
         skipped: done.skipped.into_iter().chain(left_out).collect(),
         damage: if contents.has_rows() { damage.found } else { Vec::new() },
         choices: toast.choice.into_iter().collect(),
+        there_already: done.there_already,
     };
     Ok(recorder.finish(closing, &run))
 }
@@ -230,8 +231,8 @@ impl RestoreJob<'_> {
         let port = Arc::new(ArchivePort::new(archive));
         let rounds = RestoreRounds { job: self, inventory, port, patches, relations };
         let meter = filling.run(rows.as_ref().map(|(_, rows)| rows), &rounds).await?;
-        let skipped = prepared.skipped(inventory);
-        Ok(Filled { relations: rounds.relations, chunks: Vec::new(), meter, skipped })
+        let (skipped, there_already) = (prepared.skipped(inventory), prepared.there_already());
+        Ok(Filled { relations: rounds.relations, chunks: Vec::new(), meter, skipped, there_already })
     }
 
     /// Relations up to this size are loaded as one.

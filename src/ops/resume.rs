@@ -178,12 +178,48 @@ async fn left_behind(what: &str, target: &Server) -> Result<LeftBehind> {
 const COPY: &str = "copy";
 const RESTORE: &str = "restore";
 
+/// An unfinished run that is found before the start.
+pub(super) struct Unfinished {
+    /// Where it came from and since when, in words.
+    pub what: String,
+    pub is_at_work: bool,
+    /// Why `--resume` would be refused, whatever it is given.
+    pub why_no_resume: Option<&'static str>,
+}
+
+/// What an earlier run has left, if it has left anything. Nothing is changed.
+pub(super) async fn unfinished(target: &Server) -> Result<Option<Unfinished>> {
+    let Some(what) = ledger::unfinished(target.catalog()).await? else { return Ok(None) };
+    let is_at_work = ledger::others_are_at_work(target).await?;
+    let why_no_resume = match Ledger::left_behind(target.catalog()).await? {
+        None => Some("another version of pgconvoy has begun it, and --resume cannot go on with it"),
+        Some(left) if left.footing.is_some() && !has_outlived(&left.settings) => Some(
+            "the snapshot that it has read is gone, so --resume cannot go on with it (with --snapshot of `pgconvoy \
+             snapshot`, or --frozen-source, it could have)",
+        ),
+        Some(left) if !left.is_prepared => {
+            Some("it was stopped before its schema was there: --resume cannot go on with it")
+        }
+        Some(_) => None,
+    };
+    Ok(Some(Unfinished { what, is_at_work, why_no_resume }))
+}
+
+/// As [`SourceOptions::outlives_the_process`], of the settings of a copy in its ledger.
+fn has_outlived(settings: &Settings) -> bool {
+    let is = |name: &str, value: &str| settings.get(name).is_some_and(|said| said == value);
+    !is("--snapshot", "none") || is("--frozen-source", "true")
+}
+
 /// What a stopped copy stands on, before the source is read. Nothing is changed.
 ///
 /// # Errors
 /// There is none; another process is at work on it; other settings, by name; its snapshot went with it.
 pub(super) async fn find_copy(target: &Server, settings: &Settings, source: &SourceOptions) -> Result<Footing> {
     let left = left_behind(COPY, target).await?;
+    if !has_outlived(&left.settings) {
+        return Err(footing::snapshot_is_gone().hint(BEGIN_ANEW));
+    }
     compare(COPY, (settings, &left.settings), Side::Target)?;
     if !source.outlives_the_process() {
         return Err(footing::snapshot_is_gone());
@@ -238,7 +274,7 @@ pub(super) fn way_on(error: &Error, options: &TargetOptions) -> Option<&'static 
 /// What would be refused again: the source was written to, the snapshot is gone.
 pub(super) fn is_refusal(error: &Error) -> bool {
     match &error.cause {
-        Cause::Refused { .. } => true,
+        Cause::Refused { .. } | Cause::AtWork { .. } => true,
         Cause::Pg(error) => error.side == Side::Source && matches!(*error.kind, ErrorKind::Unsupported { .. }),
         _ => false,
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::error::{Cause, Error, Result};
 use super::inventory::Inventory;
 use super::options::Filters;
-use super::preflight::{relation_filter, table_filter};
+use super::preflight::{Findings, relation_filter, table_filter};
 use super::server::Server;
 use crate::model::{Oid, QualifiedName, Side};
 use crate::pg::catalog::{Catalog, ExtensionMember, Lack, Picked, TableFilter};
@@ -41,6 +41,41 @@ pub(super) async fn lacks(catalog: Catalog<'_>, filters: &Filters) -> Result<Vec
         return Ok(Vec::new());
     }
     Ok(catalog.lacks(&picked(catalog, filters).await?).await?)
+}
+
+/// A pattern that leaves nothing out is no error, as with pg_dump, but more likely a slip than a wish.
+pub(super) async fn warn_of_idle_exclusions(server: &Server, filters: &Filters, findings: &mut Findings) -> Result<()> {
+    let catalog = server.catalog();
+    let mut idle: Vec<String> = Vec::new();
+    let tables = filters.exclude_tables.iter().map(|pattern| ("--exclude-table", pattern));
+    let rows = filters.exclude_table_data.iter().map(|pattern| ("--exclude-table-data", pattern));
+    for (option, pattern) in tables.chain(rows) {
+        let condition = TableFilter::any_table_sql(std::slice::from_ref(pattern)).map_err(usage)?;
+        if !catalog.has_relations(&condition).await? {
+            idle.push(format!("{option} {pattern}"));
+        }
+    }
+    for pattern in &filters.exclude_schemas {
+        let one = TableFilter { include_schemas: vec![pattern.clone()], ..TableFilter::default() };
+        if !catalog.has_schemas(&one.schemas_to_sql().map_err(usage)?).await? {
+            idle.push(format!("--exclude-schema {pattern}"));
+        }
+    }
+    for pattern in &filters.exclude_extensions {
+        let condition = TableFilter::any_extension_sql(std::slice::from_ref(pattern)).map_err(usage)?;
+        if catalog.extensions_where(&condition).await?.is_empty() {
+            idle.push(format!("--exclude-extension {pattern}"));
+        }
+    }
+    if !idle.is_empty() {
+        let hint = "a table without a schema is looked for in the search_path only: say schema.table";
+        findings.warn(
+            Some(server.side),
+            format!("nothing matches {}, which leaves out nothing", idle.join(", ")),
+            hint,
+        );
+    }
+    Ok(())
 }
 
 /// How long a condition is kept from its table by somebody's lock. As long as pg_dump is (`LOCK_WAIT_MS` of the plan).

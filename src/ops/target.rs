@@ -10,7 +10,7 @@ use super::job_sql::{is_refusal, one_message};
 use super::ledger::{self, Ledger, Terms};
 use super::options::{Contents, Run, Statistics, TargetOptions};
 use super::pre_data::PreData;
-use super::recorder::PhaseTimer;
+use super::recorder::{PhaseTimer, there_already};
 use super::resume::{self, Resumed, Settings};
 use super::retry::Patience;
 use super::server::Server;
@@ -20,6 +20,7 @@ use crate::model::{Oid, RelationKind, ServerVersion, Side, quote_ident, quote_li
 use crate::pg;
 use crate::pg::catalog::{Catalog, LargeObjectFacts, Place, SequenceState};
 use crate::plan::restore_graph::{GraphInput, PreDataStep, RestoreGraph, StatisticsInput};
+use crate::report::ThereAlready;
 use crate::schema::{self, Cuts, EntryOptions, Skip, TocEntry, TocSection};
 
 /// SQLSTATE of a statement on something that is not there.
@@ -46,6 +47,11 @@ impl PreparedTarget {
     pub(super) async fn settle_large_objects(&self, catalog: Catalog<'_>) -> Result<()> {
         let doing = "setting owners and grants of large objects";
         run_all(catalog, &self.large_objects).await.map_err(|e| Error::from(e).doing(doing))
+    }
+
+    /// What an earlier run had moved, if this one goes on with it.
+    pub(super) fn there_already(&self) -> Option<ThereAlready> {
+        self.resumed.as_ref().map(|resumed| there_already(&resumed.remembered.chunks))
     }
 
     /// What is left out, in words, for the report.

@@ -29,6 +29,9 @@ pub struct TransferReport {
     pub lanes: u32,
     pub phases: Vec<PhaseTiming>,
     pub tables: Vec<TableReport>,
+    /// What of the tables an earlier run had moved, where this one went on with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub there_already: Option<ThereAlready>,
     /// Jobs of the restore graph, longest first.
     pub restore_jobs: Vec<JobReport>,
     /// `None` where there was nothing to do for the planner's statistics, or nothing was wanted.
@@ -58,6 +61,14 @@ impl TransferReport {
     pub fn totals(&self) -> (u64, u64) {
         self.tables.iter().fold((0, 0), |(rows, bytes), t| (rows + t.rows, bytes + t.copy_bytes))
     }
+}
+
+/// What a run that was gone on with had moved before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ThereAlready {
+    pub rows: u64,
+    /// Bytes of the COPY streams.
+    pub copy_bytes: u64,
 }
 
 /// Attempts that followed a failure for a passing reason.

@@ -78,7 +78,11 @@ impl Error {
             Self::Pg(error) => ops::Cause::Pg(error),
             Self::Lab(error) => ops::Cause::Lab(error),
             Self::Cancelled => ops::Cause::Cancelled,
-            error @ (Self::Usage(_) | Self::Refused(_)) => ops::Cause::Usage(error.to_string()),
+            // The file of a plan or a journal that is not there or cannot be written; a key that is not set.
+            error
+            @ (Self::Usage(_) | Self::Refused(_) | Self::File { .. } | Self::Heroku(heroku::Error::Config(_))) => {
+                ops::Cause::Usage(error.to_string())
+            }
             error @ (Self::Difference(_) | Self::Waited { .. } | Self::Budget { .. }) => {
                 ops::Cause::Difference(error.to_string())
             }

@@ -66,6 +66,9 @@ async fn source_and_target_must_not_be_the_same_database() {
         let args = ["copy", "--source", &source, "--target", &target, "--drop-target-objects"];
         let ran = pgconvoy(&args).await.expect_code(4);
         assert_says(&ran, &["the same database"]);
+        let ran = pgconvoy(&args[..5]).await.expect_code(4);
+        assert_says(&ran, &["the same database"]);
+        assert!(!ran.stderr.contains("--drop-target-objects"), "{}", ran.stderr);
         assert_eq!(db.one("SELECT count(*) FROM a").await, "5000");
     }
 }

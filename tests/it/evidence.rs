@@ -109,7 +109,7 @@ async fn edited_evidence_and_reports_are_noticed() {
     let written = std::fs::read_to_string(&evidence).unwrap();
     std::fs::write(&evidence, written.replacen('{', "{\"encoding\": \"LATIN1\",", 1)).unwrap();
     assert!(pgconvoy(&["check", file]).await.expect_code(1).stdout.contains("CHANGED"));
-    let ran = pgconvoy(&["verify", "--evidence", file, "--target", &to]).await.expect_code(2);
+    let ran = pgconvoy(&["verify", "--evidence", file, "--target", &to]).await.expect_code(5);
     assert_says(&ran, &["names a member twice"]);
     std::fs::write(&evidence, written).unwrap();
     let text = std::fs::read_to_string(&reports[1]).unwrap();
@@ -127,10 +127,10 @@ async fn edited_evidence_and_reports_are_noticed() {
         std::fs::write(file, edited).unwrap();
         assert!(pgconvoy(&["check", path]).await.expect_code(1).stdout.contains("CHANGED"));
     }
-    let ran = pgconvoy(&["verify", "--evidence", file, "--target", &to]).await.expect_code(2);
+    let ran = pgconvoy(&["verify", "--evidence", file, "--target", &to]).await.expect_code(5);
     assert_says(&ran, &["changed after it was written"]);
     std::fs::write(&evidence, "{}").unwrap();
-    let ran = pgconvoy(&["verify", "--evidence", file, "--target", &to]).await.expect_code(2);
+    let ran = pgconvoy(&["verify", "--evidence", file, "--target", &to]).await.expect_code(5);
     assert_says(&ran, &["no evidence of pgconvoy"]);
     assert_says(&pgconvoy(&["check", file]).await.expect_code(2), &["no digest"]);
     // What is there stays: it would be taken for that of a copy that fails.
@@ -252,7 +252,7 @@ async fn an_archive_that_holds_other_rows_than_the_source_sent_is_noticed() {
     forge_segment(&archive, |record| record["row_hash"] = Value::Null);
     let ran = pgconvoy(&["verify", "--archive", path, "--target", &target.uri()]).await.expect_success();
     assert!(ran.stdout.contains("hold no hash of what the source sent: 1;"), "{}", ran.stdout);
-    let ran = pgconvoy(&["verify", "--evidence", path, "--target", &target.uri()]).await.expect_code(2);
+    let ran = pgconvoy(&["verify", "--evidence", path, "--target", &target.uri()]).await.expect_code(5);
     assert_says(&ran, &["it holds no hash of the rows", "verify --archive"]);
 }
 

@@ -113,7 +113,10 @@ async fn names_without_a_schema_are_those_of_the_search_path() {
     let (source, target) = (shop(&newest().await).await, empty(&newest().await).await);
     let ran = copy(&source, &target, &["-t", "orders"]).await.expect_code(3);
     assert_says(&ran, &["no table, view or sequence matches orders", "schema.table"]);
-    let _ = copy(&source, &target, &["-t", "plain"]).await.expect_success();
+    let idle = ["-T", "pblic.*", "-T", "shop.orders", "-N", "nosuch", "--exclude-table-data", "orders"];
+    let ran = copy(&source, &target, &[&["-t", "plain"][..], &idle].concat()).await.expect_success();
+    let what = "nothing matches --exclude-table pblic.*, --exclude-table-data orders, --exclude-schema nosuch, which";
+    assert_says(&ran, &[what]);
     assert_eq!(tables(&target).await, "public.plain");
     source.execute(&format!("ALTER DATABASE \"{}\" SET search_path = shop, \"Lib x\"", source.name)).await;
     let target = empty(&newest().await).await;

@@ -95,6 +95,8 @@ async fn a_copy_that_was_killed_among_the_rows_goes_on() {
     let ran =
         run(copy(&source, &target, &[&options[..], &["--resume", "-j", "4", "-v"]].concat())).await.expect_success();
     assert_says(&ran, &["of rows are there already"]);
+    let said = ran.stdout.lines().find(|line| line.starts_with("copied ")).unwrap();
+    assert!(said.contains("of which ") && said.contains(" rows were there already, in "), "{said}");
     assert!(before.len() >= 2);
     assert_same_contents("a resumed copy", &reference, &target).await;
     let _ = holder.end().await.expect_success();

@@ -91,13 +91,21 @@ async fn ctrl_c_stops_a_copy_and_the_servers_statements() {
     assert_eq!(target.one("SELECT count(*) FROM slow_1").await, "0");
     // The next run says what it found, and replaces it on request.
     let ran = crate::fixture::copy(&source, &target, &[]).await.expect_code(4);
-    assert_says(&ran, &["unfinished run"]);
+    assert_says(&ran, &["unfinished run", "the snapshot that it has read is gone", "--drop-target-objects"]);
+    assert!(!ran.stderr.contains("goes on with --resume"), "{}", ran.stderr);
+    let ran = crate::fixture::copy(&source, &target, &["--resume"]).await.expect_code(3);
+    assert_says(&ran, &["the snapshot that the first run has read went with it", "--drop-target-objects"]);
     source.execute("TRUNCATE slow_1, slow_2").await;
     // Not below one that is at work: this is the lock it holds.
     let at_work = target.connect().await;
     at_work.batch_execute("SELECT pg_advisory_lock(2, 0)").await.unwrap();
-    let ran = crate::fixture::copy(&source, &target, &["--drop-target-objects"]).await.expect_code(4);
-    assert_says(&ran, &["another pgconvoy is at work"]);
+    for drop in [&["--drop-target-objects"][..], &[]] {
+        let ran = crate::fixture::copy(&source, &target, drop).await.expect_code(4);
+        assert_says(&ran, &["another pgconvoy is at work", "a copy from", "wait for its end"]);
+        assert!(!ran.stderr.contains("drop") && !ran.stderr.contains("was stopped"), "{}", ran.stderr);
+    }
+    let ran = pgconvoy(&["preflight", "--target", &target.uri(), "--drop-target-objects"]).await.expect_code(4);
+    assert!(ran.stdout.contains("another pgconvoy is at work"), "{}", ran.stdout);
     assert_eq!(target.one("SELECT count(*) FROM pgconvoy.run").await, "1");
     at_work.batch_execute("SELECT pg_advisory_unlock_all()").await.unwrap();
     let _ = crate::fixture::copy(&source, &target, &["--drop-target-objects"]).await.expect_success();
@@ -114,11 +122,14 @@ async fn ctrl_c_stops_an_index_build() {
              CREATE INDEX slow_index ON a (slow_key(id))",
         )
         .await;
-    let child = Pgconvoy::new(copy_args(&source, &target)).spawn();
+    let args = [copy_args(&source, &target), ["--progress", "lines"].map(String::from).to_vec()].concat();
+    let child = Pgconvoy::new(args).spawn();
     wait_for(&target, "state = 'active' AND query ILIKE '%CREATE%slow_index%'").await;
     signal(&child, Signal::INT);
     let (ran, took) = wait(child, Duration::from_secs(10)).await;
-    let _ = ran.expect_code(130);
+    let ran = ran.expect_code(130);
+    assert_says(&ran, &[": done in"]);
+    assert!(!ran.stderr.contains("indexes, constraints and the rest: done"), "{}", ran.stderr);
     assert!(took < Duration::from_secs(2), "it took {took:?}");
     assert_gone(&target).await;
 }
@@ -168,8 +179,8 @@ async fn a_killed_dump_is_no_archive() {
     assert!(archive.join("manifest").exists());
     let ran = pgconvoy(&["restore", "--target", &target.uri(), name]).await.expect_code(5);
     assert_says(&ran, &["error:", "hint"]);
-    let ran = pgconvoy(&["check", name]).await.expect_code(5);
-    assert_says(&ran, &["error:"]);
+    let ran = pgconvoy(&["check", name]).await.expect_code(1);
+    assert_says(&ran, &["error:", "is not sealed"]);
     assert_eq!(target.one("SELECT count(*) FROM pg_class WHERE oid >= 16384").await, "0");
     let ran = pgconvoy(&["dump", "--source", &source.uri(), name]).await.expect_code(5);
     assert_says(&ran, &["error:"]);

@@ -173,6 +173,7 @@ async fn what_is_not_the_same_restore_is_not_resumed() {
     wait_for_ledger(&target, "chunk", 1).await;
     let ran = run(restore(&archive, &target, &["--resume"])).await.expect_code(4);
     assert_says(&ran, &["another pgconvoy is at work"]);
+    assert!(!ran.stderr.contains("drop the database"), "{}", ran.stderr);
     kill(child).await;
     let ran = run(restore(&archive, &target, &["--resume", "--no-owner"])).await.expect_code(4);
     assert_says(&ran, &["--no-owner (false, now true)"]);

@@ -70,6 +70,7 @@ fn transfer_report() -> TransferReport {
             phase(Phase::Indexes, 9000, 170_000),
         ],
         tables,
+        there_already: None,
         restore_jobs: vec![
             job(JobKind::Index, "public.orders_pkey", 41_200),
             job(JobKind::ValidateForeignKey, "public.orders.orders_customer_fkey", 12_000),
@@ -312,4 +313,16 @@ fn colours_change_no_text() {
     let text = transfer(&transfer_report(), Detail::Normal, &painted);
     assert_ne!(text, plain);
     assert_eq!(text.replace("\x1b[1m", "").replace("\x1b[2m", "").replace("\x1b[0m", ""), plain);
+}
+
+#[test]
+fn what_was_there_already_has_no_part_in_the_rate() {
+    let mut report = transfer_report();
+    let (rows, copy_bytes) = report.totals();
+    report.elapsed_ms = 1000;
+    let all = transfer::headline(&report);
+    assert!(!all.contains("already"), "{all}");
+    report.there_already = Some(pgconvoy::report::ThereAlready { rows, copy_bytes });
+    let none = transfer::headline(&report);
+    assert!(none.contains(" rows were there already, in 1.00 s (0 B/s)"), "{none}");
 }

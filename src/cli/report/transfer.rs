@@ -50,13 +50,17 @@ pub fn headline(report: &TransferReport) -> String {
         Operation::Check => "checked",
         Operation::Preflight => "looked at",
     };
+    let before = report.there_already.unwrap_or_default();
+    let earlier = report.there_already.map_or_else(String::new, |before| {
+        format!(", of which {} and {} rows were there already,", format_bytes(before.copy_bytes), grouped(before.rows))
+    });
     format!(
-        "{done} {}, {}, {} rows in {} ({})",
+        "{done} {}, {}, {} rows{earlier} in {} ({})",
         counted(report.tables.len(), "table"),
         format_bytes(bytes),
         grouped(rows),
         format_duration_ms(report.elapsed_ms),
-        format_rate(bytes, report.elapsed_ms)
+        format_rate(bytes.saturating_sub(before.copy_bytes), report.elapsed_ms)
     )
 }
 

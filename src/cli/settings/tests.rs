@@ -150,3 +150,15 @@ fn quiet_silences_progress_unless_it_is_asked_for() {
     let environment = Environment { no_colour: true, ..Environment::default() };
     assert!(!resolved("dump x", &environment).unwrap().display.colour);
 }
+
+#[test]
+fn servers_that_only_the_variables_name_are_said() {
+    let notes = |line: &str| settings(line).notes;
+    assert!(notes("copy --source a --target b").is_empty());
+    let said = notes("copy --source a");
+    assert!(said.len() == 1 && said[0].contains("neither --target nor PGCONVOY_TARGET"), "{said:?}");
+    assert_eq!(notes("dump d").len(), 1);
+    assert_eq!(notes("verify --archive d --target b").len(), 0);
+    let environment = Environment { source_is_set: true, ..Environment::default() };
+    assert!(resolved("dump d", &environment).unwrap().notes.is_empty());
+}
