@@ -116,9 +116,13 @@ impl RunState {
             }
             Event::ChunkFinished { chunk, bytes, .. } => {
                 if let Some(relation) = self.relation_mut(chunk.relation) {
+                    let was_there = relation.running_chunks == 0;
                     relation.running_chunks = relation.running_chunks.saturating_sub(1);
                     relation.finished_chunks += 1;
                     relation.finished_bytes += bytes;
+                    if was_there {
+                        self.note_there_already(chunk.relation);
+                    }
                 }
             }
             Event::RelationFinished { oid, .. } => {
@@ -149,6 +153,15 @@ impl RunState {
         self.by_oid = board.relations.iter().enumerate().map(|(i, (planned, _))| (planned.oid, i)).collect();
         self.board = Some(Arc::clone(board));
         self.samples.clear();
+    }
+
+    /// An earlier run has moved a chunk: that says nothing of the rate, and nobody tells of the relation again.
+    fn note_there_already(&mut self, oid: Oid) {
+        self.samples.clear();
+        let (Some(board), Some(&i)) = (&self.board, self.by_oid.get(&oid)) else { return };
+        if let (Some((planned, _)), Some(relation)) = (board.relations.get(i), self.relations.get_mut(i)) {
+            relation.finished |= relation.started.is_none() && relation.finished_chunks >= planned.chunks;
+        }
     }
 
     fn relation_mut(&mut self, oid: Oid) -> Option<&mut RelationState> {
@@ -309,7 +322,38 @@ fn whole(number: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use pgconvoy::event::PlannedRelation;
+    use pgconvoy::model::{ChunkId, CopyFormat};
+
     use super::*;
+
+    #[test]
+    fn what_an_earlier_run_has_moved_is_done_and_has_no_part_in_the_rate() {
+        let name = |oid: u32| QualifiedName::new("public", format!("t{oid}"));
+        let planned = |oid, chunks| PlannedRelation {
+            oid,
+            name: name(oid),
+            format: CopyFormat::Binary,
+            chunks,
+            estimated_bytes: 1000,
+            estimated_rows: 10,
+        };
+        let relations = vec![planned(1, 1), planned(2, 2)];
+        let board = ProgressBoard::new(relations.clone());
+        let mut state = RunState::default();
+        let at = Duration::from_secs;
+        state.apply(&Event::Planned { relations, board: Arc::clone(&board) }, at(0));
+        state.sample(at(0));
+        for relation in [1, 2] {
+            board.relations[relation as usize - 1].1.bytes.fetch_add(1_000_000, Ordering::Relaxed);
+            let chunk = ChunkId { relation, index: 0 };
+            let (rows, bytes) = (10, 1_000_000);
+            state.apply(&Event::ChunkFinished { chunk, name: name(relation), rows, bytes, elapsed_ms: 0 }, at(0));
+        }
+        state.sample(at(1));
+        state.sample(at(60));
+        assert_eq!((state.totals().finished_tables, state.totals().bytes_per_s), (1, Some(0)));
+    }
 
     #[test]
     fn a_step_and_a_run_begin_with_a_clean_slate() {
