@@ -45,6 +45,8 @@ pub enum Ended {
     Held {
         before: String,
         why: String,
+        /// Nobody has said yes who was to be asked; else it was asked for, or it is not time yet.
+        is_unconfirmed: bool,
     },
     /// Everything of this window is as it was before.
     Aborted {
@@ -232,10 +234,12 @@ impl<P: Provider> Runner<'_, P> {
         if is_forward || self.past.is_confirmed(&gate.name) && self.open_window().is_some() {
             return Ok(None);
         }
-        let held = |why: &str| Some(Ended::Held { before: gate.name.clone(), why: why.into() });
+        let held = |why: &str, is_unconfirmed| {
+            Some(Ended::Held { before: gate.name.clone(), why: why.into(), is_unconfirmed })
+        };
         if gate.holds && (self.policy.hold || self.past.is_on_hold()) {
             self.record(Entry::Held { gate: gate.name.clone() })?;
-            return Ok(held("as was asked for"));
+            return Ok(held("as was asked for", false));
         }
         let gate = &self.provider.question(step, gate, &self.past)?;
         let answer = self.policy.confirm.confirm_until(gate, self.budget_ends(step), &self.run.cancel)?;
@@ -250,13 +254,13 @@ impl<P: Provider> Runner<'_, P> {
             Answer::Hold => "nobody is there to confirm it",
         };
         self.record(Entry::Held { gate: gate.name.clone() })?;
-        Ok(held(why))
+        Ok(held(why, true))
     }
 
     /// Nobody waits at a gate while the app is down.
     async fn stop_at(&mut self, ended: Ended) -> Result<Ended> {
         match (&ended, self.open_window()) {
-            (Ended::Held { before, why }, Some(window)) => {
+            (Ended::Held { before, why, .. }, Some(window)) => {
                 let why = format!("stopped before `{before}`: {why}");
                 self.start_abort(window, &why).await
             }
@@ -291,7 +295,9 @@ impl<P: Provider> Runner<'_, P> {
                     self.record(Entry::Done { step: step.id.clone(), facts })?;
                     return Ok(None);
                 }
-                Ok(Seen::Later(why)) => return Ok(Some(Ended::Held { before: step.id.clone(), why })),
+                Ok(Seen::Later(why)) => {
+                    return Ok(Some(Ended::Held { before: step.id.clone(), why, is_unconfirmed: false }));
+                }
                 Ok(Seen::ToDo) if std::mem::take(&mut has_acted) => last = "asked for, and not seen yet".into(),
                 Ok(Seen::ToDo) if attempts < ATTEMPTS_MAX || is_thaw => {
                     attempts += 1;
@@ -482,7 +488,7 @@ impl Ended {
     pub fn sentence(&self) -> String {
         match self {
             Self::Finished => "everything is done".into(),
-            Self::Held { before, why } => format!("held before `{before}`: {why}"),
+            Self::Held { before, why, .. } => format!("held before `{before}`: {why}"),
             Self::Aborted { why, .. } => format!("everything is as it was before: {why}"),
         }
     }

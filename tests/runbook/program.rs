@@ -79,7 +79,7 @@ async fn killed_while_the_app_is_down_it_is_taken_up() {
     let plan = make_plan(&site, &[]).await;
     let journal = site.directory.path().join("sphinx.journal");
     // Nobody is there to type the name: it is held before the app goes down.
-    let held = run(heroku(&site, &["run", &plan])).await.expect_success();
+    let held = run(heroku(&site, &["run", &plan])).await.expect_code(1);
     assert!(held.stdout.contains("held before `freeze`") && held.stdout.contains("cutover"), "{}", held.stdout);
     assert!(site.is_up());
     let wrong = run(heroku(&site, &["cutover", &plan, "--yes-i-mean", "sphynx"])).await.expect_code(2);
@@ -141,6 +141,7 @@ async fn the_first_ctrl_c_takes_everything_back() {
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let ran = Ran::new(tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap());
+    assert_eq!(ran.code, Some(130), "{}\n{}", ran.stdout, ran.stderr);
     // The copy may have been over when the signal came: then it is the switch that was not made.
     assert!(ran.stdout.contains("everything is as it was before"), "{}\n{}", ran.stdout, ran.stderr);
     site.assert_as_it_was().await;

@@ -29,12 +29,15 @@ use pgconvoy::runbook::{
 use super::args::{HerokuCommand, HerokuLookArgs, HerokuPlanArgs, HerokuRunArgs, MachineArgs, MigrateArgs};
 use super::commands::{Outcome, block_on, outcome};
 use super::report;
+use super::signals::INTERRUPTED;
 use super::text::Canvas;
 use confirm::Typed;
 
 /// Between two looks at a journal, and at things that Heroku is asked for.
 const LOOK: Duration = Duration::from_millis(300);
 const POLL: Duration = Duration::from_secs(1);
+/// The exit code of a run that has moved nothing: it was taken back, or nobody has confirmed it.
+const NOT_DONE: u8 = 1;
 
 pub fn heroku(command: &HerokuCommand, run: &Run, canvas: &Canvas) -> ops::Result<Outcome> {
     match command {
@@ -247,8 +250,16 @@ async fn executed(
         let (real, _) = Plan::load(&args.plan)?;
         text += &report::rehearsed(&real.estimated_by(&measured), &measured, canvas);
     }
-    let exit_code = u8::from(matches!(ended, Ended::Aborted { .. }));
-    outcome("heroku_finished", text, &report, exit_code).map_err(Error::Ops)
+    outcome("heroku_finished", text, &report, exit_code(&ended, run)).map_err(Error::Ops)
+}
+
+/// What a script may take for done is 0: also where it was asked to stop there, or where it is not time yet.
+fn exit_code(ended: &Ended, run: &Run) -> u8 {
+    match ended {
+        Ended::Finished | Ended::Held { is_unconfirmed: false, .. } => 0,
+        Ended::Aborted { .. } if run.cancel.is_cancelled() => INTERRUPTED,
+        Ended::Held { .. } | Ended::Aborted { .. } => NOT_DONE,
+    }
 }
 
 fn reported(plan: &Plan, past: &Past) -> MigrationReport {
@@ -375,7 +386,7 @@ async fn migrated(args: &MigrateArgs, run: &Run, canvas: &Canvas) -> Result<Outc
     }
     let ended = ended?;
     let text = report::migration(&wanted.name, &report, false, canvas) + &format!("\n{}\n", ended.sentence());
-    outcome("migrate_finished", text, &report, u8::from(matches!(ended, Ended::Aborted { .. }))).map_err(Error::Ops)
+    outcome("migrate_finished", text, &report, exit_code(&ended, run)).map_err(Error::Ops)
 }
 
 fn wanted(args: &MigrateArgs) -> Result<Move> {
