@@ -1,8 +1,8 @@
 //! One run at a time for an app: two of them, with a plan and a journal each, would take turns at stopping and starting it.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
@@ -12,7 +12,24 @@ use super::{Error, Result, hex};
 
 /// Held for as long as it lives. It counts on this machine; what a run on another machine has made is seen at the app.
 pub struct AppLock {
-    _file: File,
+    file: File,
+    path: PathBuf,
+}
+
+/// Whoever opened the file meanwhile finds, once it has the lock, that the name leads nowhere or elsewhere: [`is_at`].
+impl Drop for AppLock {
+    fn drop(&mut self) {
+        if is_at(&self.file, &self.path) {
+            // Another user's may have to stay.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Whether this file is the one that the name leads to: of one that was removed, a lock keeps nobody out.
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(ours), Ok(there)) = (file.metadata(), std::fs::metadata(path)) else { return false };
+    (ours.dev(), ours.ino()) == (there.dev(), there.ino())
 }
 
 impl AppLock {
@@ -45,11 +62,16 @@ impl AppLock {
     fn take_in(directory: &Path, provider: &str, app: &str) -> Result<Self> {
         let name = hex(&Sha256::digest(format!("{provider}\n{app}")));
         let path = directory.join(format!("pgconvoy-{}.lock", &name[..16]));
-        let writable = OpenOptions::new().read(true).append(true).create(true).mode(0o644).open(&path);
-        // Another user's can be locked all the same.
-        let file = writable.or_else(|_| File::open(&path)).map_err(|error| Error::journal(&path, error))?;
-        if lock(&file) {
-            return Ok(Self { _file: file });
+        loop {
+            let writable = OpenOptions::new().read(true).append(true).create(true).mode(0o644).open(&path);
+            // Another user's can be locked all the same.
+            let file = writable.or_else(|_| File::open(&path)).map_err(|error| Error::journal(&path, error))?;
+            if !lock(&file) {
+                break;
+            }
+            if is_at(&file, &path) {
+                return Ok(Self { file, path });
+            }
         }
         Err(Error::Refused(format!(
             "another process is at work on {app}, with this plan or another one: wait for its end"
@@ -59,6 +81,8 @@ impl AppLock {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
 
     #[test]
@@ -70,5 +94,28 @@ mod tests {
         let _others = [take("https://a", "other").unwrap(), take("https://b", "sphinx").unwrap()];
         drop(first);
         assert!(take("https://a", "sphinx").is_ok());
+    }
+
+    #[test]
+    fn its_file_goes_with_it_and_never_are_there_two() {
+        let directory = tempfile::tempdir().unwrap();
+        let take = || AppLock::take_in(directory.path(), "https://a", "sphinx");
+        drop(take().unwrap());
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        let held = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let Ok(taken) = take() else { continue };
+                        assert_eq!(held.fetch_add(1, Ordering::SeqCst), 0);
+                        std::thread::yield_now();
+                        held.fetch_sub(1, Ordering::SeqCst);
+                        drop(taken);
+                    }
+                });
+            }
+        });
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }
