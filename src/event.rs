@@ -329,6 +329,12 @@ pub enum Event {
     Note {
         message: String,
     },
+    /// Somebody is asked, at a terminal: nothing is drawn where it is typed.
+    Asking {
+        question: String,
+    },
+    /// Nobody is asked any more.
+    Answered {},
     RunFinished {
         report: Box<TransferReport>,
     },

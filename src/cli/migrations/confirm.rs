@@ -30,15 +30,17 @@ impl<'a> Typed<'a> {
     }
 
     fn ask(&self, gate: &Gate, until: Option<Instant>, cancel: &CancellationToken) -> Answer {
-        let message = format!("{}\nType {} to go on, `no` to stop:", gate.text, self.name);
-        self.events.send(Event::Note { message });
+        let question = format!("{}\nType {} to go on, `no` to stop:", gate.text, self.name);
+        self.events.send(Event::Asking { question });
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = lines.get_or_insert_with(read);
         forget(lines);
-        answer(lines, self.name, (until, cancel), |typed| {
-            let message = format!("`{typed}` is not {}: type it, or `no` to stop", self.name);
-            self.events.send(Event::Note { message });
-        })
+        let answer = answer(lines, self.name, (until, cancel), |typed| {
+            let question = format!("`{typed}` is not {}: type it, or `no` to stop", self.name);
+            self.events.send(Event::Asking { question });
+        });
+        self.events.send(Event::Answered {});
+        answer
     }
 }
 

@@ -73,12 +73,20 @@ impl Renderer for Bars {
         if self.printer.err_is_dead() {
             return;
         }
+        if self.bar.is_finished() {
+            // It was paused.
+            self.bar.reset();
+        }
         self.bar.set_message(frame(state, at.since_start, &self.printer.err_canvas()).join("\n"));
         self.bar.tick();
     }
 
     fn interval(&self) -> Duration {
         REDRAW_EVERY
+    }
+
+    fn pause(&mut self) {
+        self.bar.finish_and_clear();
     }
 
     fn close(&mut self) {

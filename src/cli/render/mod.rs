@@ -57,6 +57,8 @@ trait Renderer: Send {
     /// Called every [`interval`](Self::interval).
     fn tick(&mut self, state: &RunState, at: Moment);
     fn interval(&self) -> Duration;
+    /// Takes what is drawn away, until the next tick.
+    fn pause(&mut self) {}
     /// Takes what is drawn away. Nothing is called after it.
     fn close(&mut self);
 }
@@ -109,6 +111,7 @@ impl Progress {
             says_notes: display.progress != ProgressMode::None && display.detail >= Detail::Normal,
             started,
             run_finished: false,
+            is_asking: false,
         };
         let thread = std::thread::Builder::new().name("progress".into()).spawn(move || listener.listen(&receiver))?;
         Ok(Self { started, sender, thread: Some(thread) })
@@ -158,6 +161,8 @@ struct Listener {
     says_notes: bool,
     started: Instant,
     run_finished: bool,
+    /// Somebody types: nothing is drawn.
+    is_asking: bool,
 }
 
 impl Listener {
@@ -183,7 +188,9 @@ impl Listener {
     fn tick(&mut self) {
         let at = Moment::since(self.started);
         self.state.sample(at.since_start);
-        self.renderer.tick(&self.state, at);
+        if !self.is_asking {
+            self.renderer.tick(&self.state, at);
+        }
     }
 
     fn event(&mut self, event: &Event, at: Moment) {
@@ -193,6 +200,11 @@ impl Listener {
         }
         self.run_finished |= matches!(event, Event::RunFinished { .. });
         match event {
+            Event::Asking { .. } => self.is_asking = true,
+            Event::Answered {} => self.is_asking = false,
+            _ => {}
+        }
+        match event {
             Event::Warning { message } if self.says_messages => self.printer.warning(message),
             Event::Retrying { what, side, why, attempt, pause_ms, advice } if self.says_messages => {
                 let advice = advice.as_ref().map(|advice| format!(" ({advice})")).unwrap_or_default();
@@ -200,6 +212,11 @@ impl Listener {
                 self.printer.warning(&format!("{what}: {side}: {why}; attempt {attempt} in {pause}{advice}"));
             }
             Event::Note { message } if self.says_messages && self.says_notes => self.printer.note(message),
+            // Also where notes are not wanted: an answer is waited for.
+            Event::Asking { question } if self.says_messages => {
+                self.renderer.pause();
+                self.printer.note(question);
+            }
             event => self.renderer.event(event, &self.state, at),
         }
     }
