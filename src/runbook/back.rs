@@ -104,6 +104,7 @@ impl<P: Provider> Runner<'_, P> {
         if let Some(ended) = Box::pin(self.advance(last)).await? {
             return Ok(ended);
         }
-        Err(Error::Refused(format!("the app is up on its new database, and not as it was: {why}; `resume` goes on")))
+        let resume = self.provider.words().resume;
+        Err(Error::Refused(format!("the app is up on its new database, and not as it was: {why}; {resume} goes on")))
     }
 }

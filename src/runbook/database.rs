@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::Result;
-use crate::model::{Lsn, Secret};
+use crate::model::{Lsn, Secret, Side};
 use crate::ops::Run;
 
 /// A database of the migration: what people call it, and where it is.
@@ -13,6 +13,8 @@ use crate::ops::Run;
 pub struct At<'a> {
     pub name: &'a str,
     pub url: &'a Secret,
+    /// Whose fault it is where it cannot be reached.
+    pub side: Side,
 }
 
 /// What is read of a database before anything is planned.

@@ -195,6 +195,13 @@ impl Journal {
         Ok((journal, records))
     }
 
+    /// Forgets what stands in it: for a run that has done nothing.
+    pub(super) fn begin_anew(&mut self) -> Result<()> {
+        self.good_bytes = 0;
+        self.next = 1;
+        self.cut_off().map_err(|error| Error::journal(&self.path, error))
+    }
+
     /// The lock once more: it is free when nobody has any of them.
     pub(super) fn share_lock(&self) -> Result<File> {
         self.file.try_clone().map_err(|error| Error::journal(&self.path, error))

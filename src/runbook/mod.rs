@@ -38,7 +38,7 @@ pub use past::Past;
 pub use report::{MigrationReport, Moved, State as StepState, StepTime, Window};
 pub use runner::{Ended, Policy, Runner};
 pub use servers::Servers;
-pub use step::{Answer, Confirm, Confirmed, Gate, Phase, Provider, Seen, Step};
+pub use step::{Answer, Confirm, Confirmed, Gate, Phase, Provider, Seen, Step, Words};
 
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;

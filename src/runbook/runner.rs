@@ -142,8 +142,9 @@ impl<P: Provider> Runner<'_, P> {
                  another migration"
                     .into()
             } else {
-                "the app is not held still by this run: there is nothing to take back; `cleanup` removes what was made"
-                    .into()
+                let clean_up = self.provider.words().clean_up;
+                let clean_up = clean_up.map(|word| format!("; {word} removes what was made")).unwrap_or_default();
+                format!("the app is not held still by this run: there is nothing to take back{clean_up}")
             }));
         };
         self.start_abort(window, why).await

@@ -43,9 +43,8 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) async fn open(at: At<'_>) -> Result<Self> {
-        let side = Side::Source;
-        let conninfo = ConnInfo::resolve(side, Some(at.url.expose()), &ProcessEnv)?;
-        Ok(Self { control: control::connect(&conninfo).await?, side })
+        let conninfo = ConnInfo::resolve(at.side, Some(at.url.expose()), &ProcessEnv)?;
+        Ok(Self { control: control::connect(&conninfo).await?, side: at.side })
     }
 
     /// The rows of the last statement that gives some, as text; NULL is empty.
@@ -183,7 +182,7 @@ impl Databases for Servers {
     }
 
     fn address(&self, at: At<'_>) -> Result<(String, String)> {
-        let conninfo = ConnInfo::resolve(Side::Source, Some(at.url.expose()), &ProcessEnv)?;
+        let conninfo = ConnInfo::resolve(at.side, Some(at.url.expose()), &ProcessEnv)?;
         Ok((conninfo.address(), conninfo.user().to_owned()))
     }
 
@@ -375,7 +374,14 @@ impl Servers {
             explicit: self.pg_dump.clone(),
             extra_directories: Vec::new(),
         };
-        let found = schema::find_pg_dump(&search).await.map_err(ops::Error::from)?;
+        let found = schema::find_pg_dump(&search).await.map_err(|error| match error {
+            // It would do for a copy: what it cannot read is the newer one of both.
+            schema::Error::NoPgDump { .. } | schema::Error::UnfitPgDump { .. } if to > from => {
+                let cause = ops::Cause::Refused { side: Side::Target, message: error.to_string() };
+                error.hint().into_iter().fold(ops::Error::new(cause), ops::Error::hint)
+            }
+            error => ops::Error::from(error),
+        })?;
         if found.can_read(from.min(to)) {
             return Ok(());
         }

@@ -88,6 +88,19 @@ pub enum Seen {
     Later(String),
 }
 
+/// How somebody says on the command line what is to be done with a run: in a sentence, for a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Words {
+    pub resume: &'static str,
+    /// What takes away what a run has made, where a run makes anything.
+    pub clean_up: Option<&'static str>,
+}
+
+impl Words {
+    pub const SUBCOMMANDS: Self = Self { resume: "`resume`", clean_up: Some("`cleanup`") };
+    pub const OPTIONS: Self = Self { resume: "--resume", clean_up: None };
+}
+
 /// Who knows how to do the steps of a migration. Steps are safe to repeat: `observe` says whether there is something to do.
 pub trait Provider {
     type Action;
@@ -118,6 +131,11 @@ pub trait Provider {
     /// It cannot be read now.
     fn question(&self, _step: &Step<Self::Action>, gate: &Gate, _past: &Past) -> Result<Gate> {
         Ok(gate.clone())
+    }
+
+    /// How its runs are gone on with.
+    fn words(&self) -> Words {
+        Words::SUBCOMMANDS
     }
 
     /// Nothing that is asked for from now on may take longer than until then.

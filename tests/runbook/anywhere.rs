@@ -48,7 +48,7 @@ impl App {
     }
 
     /// Without the journal's name, which comes first.
-    fn arguments(&self, switch: &str) -> Vec<String> {
+    pub fn arguments(&self, switch: &str) -> Vec<String> {
         let (source, target) = (self.source.uri(), self.target.uri());
         let common = ["--freeze", "echo down > state", "--thaw", "echo up > state", "--unswitch", "echo source > uses"];
         let own = ["--source", &source, "--target", &target, "--switch", switch, "--still-for", "1s", "-j", "2"];
@@ -71,7 +71,7 @@ impl App {
         std::fs::read_to_string(self.directory.path().join("journal")).unwrap_or_default()
     }
 
-    async fn until_the_journal_says(&self, said: &str) {
+    pub async fn until_the_journal_says(&self, said: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.journal().contains(said) {
             assert!(Instant::now() < deadline, "`{said}` never came: {}", self.journal());
@@ -570,7 +570,8 @@ async fn what_somebody_else_has_fenced_is_neither_used_nor_taken_away() {
     assert_eq!(app.source.one("SHOW default_transaction_read_only").await, "on");
     // While the app goes down it is too late to be refused before.
     let dry = Dry::killed_after(|entry| matches!(entry, Entry::Done { step, .. } if step == "freeze")).await;
-    let at = pgconvoy::runbook::database::At { name: "shop", url: &Secret::new("") };
+    let at =
+        pgconvoy::runbook::database::At { name: "shop", url: &Secret::new(""), side: pgconvoy::model::Side::Source };
     dry.databases.fence(at).await.unwrap();
     let Ok(Ended::Aborted { why, .. }) = dry.execute(Order::Resume, None, (&Confirmed, true)).await else { panic!() };
     assert!(why.contains("made read only by somebody else"), "{why}");

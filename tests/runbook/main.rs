@@ -23,6 +23,7 @@ mod stillness;
 #[path = "../support/mod.rs"]
 mod support;
 mod target;
+mod told;
 mod writer;
 
 /// Says past the harness's capture that something is left out: nobody shall think it was tested.

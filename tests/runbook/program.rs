@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pgconvoy::lab::Major;
 use pgconvoy::lab::heroku::KEY;
-use pgconvoy::model::Secret;
+use pgconvoy::model::{Secret, Side};
 use pgconvoy::ops::Run;
 use pgconvoy::runbook::Servers;
 use pgconvoy::runbook::database::{At, Databases, HowToCopy};
@@ -258,7 +258,8 @@ async fn a_wrapper_with_an_address_of_its_own_has_done_nothing() {
         Servers { pg_dump: None, elsewhere: Some(format!("sh {}", wrapper.display())) }
     };
     let [from, to] = [&source, &target].map(|db| Secret::new(db.uri()));
-    let (from, to) = (At { name: "source", url: &from }, At { name: "target", url: &to });
+    let from = At { name: "source", url: &from, side: Side::Source };
+    let to = At { name: "target", url: &to, side: Side::Target };
     let how = HowToCopy { jobs: 1, again: false, heroku: false };
     let run = Run::unattended();
     let astray = servers(&format!("PGCONVOY_TARGET='{}'", other.uri()));

@@ -1,6 +1,6 @@
 //! Whether a real server's database is seen to change, and not seen to where it does not.
 
-use pgconvoy::model::Secret;
+use pgconvoy::model::{Secret, Side};
 use pgconvoy::runbook::Servers;
 use pgconvoy::runbook::database::{At, Databases};
 
@@ -43,7 +43,7 @@ async fn everything_that_changes_a_database_shows_and_nothing_else() {
         db.execute("CREATE TABLE t (id int CHECK (id > 0)); CREATE SEQUENCE s; INSERT INTO t SELECT i FROM generate_series(1, 50) i").await;
         let url = Secret::new(db.uri());
         let servers = Servers::default();
-        let at = At { name: "db", url: &url };
+        let at = At { name: "db", url: &url, side: Side::Source };
         // Counters arrive a moment after a session has ended.
         let settled = async || {
             let mut last = servers.mark(at).await.unwrap();
@@ -90,7 +90,7 @@ async fn an_open_transaction_shows_to_every_role() {
         let (other, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
         let driver = tokio::spawn(connection);
         let url = Secret::new(format!("{}{}user={role}", db.uri(), if db.uri().contains('?') { '&' } else { '?' }));
-        let at = At { name: "db", url: &url };
+        let at = At { name: "db", url: &url, side: Side::Source };
         let seen = async || {
             let sessions = Servers::default().other_sessions(at).await.unwrap();
             let other = sessions.into_iter().find(|session| session.user == format!("{role}_2"));

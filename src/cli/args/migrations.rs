@@ -217,7 +217,8 @@ pub struct HerokuLookArgs {
 #[derive(Debug, Args)]
 #[command(after_long_help = "Examples:
   pgconvoy migrate shop.journal --source service=old --target service=new \\
-    --freeze 'systemctl stop shop' --thaw 'systemctl start shop' --switch ./use-new --unswitch ./use-old
+    --freeze 'systemctl stop shop' --thaw 'systemctl start shop' \\
+    --switch ./use-new --unswitch ./use-old
   pgconvoy migrate shop.journal ... --resume
   pgconvoy migrate shop.journal ... --abort")]
 pub struct MigrateArgs {
@@ -230,6 +231,9 @@ pub struct MigrateArgs {
     /// Server to go to, with an empty database; else PGCONVOY_TARGET
     #[arg(long, value_name = "URI", help_heading = "Connections", display_order = 2)]
     pub target: Option<Conninfo>,
+    /// A pg_dump to use for both servers instead of the one that fits best
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::ExecutablePath, help_heading = "Connections", display_order = 3)]
+    pub pg_dump: Option<PathBuf>,
     /// Stops the app
     #[arg(long, value_name = "COMMAND", help_heading = "Commands")]
     pub freeze: String,

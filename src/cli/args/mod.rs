@@ -196,7 +196,8 @@ fn dump_help() -> String {
         "Examples:
   pgconvoy dump --source postgres://app@db.example.com/shop shop.convoy
   pgconvoy dump --source service=shop --exclude-table-data 'public.audit_*' shop.convoy
-  pgconvoy dump --source service=shop --encrypt age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p shop.convoy
+  pgconvoy dump --source service=shop shop.convoy \\
+    --encrypt age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p
 
 {CONNECTION_HELP}"
     )

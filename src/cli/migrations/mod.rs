@@ -23,7 +23,7 @@ use pgconvoy::runbook::heroku::{
 use pgconvoy::runbook::journal::Entry;
 use pgconvoy::runbook::machines::MachineWish;
 use pgconvoy::runbook::{
-    AppLock, Confirm, Confirmed, Ended, Error, MigrationReport, Past, Policy, Result, Servers, Step,
+    AppLock, Confirm, Confirmed, Ended, Error, MigrationReport, Past, Policy, Result, Servers, Step, Words,
 };
 
 use super::args::{HerokuCommand, HerokuLookArgs, HerokuPlanArgs, HerokuRunArgs, MachineArgs, MigrateArgs};
@@ -186,7 +186,7 @@ async fn example(args: &HerokuPlanArgs, canvas: &Canvas) -> Result<Outcome> {
          to be run ({}):\n\n{}",
         report::migration_plan(&plan, &refusals, canvas),
         ended.sentence(),
-        report::migration("sphinx", &finished, false, canvas)
+        report::migration("sphinx", &finished, (false, Words::SUBCOMMANDS), canvas)
     );
     outcome("heroku_planned", text, &plan, 0).map_err(Error::Ops)
 }
@@ -238,7 +238,7 @@ async fn executed(
         ));
     }
     let ended = ended?;
-    let mut text = report::migration(&plan.app.app, &report, false, canvas);
+    let mut text = report::migration(&plan.app.app, &report, (false, Words::SUBCOMMANDS), canvas);
     text += "\n";
     text += &ended.sentence();
     text += "\n";
@@ -299,7 +299,7 @@ async fn rehearsal_of(heroku: &Heroku, plan: &Path) -> Result<(PathBuf, Order)> 
 fn status(args: &HerokuLookArgs, canvas: &Canvas) -> Result<Outcome> {
     let (plan, past, at_work) = look(&args.plan)?;
     let report = reported(&plan, &past);
-    let text = report::migration(&plan.app.app, &report, at_work, canvas);
+    let text = report::migration(&plan.app.app, &report, (at_work, Words::SUBCOMMANDS), canvas);
     outcome("heroku_status", text, &report, 0).map_err(Error::Ops)
 }
 
@@ -367,6 +367,7 @@ pub fn migrate(args: &MigrateArgs, run: &Run, canvas: &Canvas) -> ops::Result<Ou
 async fn migrated(args: &MigrateArgs, run: &Run, canvas: &Canvas) -> Result<Outcome> {
     let wanted = wanted(args)?;
     let confirm = Typed::new(&wanted.name, args.yes_i_mean.as_deref(), &run.events)?;
+    let servers = Servers { pg_dump: args.pg_dump.clone(), elsewhere: None };
     let execution = anywhere::Execution {
         journal: &args.journal,
         order: match (args.resume, args.abort) {
@@ -379,13 +380,20 @@ async fn migrated(args: &MigrateArgs, run: &Run, canvas: &Canvas) -> Result<Outc
         budget: Duration::from_secs(args.budget.0),
         records_left: None,
     };
-    let (ended, past) = anywhere::execute(&Servers::default(), &wanted, &execution, run).await?;
+    let (ended, past) = anywhere::execute(&servers, &wanted, &execution, run).await?;
     let report = MigrationReport::new(&wanted.steps(), &past, now_ms());
     if report.windows.iter().any(|window| !window.over) {
         run.events.warn("THE APP IS DOWN: the same command with --resume goes on, with --abort goes back");
     }
     let ended = ended?;
-    let text = report::migration(&wanted.name, &report, false, canvas) + &format!("\n{}\n", ended.sentence());
+    let mut text = report::migration(&wanted.name, &report, (false, Words::OPTIONS), canvas);
+    text += &format!("\n{}\n", ended.sentence());
+    if wanted.fence && ended == Ended::Finished {
+        let by_hand = wanted.unfence_by_hand();
+        text += &format!(
+            "the source stays read only: whoever still leads there is told. To take that away:\n  {by_hand}\n"
+        );
+    }
     outcome("migrate_finished", text, &report, exit_code(&ended, run)).map_err(Error::Ops)
 }
 

@@ -1,6 +1,6 @@
 use pgconvoy::model::{counted, format_bytes, format_duration_ms};
 use pgconvoy::runbook::heroku::{Cost, Estimate, Kind, Measured, Plan};
-use pgconvoy::runbook::{MigrationReport, Phase, StepState};
+use pgconvoy::runbook::{MigrationReport, Phase, StepState, Words};
 
 use super::Page;
 use crate::cli::text::{Canvas, clean};
@@ -198,7 +198,7 @@ pub fn rehearsed(estimate: &Estimate, measured: &Measured, canvas: &Canvas) -> S
 }
 
 /// How far a run is, and what it took.
-pub fn migration(title: &str, report: &MigrationReport, at_work: bool, canvas: &Canvas) -> String {
+pub fn migration(title: &str, report: &MigrationReport, (at_work, words): (bool, Words), canvas: &Canvas) -> String {
     let mut page = Page::new(canvas);
     let state = match (report.finished, &report.aborted, at_work) {
         (true, _, _) => "finished".to_owned(),
@@ -207,7 +207,7 @@ pub fn migration(title: &str, report: &MigrationReport, at_work: bool, canvas: &
         _ if report.elapsed_ms == 0 && report.steps.iter().all(|step| step.state == StepState::Open) => {
             "not begun".into()
         }
-        _ => "stopped: go on with `resume`".to_owned(),
+        _ => format!("stopped: go on with {}", words.resume),
     };
     page.line(canvas.paint.bold(&clean(&format!("{title}: {state}"))));
     page.blank();

@@ -59,6 +59,10 @@ pub async fn execute(
     if let Some(left) = execution.records_left {
         journal.die_after(left);
     }
+    if execution.order == Order::Run && is_untouched(&records, wanted) {
+        journal.begin_anew()?;
+        records.clear();
+    }
     check_opened(records.first(), (wanted, execution.order), path)?;
     let past = Past::new(records.clone());
     if let (Order::Abort, Some(ended)) = (execution.order, Ended::of_taken_back(&past)) {
@@ -131,6 +135,20 @@ fn lock_servers(servers: &[Identity; 2], order: Order, run: &Run) -> Result<Vec<
         }
     }
     Ok(locks)
+}
+
+/// Whether the run was refused at its first step, which only looks: nothing is lost with what was written down of it.
+fn is_untouched(records: &[Record], wanted: &Move) -> bool {
+    let steps = wanted.steps();
+    let first = steps.first().map(|step| step.id.as_str());
+    records.iter().all(|record| match &record.entry {
+        Entry::Opened { .. } | Entry::Servers { .. } | Entry::Resumed {} => true,
+        Entry::Intent { step, .. }
+        | Entry::Called { step, .. }
+        | Entry::Observed { step, .. }
+        | Entry::Failed { step, .. } => Some(step.as_str()) == first,
+        _ => false,
+    })
 }
 
 fn check_opened(first: Option<&Record>, (wanted, order): (&Move, Order), path: &Path) -> Result<()> {

@@ -16,9 +16,9 @@ use super::database::{At, Databases, Filled, HowToCopy, Verified};
 use super::hex;
 use super::past::Past;
 use super::shell::{TERMINATION, shell};
-use super::step::{Gate, Phase, Provider, Seen, Step, facts, step};
+use super::step::{Gate, Phase, Provider, Seen, Step, Words, facts, step};
 use super::{Error, Result};
-use crate::model::Secret;
+use crate::model::{Secret, Side, quote_ident};
 use crate::ops::Run;
 
 /// What is to be moved, and how the app that uses it is held.
@@ -73,16 +73,24 @@ impl Move {
         hex(&Sha256::digest(begun.to_string().as_bytes()))
     }
 
+    /// How somebody lets the source be written to again. By itself: a session that begins read only must say so first.
+    pub fn unfence_by_hand(&self) -> String {
+        format!(
+            "SET default_transaction_read_only = off; ALTER DATABASE {} RESET default_transaction_read_only",
+            quote_ident(&self.name)
+        )
+    }
+
     pub fn steps(&self) -> Vec<Step<Action>> {
         let frozen = Phase::Frozen(1);
         let switches = if self.commands.unswitch.is_some() { frozen } else { Phase::Thaw(1) };
         let gate = |name: &str, text: String, holds| Some(Gate { name: name.into(), text, holds });
         let freeze_text = format!(
-            "The app of {} is stopped by your command. Until the switch, Ctrl-C takes everything back. What an earlier attempt \
-             of this run has copied into the target is dropped first.",
+            "The app of {} will be stopped by your command. Until the switch, Ctrl-C takes everything back.",
             self.name
         );
-        let switch_text = format!("{} is switched to the target by your command; new writes go there then.", self.name);
+        let switch_text =
+            format!("{} will be switched to the target by your command; new writes go there then.", self.name);
         let mut steps = vec![
             step("preflight", "Ask both databases what would stand in the way", Phase::Ready(1), Action::Preflight),
             Step {
@@ -182,6 +190,29 @@ impl<D: Databases> Provider for Anywhere<'_, D> {
         }
     }
 
+    fn question(&self, step: &Step<Action>, gate: &Gate, past: &Past) -> Result<Gate> {
+        let address = |at| self.databases.address(at).map(|(address, user)| format!("{address} (as {user})"));
+        let text = match step.action {
+            Action::Freeze => {
+                let has_copied = past.announced().any(|(announced, _)| announced == COPY);
+                let dropped = if has_copied {
+                    " What an earlier attempt of this run has copied into the target is dropped first."
+                } else {
+                    ""
+                };
+                let (source, target) = (address(self.source())?, address(self.target())?);
+                format!("{}{dropped}\nsource: {source}\ntarget: {target}", gate.text)
+            }
+            Action::Switch => format!("{}\ntarget: {}", gate.text, address(self.target())?),
+            _ => return Ok(gate.clone()),
+        };
+        Ok(Gate { text, ..gate.clone() })
+    }
+
+    fn words(&self) -> Words {
+        Words::OPTIONS
+    }
+
     fn undo_limit(&self) -> Duration {
         // To ask it to end, to make it end, and to ask the target before.
         Duration::from_secs(self.wanted.command_limit_s) + TERMINATION * 3
@@ -270,11 +301,11 @@ const WINDOW: u8 = 1;
 
 impl<D: Databases> Anywhere<'_, D> {
     fn source(&self) -> At<'_> {
-        At { name: &self.wanted.name, url: &self.wanted.source }
+        At { name: &self.wanted.name, url: &self.wanted.source, side: Side::Source }
     }
 
     fn target(&self) -> At<'_> {
-        At { name: "the target", url: &self.wanted.target }
+        At { name: "the target", url: &self.wanted.target, side: Side::Target }
     }
 
     async fn preflight(&self, how: HowToCopy, run: &Run) -> Result<Value> {
@@ -287,7 +318,9 @@ impl<D: Databases> Anywhere<'_, D> {
         }
         if let Some(setting) = &there.read_only_setting {
             return Err(Error::Refused(format!(
-                "the source has default_transaction_read_only = {setting} already: by another run, or by somebody else"
+                "the source has default_transaction_read_only = {setting} already: by another run, or by somebody else; where \
+                 that is over: {}",
+                self.wanted.unfence_by_hand()
             )));
         }
         if there.in_recovery {

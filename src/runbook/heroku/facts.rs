@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::Wishes;
 use crate::cloud::heroku::{Attachment, Heroku, Price, Process};
-use crate::model::Secret;
+use crate::model::{Secret, Side};
 use crate::runbook::database::{At, DatabaseFacts, Databases};
 use crate::runbook::{Error, Result};
 
@@ -83,7 +83,7 @@ pub(super) async fn read(heroku: &Heroku, databases: &impl Databases, app: &str)
     let config = blocking(|| Ok(heroku.config_vars(app)?))?;
     let url = url_in(&config, app, "DATABASE_URL")?;
     let copies_of_address = copies_of(&url, &config, &all);
-    let database = databases.facts(At { name: &addon.name, url: &url }).await?;
+    let database = databases.facts(At { name: &addon.name, url: &url, side: Side::Source }).await?;
     let number = |name: &str| said.info(name).and_then(|text| text.trim().parse().ok());
     Ok(AppFacts {
         app: about.name,

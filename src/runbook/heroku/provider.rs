@@ -13,7 +13,7 @@ use super::plan::Plan;
 use super::steps::{Action, Role, addon_name, attachment_name};
 use crate::cloud::heroku::{self, AddOn, Behind, Heroku, NewAddOn, Process};
 use crate::event::Event;
-use crate::model::{Secret, format_duration_ms};
+use crate::model::{Secret, Side, format_duration_ms};
 use crate::ops::Run;
 use crate::runbook::database::{At, Databases, Filled, HowToCopy, Verified};
 use crate::runbook::past::Past;
@@ -264,11 +264,12 @@ impl<D: Databases> Provider for OnHeroku<'_, D> {
 pub(super) struct Located {
     pub name: String,
     pub url: Secret,
+    pub side: Side,
 }
 
 impl Located {
     pub(super) fn at(&self) -> At<'_> {
-        At { name: &self.name, url: &self.url }
+        At { name: &self.name, url: &self.url, side: self.side }
     }
 }
 
@@ -302,7 +303,9 @@ impl<D: Databases> OnHeroku<'_, D> {
         let attachment = attachment.ok_or_else(|| Error::Refused(format!("{name} is not attached to {app}")))?;
         let variable = format!("{}_URL", attachment.name);
         let url = tokio::task::block_in_place(|| url_of(self.heroku, app, &variable))?;
-        Ok(Located { name, url })
+        // The second window moves what the first has filled.
+        let side = if matches!(role, Role::Original | Role::Dump) { Side::Source } else { Side::Target };
+        Ok(Located { name, url, side })
     }
 
     /// A key that ends while the app is down would leave it there.
