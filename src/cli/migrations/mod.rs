@@ -386,14 +386,14 @@ async fn migrated(args: &MigrateArgs, run: &Run, canvas: &Canvas) -> Result<Outc
         run.events.warn("THE APP IS DOWN: the same command with --resume goes on, with --abort goes back");
     }
     let ended = ended?;
-    let mut text = report::migration(&wanted.name, &report, (false, Words::OPTIONS), canvas);
-    text += &format!("\n{}\n", ended.sentence());
-    if wanted.fence && ended == Ended::Finished {
+    let fence = if wanted.fence && ended == Ended::Finished {
         let by_hand = wanted.unfence_by_hand();
-        text += &format!(
-            "the source stays read only: whoever still leads there is told. To take that away:\n  {by_hand}\n"
-        );
-    }
+        format!("the source stays read only: whoever still leads there is told. To take that away:\n  {by_hand}\n")
+    } else {
+        String::new()
+    };
+    let page = report::migration(&wanted.name, &report, (false, Words::OPTIONS), canvas);
+    let text = format!("{page}\n{}\n{fence}", ended.sentence());
     outcome("migrate_finished", text, &report, exit_code(&ended, run)).map_err(Error::Ops)
 }
 
