@@ -391,7 +391,7 @@ impl Dry {
             target: Secret::new("postgres://u@target/d"),
             name: "shop".into(),
             commands: Commands {
-                freeze: command("echo down > state && echo again >> frozen"),
+                freeze: command("! test -e broken && echo down > state && echo again >> frozen"),
                 thaw: command("echo up > state"),
                 switch: command(SWITCH),
                 unswitch: unswitch.then(|| command("echo source > uses")),

@@ -67,6 +67,15 @@ async fn a_run_that_is_taken_up_stops_the_app_again() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_cannot_be_stopped_again_is_a_reason_to_go_back() {
+    let dry = Dry::killed_after(is_done("copy")).await;
+    std::fs::write(dry.directory.path().join("broken"), "").unwrap();
+    let ended = dry.execute(Order::Resume, None, (&Confirmed, true)).await;
+    assert!(matches!(&ended, Ok(Ended::Aborted { why, .. }) if why.contains("Stop the app")), "{ended:?}");
+    assert!(dry.is_as_it_was());
+}
+
 /// There is no way back, and forward not all of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_way_back_a_source_that_was_written_to_is_not_left() {

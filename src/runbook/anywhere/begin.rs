@@ -92,9 +92,10 @@ pub async fn execute(
     let mut runner = Runner { provider: &provider, steps: &steps, journal, past: Past::new(records), run, policy };
     let ended = match execution.order {
         Order::Abort => runner.abort("as was asked for").await,
-        Order::Run | Order::Resume | Order::CutOver => match freeze_again(&mut runner).await? {
-            Some(ended) => Ok(ended),
-            None => runner.go().await,
+        Order::Run | Order::Resume | Order::CutOver => match freeze_again(&mut runner).await {
+            Ok(None) => runner.go().await,
+            Ok(Some(ended)) => Ok(ended),
+            Err(error) => Err(error),
         },
     };
     Ok((ended, runner.past))
