@@ -54,6 +54,10 @@ const DEFINITIONS: [(&str, &str); 36] = [
     ("pg_ts_config_map", ""),
 ];
 
+/// What a session that has ended has written is counted so much later at most: servers before 15 give backends counters
+/// that are half a second old (PGSTAT_STAT_INTERVAL, src/backend/postmaster/pgstat.c of 14).
+pub(super) const COUNTED: Duration = Duration::from_secs(1);
+
 const STATISTICS_DELAY: Duration = Duration::from_millis(700);
 
 pub(super) async fn mark(session: &Session) -> Result<Mark> {

@@ -123,8 +123,13 @@ const FAILS_ONCE: &str = "test -e tried && { echo target > uses; exit 0; }; touc
 
 impl App {
     /// A switch that starts the app at the target, where it does something, and then fails the first time.
-    async fn fails_to_switch(&self, more: &[&str], app_does: impl Fn() + Send + Sync) -> Ran {
-        let program = self.program(FAILS_ONCE, more);
+    async fn fails_to_switch(&self, app_does: impl Fn() + Send + Sync) -> Ran {
+        self.switches(FAILS_ONCE, &[], app_does).await
+    }
+
+    /// With a switch that says when it has been tried, and waits for what is done then.
+    async fn switches(&self, switch: &str, more: &[&str], app_does: impl Fn() + Send + Sync) -> Ran {
+        let program = self.program(switch, more);
         let migrating = tokio::task::spawn_blocking(move || program.run());
         let tried = self.directory.path().join("tried");
         while !tried.exists() {
@@ -144,7 +149,7 @@ async fn on_the_way_back_sessions_at_the_target_are_ended_first() {
     let (tell, told) = std::sync::mpsc::channel();
     let target = app.target.config();
     let ran = app
-        .fails_to_switch(&[], move || {
+        .fails_to_switch(move || {
             let (target, tell) = (target.clone(), tell.clone());
             let (begun, has_begun) = std::sync::mpsc::channel();
             std::thread::spawn(move || {
@@ -182,7 +187,7 @@ async fn what_an_idle_session_has_committed_at_the_target_closes_the_way_back() 
     let (keep, kept) = std::sync::mpsc::channel::<()>();
     let kept = std::sync::Arc::new(std::sync::Mutex::new(kept));
     let ran = app
-        .fails_to_switch(&[], move || {
+        .fails_to_switch(move || {
             let (target, kept) = (target.clone(), std::sync::Arc::clone(&kept));
             let (done, is_done) = std::sync::mpsc::channel();
             std::thread::spawn(move || {
@@ -235,16 +240,8 @@ async fn a_run_that_is_at_work_is_taken_back_from_another_terminal() {
 async fn what_comes_to_the_source_during_the_switch_is_found() {
     let Some(app) = App::new().await else { return };
     let switch = "echo target > uses; touch tried; while ! test -e did; do sleep 0.02; done";
-    let program = app.program(switch, &["--no-fence"]);
-    let migrating = tokio::task::spawn_blocking(move || program.run());
-    let tried = app.directory.path().join("tried");
-    while !tried.exists() {
-        assert!(!migrating.is_finished(), "{}", app.journal());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    app.source.execute("INSERT INTO t (x) VALUES ('during the switch')").await;
-    std::fs::write(app.directory.path().join("did"), "").unwrap();
-    let ran = migrating.await.unwrap().expect_code(1);
+    let app_does = || execute_elsewhere(&app.source, "INSERT INTO t (x) VALUES ('during the switch')");
+    let ran = app.switches(switch, &["--no-fence"], app_does).await.expect_code(1);
     assert!(ran.stdout.contains("written to the source"), "{}\n{}", ran.stdout, ran.stderr);
     app.assert_taken_back();
     assert_eq!(app.source.one("SELECT count(*) FROM t").await, "501");

@@ -14,6 +14,7 @@ use crate::runbook::journal::{Entry, Record};
 use crate::runbook::past::Past;
 use crate::runbook::shell::TERMINATION;
 use crate::runbook::step::{Seen, Step, facts};
+use crate::runbook::stillness::COUNTED;
 use crate::runbook::{Error, Result};
 
 /// So long the target is asked whether it was written to, where it does not answer, while the app is down.
@@ -25,8 +26,6 @@ const SESSIONS_LAST: Duration = Duration::from_secs(600);
 const MARK: &str = "target_mark";
 /// Sessions that were closed count what they have written a moment later.
 const SESSIONS_END: Duration = Duration::from_millis(300);
-/// What a session that has ended has written is counted so much later at most (as for Heroku's databases).
-const COUNTED: Duration = Duration::from_secs(1);
 
 impl<D: Databases> Anywhere<'_, D> {
     /// What was found, and what the target is like now; nothing where it cannot be asked, which is no reason to do it again.

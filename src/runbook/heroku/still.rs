@@ -12,6 +12,7 @@ use crate::runbook::database::{Databases, Mark};
 use crate::runbook::past::Past;
 use crate::runbook::servers::gap_in;
 use crate::runbook::step::{Seen, Step, facts};
+use crate::runbook::stillness::COUNTED;
 use crate::runbook::{Error, Result};
 
 /// What stood still, and where its log ended.
@@ -20,10 +21,6 @@ struct Stood {
     mark: Mark,
     lsn: Lsn,
 }
-
-/// What a session that has ended has written is counted so much later at most: servers before 15 give backends counters
-/// that are half a second old (PGSTAT_STAT_INTERVAL, src/backend/postmaster/pgstat.c of 14).
-const COUNTED: Duration = Duration::from_secs(1);
 
 impl<D: Databases> OnHeroku<'_, D> {
     pub(super) async fn see_fence(&self, past: &Past, role: Role) -> Result<Seen> {
